@@ -1,0 +1,120 @@
+"""Reading and writing weights: tensors only, written whole or not at all, numbered `PREFIX_STEP.pth`.
+
+No file read here can run code: `torch.load` is called with `weights_only=True`, and anything else is refused with its name.
+"""
+
+import logging
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import torch
+
+from modules.errors import CheckpointError
+from modules.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+
+def load_weights(path: Path | str) -> dict:
+    """The content of a `.pth`, `.pt` or `.safetensors` file, on the CPU, memory-mapped where the format allows.
+
+    Raises:
+        CheckpointError: no such file, damaged, not a weights file, or it asks to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    try:
+        # Memory-mapping needs the zip layout of torch >= 1.6; older files are read whole.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted:
+            raise CheckpointError(
+                f"{path}: refused, it holds more than tensors ({wanted[1]}) and reading it could run code. "
+                "Use a file from a source that saves plain weights."
+            ) from None
+        raise CheckpointError(f"{path}: not a readable weights file ({_first_line(error)})") from None
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or not a weights file ({_first_line(error)}). Restore it from a copy, or delete it."
+        ) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
+    return content
+
+
+def save_weights(path: Path | str, content: dict) -> None:
+    """Writes tensors and plain values; a crash leaves either the old file or the new one.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: could not be written ({_first_line(error)}). Free some disk space.") from None
+
+
+def step_of(path: Path | str) -> int | None:
+    """The step in a name like `G_1600.pth` or `model_2000.pt`, or None where the name has none."""
+    match = re.fullmatch(r"[A-Za-z]+_(\d+)\.(?:pth|pt)", Path(path).name)
+    return int(match[1]) if match else None
+
+
+def list_checkpoints(folder: Path | str, prefix: str) -> list[Path]:
+    """Files `PREFIX_STEP.pth` or `.pt` in `folder`, oldest step first."""
+    found = [path for path in Path(folder).glob(f"{prefix}_*.p*t*") if step_of(path) is not None]
+    return sorted(found, key=step_of)
+
+
+def prune(folder: Path | str, prefix: str, keep: int) -> list[Path]:
+    """Deletes all but the newest `keep` checkpoints by step; returns what went.
+
+    Step 0 is somebody's base model and is never deleted. `keep` of 0 keeps everything.
+    """
+    if keep <= 0:
+        return []
+    gone = [path for path in list_checkpoints(folder, prefix) if step_of(path) != 0][:-keep]
+    for path in gone:
+        path.unlink(missing_ok=True)
+    return gone
+
+
+def check_shapes(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], path: Path | str) -> None:
+    """Compares two state dictionaries tensor by tensor.
+
+    Raises:
+        CheckpointError: a tensor of `wanted` is absent or of another shape; up to four are named with both shapes.
+    """
+    wrong = []
+    for name, tensor in wanted.items():
+        if name not in found:
+            wrong.append(f"{name} is missing")
+        elif tuple(found[name].shape) != tuple(tensor.shape):
+            wrong.append(f"{name} is {list(found[name].shape)} but {list(tensor.shape)} is expected")
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise CheckpointError(
+            f"{path}: does not fit the network of this config: {'; '.join(wrong[:4])}{more}. "
+            "Use the config.json that was saved with this checkpoint."
+        )
+
+
+def _load_safetensors(path: Path) -> dict:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged or not a safetensors file ({_first_line(error)})") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

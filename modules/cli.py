@@ -1,0 +1,103 @@
+"""What all scripts share: the parser, logging, and the end of `main()` (exit codes, one-line errors).
+
+Exit codes: 0 done · 1 a batch finished but some files failed · 2 the user must change something · 130 interrupted.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from modules.errors import UserError
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the docstring's lines and adds `(default: ...)` to every flag that takes a value."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        takes_value = action.nargs != 0 and action.default not in (None, argparse.SUPPRESS, "")
+        if takes_value and "default" not in text:
+            shown = " ".join(map(str, action.default)) if isinstance(action.default, list) else "%(default)s"
+            text += f" (default: {shown})"
+        return text
+
+
+def make_parser(script: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser whose description is the script's docstring and whose help names every default.
+
+    Args:
+        script: the script's `__file__`, so that help shows its name even when tests call `main()`.
+        description: the script's `__doc__`.
+    """
+    return argparse.ArgumentParser(prog=Path(script).name, description=description, formatter_class=_HelpFormatter)
+
+
+def run(main: Callable[[list[str] | None], int | None]) -> None:
+    """Runs a script's `main(argv)` and ends the process with its exit code.
+
+    A `UserError` becomes one line on stderr and code 2, Ctrl-C becomes one line and code 130.
+    """
+    for stream in (sys.stdout, sys.stderr):  # Windows consoles default to a code page that cannot print every name
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        code = main(None) or 0
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # `script | head`: the reader has gone, which is not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def configure_logging(log_file: Path | None = None, level: int = logging.INFO) -> None:
+    """Sends log records of this and lower layers to stderr, and to `log_file` as well where one is given."""
+    root = logging.getLogger()
+    root.setLevel(level)
+    for handler in list(root.handlers):
+        if getattr(handler, "_ours", False):
+            root.removeHandler(handler)
+            handler.close()
+    console = _TqdmHandler()
+    console.setFormatter(_ConsoleFormatter())
+    handlers: list[logging.Handler] = [console]
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(log_file, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s\t%(name)s\t%(levelname)s\t%(message)s"))
+        handlers.append(file)
+    for handler in handlers:
+        handler._ours = True
+        root.addHandler(handler)
+    for noisy in ("matplotlib", "numba", "PIL", "h5py", "tensorboard"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class _ConsoleFormatter(logging.Formatter):
+    """Plain text for information, a level name before anything that needs attention."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+class _TqdmHandler(logging.Handler):
+    """Writes a record above a running progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def next_step(command: str) -> None:
+    """Prints the command that a user would type next."""
+    print(f"Next: {command}")

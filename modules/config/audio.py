@@ -1,0 +1,58 @@
+"""AudioSpec: the only audio parameters that signal processing accepts."""
+
+from dataclasses import dataclass
+
+from modules.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AudioSpec:
+    """Sampling rate and the parameters of a short-time spectrum; hashable, so it is itself a cache key.
+
+    Derived values (`n_freqs`, `frame_rate`, `n_frames()`) are computed, never configured.
+
+    Args:
+        sampling_rate: Hz.
+        n_fft: FFT size in samples.
+        hop_length: samples from one frame to the next.
+        win_length: window length in samples, at most `n_fft`.
+        n_mels: mel bands.
+        fmin: lowest mel edge in Hz.
+        fmax: highest mel edge in Hz, at most half the sampling rate.
+
+    Raises:
+        ConfigError: the values contradict each other.
+    """
+
+    sampling_rate: int
+    n_fft: int
+    hop_length: int
+    win_length: int
+    n_mels: int
+    fmin: float
+    fmax: float
+
+    def __post_init__(self) -> None:
+        for name in ("sampling_rate", "n_fft", "hop_length", "win_length", "n_mels"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"audio parameter {name} is {getattr(self, name)}; it must be positive")
+        if self.win_length > self.n_fft:
+            raise ConfigError(f"win_length {self.win_length} is longer than the FFT size {self.n_fft}")
+        if not 0 <= self.fmin < self.fmax:
+            raise ConfigError(f"mel_fmin {self.fmin} must lie below mel_fmax {self.fmax}")
+        if self.fmax > self.sampling_rate / 2:
+            raise ConfigError(f"mel_fmax {self.fmax} lies above half the sampling rate {self.sampling_rate}")
+
+    @property
+    def n_freqs(self) -> int:
+        """Bins of the linear spectrum, F."""
+        return self.n_fft // 2 + 1
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sampling_rate / self.hop_length
+
+    def n_frames(self, n_samples: int) -> int:
+        """Frames of a clip of `n_samples` samples: N = T // hop_length, everywhere."""
+        return n_samples // self.hop_length

@@ -1,0 +1,136 @@
+"""START HERE: the interfaces between the parts, and the shape of every tensor that crosses them.
+
+Letters used everywhere:
+    B batch · T samples · N frames · D unit width · M mel bins · F spectrum bins · S speakers
+
+Outside a network one item has no batch axis; inside, tensors are channel-first (B, C, N).
+
+| quantity  | shape                                | meaning                                                         |
+|-----------|--------------------------------------|-----------------------------------------------------------------|
+| `wav`     | (T,) float32                         | mono, -1 to 1; its rate is always named beside it               |
+| `units`   | (D, N') from the encoder, (D, N) aligned | content features                                            |
+| `f0`      | (N,) float32, Hz                     | gaps filled; all zero if nothing is voiced                      |
+| `uv`      | (N,) float32                         | 1 = VOICED, 0 = unvoiced (the field's name reads backwards)     |
+| `volume`  | (N,) float32                         | frame RMS, linear                                               |
+| `spec`    | (F, N) float32                       | linear magnitude                                                |
+| `mel`     | (M, N) float32                       | natural log                                                     |
+| `speaker` | int, or (S, N) weights that sum to 1 | one voice, or a mix per frame                                   |
+
+N = T // hop_length, computed only by `AudioSpec.n_frames`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class F0:
+    """A pitch curve: `f0` (N,) float32 Hz with gaps filled, and `uv` (N,) float32, 1 where the frame is voiced."""
+
+    f0: np.ndarray
+    uv: np.ndarray
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What a synthesizer returns: `wav` (T,) float32 and the `f0` (N,) Hz that it sang, both on the model's device."""
+
+    wav: torch.Tensor
+    f0: torch.Tensor
+
+
+class SpeechEncoder(Protocol):
+    """Speech to content units."""
+
+    name: str
+    dim: int
+    sampling_rate: int
+    hop_length: int
+
+    def encode(self, wav: np.ndarray) -> torch.Tensor:
+        """Units (D, N') float32 on the encoder's device of `wav` (T,) at `sampling_rate`; N' is about T / hop_length."""
+        ...
+
+
+class F0Predictor(Protocol):
+    """Audio to pitch."""
+
+    name: str
+
+    def predict(self, wav: np.ndarray) -> F0:
+        """Pitch of `wav` (T,) at the model's rate: N = T // hop_length frames."""
+        ...
+
+
+class Synthesizer(Protocol):
+    """Units and pitch to audio in a trained voice."""
+
+    def infer(
+        self,
+        units: torch.Tensor,
+        f0: torch.Tensor,
+        uv: torch.Tensor,
+        speaker: int | torch.Tensor,
+        volume: torch.Tensor | None,
+        noise_scale: float,
+        predict_f0: bool,
+    ) -> Synthesis:
+        """Audio of N * hop_length samples from units (D, N), f0 (N,), uv (N,), speaker and volume (N,) or None."""
+        ...
+
+
+class Retriever(Protocol):
+    """Pulls units towards the training voice."""
+
+    def blend(self, units: torch.Tensor, speaker: str, ratio: float) -> torch.Tensor:
+        """Units (D, N) with `ratio` (0 to 1) of each frame replaced by what the speaker's own data holds nearest."""
+        ...
+
+
+class MelVocoder(Protocol):
+    """Mel spectrum to audio and back."""
+
+    def mel(self, wav: torch.Tensor) -> torch.Tensor:
+        """Log mel (M, N) of `wav` (T,)."""
+        ...
+
+    def synthesize(self, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
+        """Audio (N * hop_length,) of a log mel (M, N) and f0 (N,)."""
+        ...
+
+
+class MelRefiner(Protocol):
+    """Diffusion over the mel spectrum of a rendered segment."""
+
+    def refine(
+        self, wav: torch.Tensor | None, units: torch.Tensor, f0: torch.Tensor, volume: torch.Tensor, speaker: int
+    ) -> torch.Tensor:
+        """Audio (T,) refined from `wav`, or made from noise where `wav` is None."""
+        ...
+
+
+class Enhancer(Protocol):
+    """Re-synthesis of a finished segment."""
+
+    def enhance(self, wav: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
+        """Audio (T,) re-synthesised by a vocoder."""
+        ...
+
+
+class Sampler(Protocol):
+    """One way to walk a diffusion chain backwards."""
+
+    def __call__(
+        self,
+        denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        x: torch.Tensor,
+        schedule: object,
+        steps: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> torch.Tensor:
+        """The denoised (B, 1, M, N) of `x`, the noisy start of the same shape."""
+        ...

@@ -1,0 +1,66 @@
+"""Where networks run and in which precision: the one place that decides.
+
+What may run in half precision and what stays fp32 (harmonic source, phases, STFT, losses, output) is said where it
+happens with `fp32_region`; this module only chooses.
+"""
+
+import contextlib
+
+import torch
+
+from modules.errors import UsageError
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device of that name, or the best there is: CUDA, then Apple MPS, then the CPU.
+
+    Args:
+        name: "cpu", "cuda", "cuda:1", "mps", or None or "auto" to choose.
+
+    Raises:
+        UsageError: no such device on this machine; the text lists what there is.
+    """
+    available = available_devices()
+    if name in (None, "", "auto"):
+        return torch.device(available[0])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    wanted = "cuda:0" if name == "cuda" else name
+    if device is None or wanted not in available:
+        raise UsageError(f"device {name!r} is not available here. Available: {', '.join(available)}.")
+    return torch.device(wanted)
+
+
+def available_devices() -> list[str]:
+    """Names of the usable devices, best first; "cpu" is always the last."""
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return [*names, "cpu"]
+
+
+def choose_dtype(precision: str) -> torch.dtype:
+    """The torch dtype of "fp32", "fp16" or "bf16".
+
+    Raises:
+        UsageError: another word.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}. Known: {', '.join(PRECISIONS)}.")
+    return PRECISIONS[precision]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
+    """Mixed precision on `device`, or nothing for fp32."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def fp32_region(device: torch.device) -> contextlib.AbstractContextManager:
+    """Full precision inside an `autocast` block, for phases, spectra and losses."""
+    return torch.autocast(device.type, enabled=False)

@@ -1,0 +1,32 @@
+"""The errors a user can cause. Scripts print their text as one line on stderr and exit with code 2.
+
+Nothing here is raised for our own mistakes: those stay `AssertionError`, `TypeError` and friends, with a traceback.
+"""
+
+
+class UserError(Exception):
+    """Something the user can mend. The text names what was found, where, what was expected and what to do."""
+
+
+class ConfigError(UserError):
+    """A configuration file is missing, malformed, or disagrees with itself or with what it is used with."""
+
+
+class MissingWeights(UserError):
+    """A pretrained file is absent. The text names the path and the place to get it."""
+
+
+class AudioError(UserError):
+    """An audio file cannot be used: missing, empty, truncated, not audio, or not finite."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be read, or does not fit the network it is meant for."""
+
+
+class DataError(UserError):
+    """A dataset, file list or cached feature is missing, stale or unusable."""
+
+
+class UsageError(UserError):
+    """Flags that contradict each other, name something unknown, or ask for what this version cannot do."""

@@ -1,0 +1,76 @@
+"""Names to classes, found by folder: one new file adds one new thing.
+
+A plug-in file imports only the standard library, numpy, torch and `modules.*` at its top, so listing the names is cheap.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Generic, TypeVar
+
+from modules.errors import UsageError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A table of public names, filled by the files of one package.
+
+    Args:
+        kind: what the table holds, in words, for messages ("speech encoder").
+        package: dotted name of the package whose files register themselves; files starting with `_` are left out.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self.package = package
+        self._entries: dict[str, T] = {}
+        self._searched = False
+
+    def register(self, *names: str) -> Callable[[T], T]:
+        """Decorator that stores a class or function under one or more public names.
+
+        Raises:
+            ValueError: a name is taken already.
+        """
+
+        def store(entry: T) -> T:
+            for name in names:
+                if name in self._entries:
+                    raise ValueError(f"{self.kind} {name!r} is registered twice")
+                self._entries[name] = entry
+            return entry
+
+        return store
+
+    def names(self) -> list[str]:
+        """All public names, sorted."""
+        self._search()
+        return sorted(self._entries)
+
+    def get(self, name: str) -> T:
+        """The entry of that name.
+
+        Raises:
+            UsageError: there is none; the text lists what there is.
+        """
+        self._search()
+        if name not in self._entries:
+            near = get_close_matches(name, self._entries, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UsageError(f"unknown {self.kind} {name!r}.{hint} Known: {', '.join(self.names())}.")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._search()
+        return name in self._entries
+
+    def _search(self) -> None:
+        if self._searched:
+            return
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            if not module.name.startswith("_"):
+                importlib.import_module(f"{self.package}.{module.name}")
+        self._searched = True
