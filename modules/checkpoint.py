@@ -1,6 +1,7 @@
 """Reading and writing weights: tensors only, written whole or not at all, numbered `PREFIX_STEP.pth`.
 
-No file read here can run code: `torch.load` is called with `weights_only=True`, and anything else is refused with its name.
+No file read here can run code: `torch.load` is called with `weights_only=True`, and whatever asks for more is refused
+with its name.
 """
 
 import logging

@@ -52,7 +52,7 @@ class SpeechEncoder(Protocol):
     hop_length: int
 
     def encode(self, wav: np.ndarray) -> torch.Tensor:
-        """Units (D, N') float32 on the encoder's device of `wav` (T,) at `sampling_rate`; N' is about T / hop_length."""
+        """Units (D, N') float32 on the encoder's device of `wav` (T,) at `sampling_rate`, N' near T / hop_length."""
         ...
 
 

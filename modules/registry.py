@@ -1,6 +1,6 @@
 """Names to classes, found by folder: one new file adds one new thing.
 
-A plug-in file imports only the standard library, numpy, torch and `modules.*` at its top, so listing the names is cheap.
+A plug-in file imports only the standard library, numpy, torch and `modules.*` at its top, so listing names is cheap.
 """
 
 import importlib

@@ -1,0 +1,48 @@
+"""A write is whole or did not happen, and only dead processes' leftovers are removed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from modules.files import atomic_path, remove_leftovers, sha256_of, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_good_write_makes_folders_and_takes_the_name(tmp_path):
+    path = tmp_path / "new folder" / "ключ 音.json"
+    write_json(path, {"имя": [1, 2]})
+    assert json.loads(path.read_text("utf-8")) == {"имя": [1, 2]}
+    assert "имя" in path.read_text("utf-8"), "people read these files"
+    assert len(list(path.parent.iterdir())) == 1
+
+
+def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path):
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    ).stdout
+    gone = tmp_path / "sub" / f".a.wav.{dead.strip()}.partial.wav"
+    gone.parent.mkdir()
+    gone.touch()
+    kept = tmp_path / f".b.wav.{os.getpid()}.partial.wav"
+    kept.touch()
+    users = tmp_path / ".notes.partial.txt"
+    users.touch()
+    assert remove_leftovers(tmp_path) == 1
+    assert not gone.exists() and kept.exists() and users.exists()
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
