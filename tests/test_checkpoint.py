@@ -24,6 +24,7 @@ class Attack:
         return pathlib.Path.touch, (pathlib.Path(self.target),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("save", ["torch", "pickle"])
 def test_a_file_that_wants_to_run_code_is_refused_and_does_not(tmp_path, save):
     path, proof = tmp_path / "G_1.pth", tmp_path / "ran"
@@ -71,14 +72,11 @@ def test_checkpoints_are_ordered_by_step_and_pruned_by_step_but_never_the_base(t
 
 
 def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(tmp_path):
-    with pytest.raises(
-        CheckpointError, match=r"emb_g.weight is \[3, 16\] but \[4, 16\] is expected; pre.bias is missing"
-    ):
-        check_shapes(
-            {"emb_g.weight": torch.zeros(3, 16)},
-            {"emb_g.weight": torch.zeros(4, 16), "pre.bias": torch.zeros(2)},
-            "x.pth",
-        )
+    found = {"emb_g.weight": torch.zeros(3, 16)}
+    wanted = {"emb_g.weight": torch.zeros(4, 16), "pre.bias": torch.zeros(2)}
+    message = r"emb_g\.weight is \[3, 16\] but \[4, 16\] is expected; pre\.bias is missing"
+    with pytest.raises(CheckpointError, match=message):
+        check_shapes(found, wanted, "x.pth")
 
 
 def test_a_kill_while_writing_leaves_the_previous_file_whole(tmp_path):
