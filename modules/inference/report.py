@@ -1,0 +1,103 @@
+"""Listening with numbers: how well a converted song follows its source, and a picture of both.
+
+Pitch curves come from one predictor for both sounds, so that its habits cancel out.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modules.audio.mel import mel_spectrogram
+from modules.config.audio import AudioSpec
+from modules.contracts import F0
+from modules.files import atomic_path
+
+
+@dataclass(frozen=True)
+class MelodyMatch:
+    """How two pitch curves agree.
+
+    Args:
+        correlation: Pearson correlation of log f0 over the frames voiced in both, -1 to 1; NaN below three such frames.
+        cents: median distance in cents after the transposition is taken off.
+        transposition: median of result over source, in semitones.
+        voiced_agreement: share of all frames in which both are voiced or both are not, 0 to 1.
+        voiced_seconds: time voiced in both.
+    """
+
+    correlation: float
+    cents: float
+    transposition: float
+    voiced_agreement: float
+    voiced_seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"log-f0 correlation {self.correlation:.4f} over {self.voiced_seconds:.1f} s voiced in both, "
+            f"median {self.cents:.0f} cents off after {self.transposition:+.2f} semitones, "
+            f"voicing agrees in {100 * self.voiced_agreement:.0f} % of frames"
+        )
+
+
+def match_melody(source: F0, result: F0, frame_rate: float) -> MelodyMatch:
+    """Compares two pitch curves frame by frame; the longer one is cut to the shorter.
+
+    Args:
+        source: pitch of the source, N frames.
+        result: pitch of the conversion, N frames, give or take a few.
+        frame_rate: frames per second of both.
+    """
+    n_frames = min(len(source.f0), len(result.f0))
+    in_source, in_result = source.uv[:n_frames] > 0, result.uv[:n_frames] > 0
+    both = in_source & in_result
+    agreement = float(np.mean(in_source == in_result)) if n_frames else 0.0
+    if both.sum() < 3:
+        return MelodyMatch(float("nan"), float("nan"), float("nan"), agreement, both.sum() / frame_rate)
+    semitones = [12 * np.log2(curve.f0[:n_frames][both].astype(np.float64)) for curve in (source, result)]
+    shift = float(np.median(semitones[1] - semitones[0]))
+    flat = min(np.ptp(curve) for curve in semitones) < 1e-9  # a constant has no correlation
+    correlation = float("nan") if flat else float(np.corrcoef(semitones)[0, 1])
+    cents = float(np.median(np.abs(semitones[1] - semitones[0] - shift))) * 100
+    return MelodyMatch(correlation, cents, shift, agreement, both.sum() / frame_rate)
+
+
+def draw_comparison(
+    path: Path, sounds: dict[str, np.ndarray], curves: dict[str, F0], audio: AudioSpec, title: str
+) -> None:
+    """Writes a PNG: waveform and mel spectrum of each sound, and their pitch curves in one plot.
+
+    Args:
+        path: the PNG to write.
+        sounds: name to wav (T,) at `audio.sampling_rate`.
+        curves: name to pitch, same names.
+        audio: rate and spectrum parameters.
+        title: text above the picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 9), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplot_mosaic(
+        [[f"{kind} {index}" for index in range(len(sounds))] for kind in ("wave", "mel")] + [["f0"] * len(sounds)]
+    )
+    for index, (name, wav) in enumerate(sounds.items()):
+        seconds = len(wav) / audio.sampling_rate
+        step = max(1, len(wav) // 20000)
+        axes[f"wave {index}"].plot(np.arange(len(wav))[::step] / audio.sampling_rate, wav[::step], linewidth=0.4)
+        axes[f"wave {index}"].set(title=name, xlim=(0, seconds), ylim=(-1, 1), ylabel="amplitude")
+        mel = mel_spectrogram(torch.from_numpy(wav), audio).numpy()
+        axes[f"mel {index}"].imshow(
+            mel, origin="lower", aspect="auto", extent=(0, seconds, 0, len(mel)), vmin=-11, vmax=2
+        )
+        axes[f"mel {index}"].set(ylabel="mel band")
+    for name, curve in curves.items():
+        voiced = np.where(curve.uv > 0, curve.f0, np.nan)
+        axes["f0"].plot(np.arange(len(voiced)) / audio.frame_rate, voiced, linewidth=1.2, label=name, alpha=0.8)
+    axes["f0"].set(yscale="log", ylabel="f0 (Hz)", xlabel="seconds")
+    axes["f0"].legend(loc="upper right")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=80, format="png")

@@ -1,0 +1,64 @@
+"""The first command a user runs: what it needs, what it keeps, what it says. The run itself is test_recipe.py."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import quickstart
+
+
+def test_the_fingerprint_changes_with_either_requirements_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "CODE", tmp_path)
+    (tmp_path / "requirements.txt").write_text("a==1")
+    (tmp_path / "requirements-dev.txt").write_text("-r requirements.txt\npytest")
+    first = [quickstart.fingerprint(name) for name in ("requirements.txt", "requirements-dev.txt")]
+    (tmp_path / "requirements.txt").write_text("a==2")
+    second = [quickstart.fingerprint(name) for name in ("requirements.txt", "requirements-dev.txt")]
+    assert len({*first, *second}) == 4
+
+
+@pytest.mark.parametrize("version", [(3, 9, 2), (3, 14, 0)])
+def test_a_python_that_has_no_wheels_is_named(monkeypatch, version):
+    monkeypatch.setattr(quickstart, "sys", SimpleNamespace(version_info=version))
+    with pytest.raises(quickstart.Stop, match=r"this is Python 3\.(9|14)\.\d; the packages need 3\.10 to 3\.13"):
+        quickstart.install("requirements.txt")
+
+
+def test_an_environment_whose_set_up_was_interrupted_is_made_anew(tmp_path):
+    broken = tmp_path / "python"
+    assert not quickstart.works(broken)
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    assert not quickstart.works(broken)
+    assert quickstart.works(Path(sys.executable))
+
+
+def test_the_workspace_gets_the_samples_once_and_keeps_the_users_files(tmp_path):
+    quickstart.fill_workspace(tmp_path)
+    song = tmp_path / "raw" / quickstart.SONG
+    voices = sorted(path.name for path in (tmp_path / "dataset_raw").iterdir())
+    assert voices == ["be_ksenya_f", "it_carlo_m_16k"] and song.stat().st_size > 100_000
+    song.write_bytes(b"mine")
+    quickstart.fill_workspace(tmp_path)
+    assert song.read_bytes() == b"mine"
+    assert not list(tmp_path.rglob("*.copying"))
+
+
+def test_the_newest_model_is_the_one_with_the_highest_number(tmp_path):
+    for name in ("G_900.pth", "G_1000.pth", "G_best.pth", "D_2000.pth"):
+        (tmp_path / name).touch()
+    assert quickstart.newest_model(tmp_path).name == "G_1000.pth"
+
+
+def test_no_model_is_a_line_and_not_a_traceback(tmp_path):
+    with pytest.raises(quickstart.Stop, match="no trained model"):
+        quickstart.newest_model(tmp_path)
+
+
+def test_a_failing_script_stops_the_recipe_with_its_name(tmp_path, monkeypatch):
+    (tmp_path / "bad.py").write_text("raise SystemExit(2)")
+    monkeypatch.setattr(quickstart, "CODE", tmp_path)
+    with pytest.raises(quickstart.Stop, match=r"bad\.py ended with code 2"):
+        quickstart.run_script(Path(sys.executable), tmp_path, "bad.py")
