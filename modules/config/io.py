@@ -1,0 +1,156 @@
+"""Reading and writing config.json: plain JSON that people edit, with mistakes named and nothing lost.
+
+`load(save(load(x))) == load(x)`. Key order and unknown keys survive. An unknown key close to a known one is taken for
+a typing mistake and refused; any other is kept, with one warning (configs of forks carry some).
+"""
+
+import json
+import logging
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from modules.config.schema import Config, ModelConfig, Section
+from modules.errors import ConfigError
+from modules.files import write_json
+
+logger = logging.getLogger(__name__)
+
+# One word for each quantity here; these are what other projects call the same thing.
+ALIASES = {
+    "data": {"block_size": "hop_length", "hop_size": "hop_length"},
+    "model": {"encoder": "speech_encoder", "encoder_out_channels": "ssl_dim"},
+}
+# Unlike 0.8, this cutoff takes `hop_lenght` for a mistake but leaves keys that forks really have (see the tests).
+_MISTAKE_CUTOFF = 0.85
+
+
+def load_config(path: Path | str) -> Config:
+    """A checked config from a file.
+
+    Raises:
+        ConfigError: no such file, not JSON, an unknown key near a known one, a wrong type, or contradicting values.
+    """
+    path = Path(path)
+    return parse_config(read_json(path), path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; a byte-order mark is accepted.
+
+    Raises:
+        ConfigError: no such file, not UTF-8, not JSON (with line and column), or not an object.
+    """
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Make it with: python preprocess_flist_config.py") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. Mend that line."
+        ) from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: holds a {type(value).__name__}; expected an object with train, data, model, spk")
+    return value
+
+
+def parse_config(values: dict[str, Any], path: Path | None = None) -> Config:
+    """A checked config from parsed JSON; `path` is only for messages and for `Config.path`.
+
+    Raises:
+        ConfigError: as `load_config`, with the path in front.
+    """
+    name = str(path) if path else "config"
+    values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for section, aliases in ALIASES.items():
+        if isinstance(values.get(section), dict):
+            values[section] = {aliases.get(key, key): value for key, value in values[section].items()}
+    if isinstance(values.get("spk"), list):
+        values["spk"] = {str(speaker): index for index, speaker in enumerate(values["spk"])}
+    _infer_encoder(values, name)
+    report_unknown_keys(Config, values, name)
+    config = validate(Config, values, name)
+    try:
+        config.check()
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    config._path, config._order = path, values
+    return config
+
+
+def save_config(config: Config, path: Path | str) -> None:
+    """Writes plain JSON: indent 2, UTF-8, keys in their order, unknown keys included."""
+    write_json(path, to_plain(config))
+
+
+def to_plain(config: BaseModel) -> dict[str, Any]:
+    """The config as JSON-ready values."""
+    return _in_order(config.model_dump(mode="json"), getattr(config, "_order", {}))
+
+
+def validate(schema: type[Section], values: dict[str, Any], name: str) -> Any:
+    """Builds a schema from values.
+
+    Raises:
+        ConfigError: a value has the wrong type or range; the first is named with its key.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        found = json.dumps(first["input"], ensure_ascii=False, default=str)[:80]
+        wanted = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        raise ConfigError(f"{name}: {key} is {found}; expected {wanted}{more}. Correct that value.") from None
+
+
+def report_unknown_keys(schema: type[BaseModel], values: dict[str, Any], name: str) -> None:
+    """Refuses keys that look like typing mistakes and warns once about the other unknown ones.
+
+    Raises:
+        ConfigError: an unknown key is close to a known one that is itself absent.
+    """
+    unknown = []
+    for prefix, section, found in _sections(schema, values):
+        for key in found:
+            if key in section.model_fields:
+                continue
+            candidates = [field for field in section.model_fields if field not in found]
+            near = get_close_matches(key, candidates, n=1, cutoff=_MISTAKE_CUTOFF)
+            if near:
+                raise ConfigError(f"{name}: unknown key {prefix}{key}. Did you mean {prefix}{near[0]}?")
+            unknown.append(prefix + key)
+    if unknown:
+        logger.warning("%s: unknown keys kept but not used: %s", name, ", ".join(unknown))
+
+
+def _sections(schema: type[BaseModel], values: dict[str, Any]) -> list[tuple[str, type[BaseModel], dict]]:
+    """(key prefix, schema, values) of the top level and of each section below it."""
+    sections = [("", schema, values)]
+    for key, field in schema.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            value = values.get(key)
+            if isinstance(value, dict):
+                sections.append((f"{key}.", field.annotation, value))
+    return sections
+
+
+def _in_order(values: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:
+    """`values` with the keys that `order` has in that order, and the others after them."""
+    keys = [key for key in order if key in values] + [key for key in values if key not in order]
+    nested = {key: order.get(key) if isinstance(order.get(key), dict) else {} for key in keys}
+    return {key: _in_order(values[key], nested[key]) if isinstance(values[key], dict) else values[key] for key in keys}
+
+
+def _infer_encoder(values: dict[str, Any], name: str) -> None:
+    """A 4.0 config names no encoder: 256-wide units came from layer 9 of ContentVec, wider ones from layer 12."""
+    model = values.get("model")
+    if isinstance(model, dict) and "speech_encoder" not in model and "ssl_dim" in model:
+        inferred = "vec256l9" if model["ssl_dim"] == 256 else ModelConfig.model_fields["speech_encoder"].default
+        model["speech_encoder"] = inferred
+        logger.info("%s: no speech_encoder; %s-wide units mean %s", name, model["ssl_dim"], inferred)

@@ -1,0 +1,242 @@
+"""The typed mirror of config.json: field name = JSON key = so-vits-svc's key; every default lives here.
+
+A default is what an absent key means in a published 4.0 or 4.1 config; what a new config gets on top is in
+`presets.py`. Unknown keys are kept and written back (`io.py` decides which are typing mistakes). Keys marked
+"other tools" are not used here; they stay so that the file still works elsewhere.
+"""
+
+import logging
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from modules.config.audio import AudioSpec
+from modules.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Channels = Annotated[list[Positive], Field(min_length=1)]
+
+VOCODER_NAMES = ("nsf-hifigan", "nsf-snake-hifigan")
+UNIT_MODES = ("left", "nearest", "linear")
+
+
+class Section(BaseModel):
+    """One object of the file; unknown keys are kept."""
+
+    model_config = ConfigDict(extra="allow", validate_assignment=True, protected_namespaces=())
+
+
+class TrainConfig(Section):
+    """`train`: how the model is trained."""
+
+    log_interval: Positive = 200
+    eval_interval: Positive = 800
+    seed: int = 1234
+    epochs: Positive = 10000
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.8, 0.99]
+    eps: Annotated[float, Field(gt=0)] = 1e-9
+    batch_size: Positive = 6
+    fp16_run: bool = False
+    half_type: str = "fp16"
+    lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.999875
+    segment_size: Positive = 10240
+    init_lr_ratio: float = 1  # other tools
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    c_mel: NotNegative = 45
+    c_kl: NotNegative = 1.0
+    use_sr: bool = True  # other tools
+    max_speclen: int = 512  # other tools
+    port: str | int = "8001"
+    keep_ckpts: Annotated[int, Field(ge=0)] = 3
+    all_in_mem: bool = False
+    vol_aug: bool = False
+
+
+class DataConfig(Section):
+    """`data`: file lists and the spectrum of training."""
+
+    training_files: str = "filelists/train.txt"
+    validation_files: str = "filelists/val.txt"
+    max_wav_value: float = 32768.0  # other tools
+    sampling_rate: Positive = 44100
+    filter_length: Positive = 2048
+    hop_length: Positive = 512
+    win_length: Positive = 2048
+    n_mel_channels: Positive = 80
+    mel_fmin: NotNegative = 0.0
+    mel_fmax: float | None = 22050
+    unit_interpolate_mode: str = "left"
+
+
+class ModelConfig(Section):
+    """`model`: the shape of the networks."""
+
+    inter_channels: Positive = 192
+    hidden_channels: Positive = 192
+    filter_channels: Positive = 768
+    n_heads: Positive = 2
+    n_layers: Positive = 6
+    kernel_size: Positive = 3
+    p_dropout: Share = 0.1
+    resblock: str = "1"
+    resblock_kernel_sizes: Channels = [3, 7, 11]
+    resblock_dilation_sizes: Annotated[list[Channels], Field(min_length=1)] = [[1, 3, 5], [1, 3, 5], [1, 3, 5]]
+    upsample_rates: Channels = [8, 8, 2, 2, 2]
+    upsample_initial_channel: Positive = 512
+    upsample_kernel_sizes: Channels = [16, 16, 4, 4, 4]
+    n_layers_q: int = 3  # other tools
+    n_layers_trans_flow: Positive = 3
+    n_flow_layer: Positive = 4
+    use_spectral_norm: bool = False
+    gin_channels: Annotated[int, Field(ge=0)] = 768
+    ssl_dim: Positive = 768
+    n_speakers: Positive = 200
+    vocoder_name: str = "nsf-hifigan"
+    speech_encoder: str = "vec768l12"
+    speaker_embedding: bool = False  # other tools
+    vol_embedding: bool = False
+    use_depthwise_conv: bool = False
+    flow_share_parameter: bool = False
+    use_automatic_f0_prediction: bool = True
+    use_transformer_flow: bool = False
+    discriminator_channels: Positive = 1024
+
+    def generator_kwargs(self) -> dict[str, Any]:
+        """The arguments of `SynthesizerTrn` besides spec_channels, segment_size and sampling_rate."""
+        left_out = {"n_layers_q", "speaker_embedding", "speech_encoder", "discriminator_channels"}
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in left_out}
+
+
+class Config(Section):
+    """A whole config.json: `train`, `data`, `model` and `spk`, the speaker names and their ids."""
+
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    spk: dict[str, Annotated[int, Field(ge=0)]] = {}
+    _path: Path | None = PrivateAttr(default=None)
+    _order: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def path(self) -> Path | None:
+        """Where the config was read from."""
+        return self._path
+
+    @property
+    def audio(self) -> AudioSpec:
+        """Rate and spectrum of training.
+
+        Raises:
+            ConfigError: the values contradict each other.
+        """
+        data = self.data
+        fmax = data.sampling_rate / 2 if data.mel_fmax is None else float(data.mel_fmax)
+        return AudioSpec(
+            data.sampling_rate,
+            data.filter_length,
+            data.hop_length,
+            data.win_length,
+            data.n_mel_channels,
+            float(data.mel_fmin),
+            fmax,
+        )
+
+    @property
+    def segment_frames(self) -> int:
+        """Frames of one training slice."""
+        return self.train.segment_size // self.data.hop_length
+
+    def check(self) -> None:
+        """Compares the sections with each other.
+
+        Raises:
+            ConfigError: two values contradict each other; the text names both and what to set.
+        """
+        problem = next(iter([*_audio_problems(self), *_model_problems(self.model), *_speaker_problems(self)]), None)
+        if problem:
+            raise ConfigError(problem)
+        try:
+            _ = self.audio
+        except ConfigError as error:
+            raise ConfigError(f"data: {error}") from None
+
+
+def _audio_problems(config: Config) -> list[str]:
+    train, data, model = config.train, config.data, config.model
+    problems = []
+    if math.prod(model.upsample_rates) != data.hop_length:
+        product = math.prod(model.upsample_rates)
+        problems.append(
+            f"data.hop_length is {data.hop_length} but model.upsample_rates {model.upsample_rates} multiply to "
+            f"{product}. Set data.hop_length to {product}, or choose upsample_rates whose product is {data.hop_length}."
+        )
+    if train.segment_size % data.hop_length:
+        nearest = max(1, round(train.segment_size / data.hop_length)) * data.hop_length
+        problems.append(
+            f"train.segment_size {train.segment_size} is not a multiple of data.hop_length {data.hop_length}. "
+            f"Set it to {nearest}."
+        )
+    if data.unit_interpolate_mode not in UNIT_MODES:
+        problems.append(_not_one_of("data.unit_interpolate_mode", data.unit_interpolate_mode, UNIT_MODES))
+    return problems
+
+
+def _model_problems(model: ModelConfig) -> list[str]:
+    problems = []
+    rates, kernels = model.upsample_rates, model.upsample_kernel_sizes
+    if len(rates) != len(kernels):
+        problems.append(
+            f"model.upsample_rates has {len(rates)} entries and model.upsample_kernel_sizes {len(kernels)}; "
+            "give one kernel size for each rate."
+        )
+    for rate, kernel in zip(rates, kernels):
+        if kernel < rate or (kernel - rate) % 2:
+            problems.append(
+                f"model.upsample_kernel_sizes has {kernel} for the rate {rate}; it must be at least the rate, and "
+                f"differ from it by an even number. Use {2 * rate}."
+            )
+    if len(model.resblock_kernel_sizes) != len(model.resblock_dilation_sizes):
+        problems.append("model.resblock_kernel_sizes and model.resblock_dilation_sizes must have as many entries.")
+    if model.resblock not in ("1", "2"):
+        problems.append(_not_one_of("model.resblock", model.resblock, ("1", "2")))
+    if model.hidden_channels % model.n_heads:
+        problems.append(
+            f"model.n_heads {model.n_heads} does not divide model.hidden_channels {model.hidden_channels}. "
+            "Choose heads that divide it."
+        )
+    for name in ("inter_channels", "hidden_channels"):
+        if getattr(model, name) % 2:
+            problems.append(f"model.{name} is {getattr(model, name)}; it is split in halves: use an even number.")
+    if model.upsample_initial_channel < 2 ** len(rates):
+        problems.append(
+            f"model.upsample_initial_channel {model.upsample_initial_channel} cannot be halved {len(rates)} times; "
+            f"use at least {2 ** len(rates)}."
+        )
+    if model.vocoder_name not in VOCODER_NAMES:
+        problems.append(_not_one_of("model.vocoder_name", model.vocoder_name, VOCODER_NAMES))
+    return problems
+
+
+def _speaker_problems(config: Config) -> list[str]:
+    names_by_id: dict[int, str] = {}
+    for name, number in config.spk.items():
+        if number in names_by_id:
+            return [f"spk: {names_by_id[number]!r} and {name!r} have the same id {number}. Give each its own."]
+        names_by_id[number] = name
+        if number >= config.model.n_speakers:
+            return [
+                f"spk: {name!r} has the id {number} but model.n_speakers is {config.model.n_speakers}. "
+                f"Ids run from 0 to n_speakers - 1."
+            ]
+    return []
+
+
+def _not_one_of(key: str, found: object, known: tuple[str, ...]) -> str:
+    return f"{key} is {found!r}. Known: {', '.join(known)}."
