@@ -101,7 +101,7 @@ def counted_draws(zero: bool = False) -> Iterator[list[str]]:
         shape = shape_of(size)
         return finish(source("rand", 2000, shape).random_sample(shape), like)
 
-    def uniform_(self, low=0.0, high=1.0):
+    def uniform_(self, low=0.0, high=1.0, generator=None):
         shape = tuple(self.shape)
         drawn = low + (high - low) * source("uniform", 3000, shape).random_sample(shape)
         with torch.no_grad():

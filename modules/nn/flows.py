@@ -1,0 +1,98 @@
+"""The invertible map between the posterior's and the prior's latent space.
+
+Source: Dinh et al., "Density estimation using Real NVP", 2016, arXiv:1605.08803, section 3.2, with shifts only;
+Kim et al., "Conditional Variational Autoencoder with Adversarial Learning for End-to-End Text-to-Speech", 2021,
+arXiv:2106.06103, section 2.2.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+class Coupling(nn.Module):
+    """Shifts half of the channels by a function of the other half.
+
+    Args:
+        channels: I, even.
+        hidden_channels: H, width of the network that computes the shift.
+        network: that network, (x (B, H, N), mask, g) to (B, H, N); it may be shared with other couplings.
+    """
+
+    def __init__(self, channels: int, hidden_channels: int, network: nn.Module) -> None:
+        super().__init__()
+        self.pre = nn.Conv1d(channels // 2, hidden_channels, 1)
+        self.enc = network
+        self.post = nn.Conv1d(hidden_channels, channels // 2, 1)
+        # Starts as the identity map.
+        nn.init.zeros_(self.post.weight)
+        nn.init.zeros_(self.post.bias)
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, g: torch.Tensor, reverse: bool = False
+    ) -> torch.Tensor:
+        """(B, I, N) to the same shape; with `reverse` the exact inverse."""
+        kept, moved = x.chunk(2, dim=1)
+        hidden = self.pre(kept)
+        shift = self.post(self.enc(hidden if mask is None else hidden * mask, mask, g))
+        moved = moved - shift if reverse else moved + shift
+        return torch.cat([kept, moved if mask is None else moved * mask], dim=1)
+
+
+class Flip(nn.Module):
+    """Reverses the channels, so that the next coupling moves the other half."""
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, g: torch.Tensor, reverse: bool = False
+    ) -> torch.Tensor:
+        """(B, I, N) to the same shape; its own inverse."""
+        return x.flip(1)
+
+
+class CouplingFlow(nn.Module):
+    """Couplings and flips in turn.
+
+    With one shared network its weights appear in a checkpoint under `wn.` and under every `flows.i.enc.`, as published
+    checkpoints have them.
+
+    Args:
+        channels: I, channels of the latent.
+        hidden_channels: H, width inside the couplings.
+        n_flows: how many couplings, each followed by a flip.
+        make_network: builds the network of a coupling.
+        share: one network for all couplings.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: int,
+        n_flows: int,
+        make_network: Callable[[], nn.Module],
+        share: bool = False,
+    ) -> None:
+        super().__init__()
+        self.flows = nn.ModuleList()
+        self.wn = make_network() if share else None
+        for _ in range(n_flows):
+            self.flows.append(Coupling(channels, hidden_channels, self.wn if share else make_network()))
+            self.flows.append(Flip())
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, g: torch.Tensor, reverse: bool = False
+    ) -> torch.Tensor:
+        """Maps a posterior sample to the prior's space, or back.
+
+        Args:
+            x: (B, I, N).
+            mask: (B, 1, N), or None if every frame is real.
+            g: (B, gin, 1 or N) speaker vector.
+            reverse: from the prior's space to the posterior's.
+
+        Returns:
+            (B, I, N).
+        """
+        for flow in reversed(self.flows) if reverse else self.flows:
+            x = flow(x, mask, g, reverse)
+        return x
