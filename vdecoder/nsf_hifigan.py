@@ -1,0 +1,152 @@
+"""NSFGenerator: latent frames or mel frames, and a pitch, to a waveform. The only one of its kind here.
+
+It serves as decoder of the voice model (with a speaker condition, leaky ReLU or snake) and as mel vocoder (no
+condition). Attribute names are those of published checkpoints.
+
+Source: Kong, Kim and Bae, "HiFi-GAN", 2020, arXiv:2010.05646, section 2.2, with the harmonic source of `source.py`
+added to every stage.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from modules.errors import ConfigError
+from modules.nn.weight_norm import NormedConv1d, NormedConvTranspose1d
+from vdecoder.activations import make_activation
+from vdecoder.blocks import RESBLOCKS
+from vdecoder.source import HarmonicSource
+
+# torch's own default; every published checkpoint was trained with it before the last convolution.
+LAST_SLOPE = 0.01
+
+ACTIVATIONS = {"nsf-hifigan": "lrelu", "nsf-snake-hifigan": "snake"}
+
+
+@dataclass(frozen=True)
+class GeneratorSpec:
+    """Sizes of a generator; field names are those of config files.
+
+    Args:
+        sampling_rate: Hz of the waveform.
+        upsample_rates: samples made of one, per stage; their product is the hop length.
+        upsample_kernel_sizes: per stage, at least the rate.
+        upsample_initial_channel: channels before the first stage; every stage halves them, rounding down.
+        resblock: "1" or "2".
+        resblock_kernel_sizes: one residual block each, in every stage.
+        resblock_dilation_sizes: the dilations of each of those blocks.
+        activation: "lrelu" or "snake".
+
+    Raises:
+        ConfigError: the values contradict each other.
+    """
+
+    sampling_rate: int
+    upsample_rates: tuple[int, ...]
+    upsample_kernel_sizes: tuple[int, ...]
+    upsample_initial_channel: int
+    resblock: str
+    resblock_kernel_sizes: tuple[int, ...]
+    resblock_dilation_sizes: tuple[tuple[int, ...], ...]
+    activation: str = "lrelu"
+
+    def __post_init__(self) -> None:
+        if len(self.upsample_rates) != len(self.upsample_kernel_sizes):
+            raise ConfigError(
+                f"upsample_rates {list(self.upsample_rates)} and upsample_kernel_sizes "
+                f"{list(self.upsample_kernel_sizes)} must have one entry per stage each"
+            )
+        if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
+            raise ConfigError("resblock_kernel_sizes and resblock_dilation_sizes must have one entry per block each")
+        if self.resblock not in RESBLOCKS:
+            raise ConfigError(f'resblock is {self.resblock!r}; known are "1" and "2"')
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.upsample_rates)
+
+
+class NSFGenerator(nn.Module):
+    """Frames and pitch to a waveform.
+
+    Args:
+        in_channels: channels of the input frames: the latent's, or mel bands.
+        spec: the sizes.
+        cond_channels: width of a condition added before the first stage, or None for none.
+        slow_start: see `HarmonicSource`; True for the published mel vocoder.
+    """
+
+    def __init__(
+        self, in_channels: int, spec: GeneratorSpec, cond_channels: int | None = None, slow_start: bool = False
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.n_blocks = len(spec.resblock_kernel_sizes)
+        first = spec.upsample_initial_channel
+        widths = [first // 2 ** (stage + 1) for stage in range(len(spec.upsample_rates))]
+
+        self.m_source = HarmonicSource(spec.sampling_rate, spec.hop_length, slow_start)
+        self.noise_convs = nn.ModuleList(
+            _noise_conv(width, math.prod(spec.upsample_rates[stage + 1 :])) for stage, width in enumerate(widths)
+        )
+        # Convolutions start as torch initialises them. The N(0, 0.01) of the paper's code never took effect there:
+        # weight norm computes the weight anew from g and v before its first use.
+        self.conv_pre = NormedConv1d(in_channels, first, 7, padding=3)
+        self.ups = nn.ModuleList(
+            _upsampler(wide, width, kernel, rate)
+            for wide, width, kernel, rate in zip(
+                [first, *widths], widths, spec.upsample_kernel_sizes, spec.upsample_rates
+            )
+        )
+        self.resblocks = nn.ModuleList(
+            RESBLOCKS[spec.resblock](width, kernel, tuple(dilations), spec.activation)
+            for width in widths
+            for kernel, dilations in zip(spec.resblock_kernel_sizes, spec.resblock_dilation_sizes)
+        )
+        self.snakes = nn.ModuleList(make_activation(spec.activation, width) for width in [first, *widths[:-1]])
+        self.conv_post = NormedConv1d(widths[-1], 1, 7, padding=3)
+        self.snake_post = make_activation(spec.activation, widths[-1], slope=LAST_SLOPE)
+        self.cond = None if cond_channels is None else nn.Conv1d(cond_channels, first, 1)
+
+    def forward(self, x: torch.Tensor, f0: torch.Tensor, g: torch.Tensor | None = None) -> torch.Tensor:
+        """The waveform of `x` at pitch `f0`.
+
+        Args:
+            x: (B, C, N) frames.
+            f0: (B, N) Hz.
+            g: (B, cond_channels, 1 or N) condition, given exactly if the generator was built with one.
+
+        Returns:
+            (B, 1, N * hop_length) float32 in [-1, 1].
+        """
+        return torch.tanh(self.filter(x, self.m_source(f0), g).float())
+
+    def filter(self, x: torch.Tensor, excitation: torch.Tensor, g: torch.Tensor | None = None) -> torch.Tensor:
+        """Shapes a given excitation (B, 1, N * hop_length); the rest as `forward`, but before the last tanh."""
+        excitation = excitation.to(x.dtype)
+        x = self.conv_pre(x)
+        if self.cond is not None:
+            x = x + self.cond(g)
+        for stage, (activation, up, noise_conv) in enumerate(zip(self.snakes, self.ups, self.noise_convs)):
+            x = up(activation(x)) + noise_conv(excitation)
+            blocks = self.resblocks[stage * self.n_blocks : (stage + 1) * self.n_blocks]
+            x = sum(block(x) for block in blocks) / self.n_blocks
+        return self.conv_post(self.snake_post(x))
+
+
+def _noise_conv(channels: int, stride: int) -> nn.Conv1d:
+    """Brings the excitation down to the rate of a stage: T to T / stride."""
+    if stride == 1:
+        return nn.Conv1d(1, channels, 1)
+    return nn.Conv1d(1, channels, 2 * stride, stride=stride, padding=(stride + 1) // 2)
+
+
+def _upsampler(in_channels: int, out_channels: int, kernel_size: int, rate: int) -> NormedConvTranspose1d:
+    """N to N * rate. An odd kernel - rate is padded one more and mended by output_padding."""
+    extra = kernel_size - rate
+    return NormedConvTranspose1d(
+        in_channels, out_channels, kernel_size, rate, padding=(extra + 1) // 2, output_padding=extra % 2
+    )
