@@ -1,0 +1,361 @@
+"""The voice model: content units and pitch to a waveform in a trained voice, for training and for conversion.
+
+Here the parts are put together: prior encoder, posterior encoder, flow, pitch decoder and waveform decoder. The layers
+they are made of are in `modules/nn` and `vdecoder`. Attribute names are those of published checkpoints, so state
+dictionaries fit both ways.
+
+Letters: B batch, D unit width, H hidden channels, I latent channels, F spectrum bins, N frames, S speakers,
+T = N * hop_length samples.
+
+Source: Kim, Kong and Son, "Conditional Variational Autoencoder with Adversarial Learning for End-to-End
+Text-to-Speech", 2021, arXiv:2106.06103, as so-vits-svc 4.1 arranges it for singing voice conversion.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from modules.config.schema import Config
+from modules.errors import ConfigError, UsageError
+from modules.f0.convert import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0
+from modules.nn.flows import CouplingFlow
+from modules.nn.masks import random_starts, sequence_mask, slice_frames
+from modules.nn.transformer import CausalTransformer, RelativeTransformer, TransformerSpec
+from modules.nn.wavenet import WaveNet
+from vdecoder.nsf_hifigan import ACTIVATIONS, GeneratorSpec, NSFGenerator
+
+# The seed upstream uses for every conversion, so that the same input gives the same output.
+INFERENCE_SEED = 52468
+COARSE_STEPS = 256
+POSTERIOR_LAYERS, FLOW_LAYERS, LATENT_KERNEL = 16, 4, 5
+
+
+class TrainingOutput(NamedTuple):
+    """What `SynthesizerTrn.forward` returns.
+
+    `y_hat` (B, 1, segment samples) is the waveform of the window of each item that starts at frame `ids_slice` (B,).
+    `z_mask` (B, 1, N) bool is True at real frames. `z`, `z_p`, `m_p`, `logs_p`, `m_q`, `logs_q` are (B, I, N): the
+    posterior sample, the same in the prior's space, then mean and log deviation of prior and posterior. `pred_lf0`,
+    `norm_lf0` and `lf0` are (B, 1, N): predicted pitch, its normalised input and its target, on the scaled mel axis of
+    `f0_to_lf0`; all three None without pitch prediction.
+    """
+
+    y_hat: torch.Tensor
+    ids_slice: torch.Tensor
+    z_mask: torch.Tensor
+    z: torch.Tensor
+    z_p: torch.Tensor
+    m_p: torch.Tensor
+    logs_p: torch.Tensor
+    m_q: torch.Tensor
+    logs_q: torch.Tensor
+    pred_lf0: torch.Tensor | None
+    norm_lf0: torch.Tensor | None
+    lf0: torch.Tensor | None
+
+
+def _sample(mean: torch.Tensor, log_deviation: torch.Tensor, noise_scale: float = 1.0) -> torch.Tensor:
+    """One draw of the normal distribution; the noise is fp32, so that every precision gets the same."""
+    noise = torch.randn_like(mean, dtype=torch.float32).to(mean.dtype)
+    return mean + noise * torch.exp(log_deviation) * noise_scale
+
+
+class PriorEncoder(nn.Module):
+    """Content and pitch to the prior of the latent."""
+
+    def __init__(self, spec: TransformerSpec, inter_channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv1d(spec.channels, 2 * inter_channels, 1)
+        self.f0_emb = nn.Embedding(COARSE_STEPS, spec.channels)
+        self.enc_ = RelativeTransformer(spec)
+
+    def forward(
+        self, x: torch.Tensor, f0: torch.Tensor, mask: torch.Tensor | None, noise_scale: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, H, N), pitch (B, N) Hz and mask (B, 1, N) or None to a sample, mean and log deviation, (B, I, N) each."""
+        x = self.enc_(x + self.f0_emb(f0_to_coarse(f0)).transpose(1, 2), mask)
+        stats = self.proj(x)
+        mean, log_deviation = (stats if mask is None else stats * mask).chunk(2, dim=1)
+        z = _sample(mean, log_deviation, noise_scale)
+        return z if mask is None else z * mask, mean, log_deviation
+
+
+class PosteriorEncoder(nn.Module):
+    """The spectrum of a recording to the posterior of the latent; used in training only."""
+
+    def __init__(
+        self, spec_channels: int, inter_channels: int, hidden_channels: int, gin_channels: int, depthwise: bool
+    ) -> None:
+        super().__init__()
+        self.pre = nn.Conv1d(spec_channels, hidden_channels, 1)
+        self.enc = WaveNet(hidden_channels, LATENT_KERNEL, POSTERIOR_LAYERS, gin_channels, depthwise)
+        self.proj = nn.Conv1d(hidden_channels, 2 * inter_channels, 1)
+
+    def forward(
+        self, spec: torch.Tensor, mask: torch.Tensor, g: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, F, N), mask (B, 1, N) and speaker (B, gin, 1) to a sample, mean and log deviation, (B, I, N) each."""
+        x = self.enc(self.pre(spec) * mask, mask, g)
+        mean, log_deviation = (self.proj(x) * mask).chunk(2, dim=1)
+        return _sample(mean, log_deviation) * mask, mean, log_deviation
+
+
+class PitchDecoder(nn.Module):
+    """Predicts the melody of a voice from content and a normalised pitch curve."""
+
+    def __init__(self, spec: TransformerSpec, gin_channels: int) -> None:
+        super().__init__()
+        self.prenet = nn.Conv1d(spec.channels, spec.channels, 3, padding=1)
+        self.decoder = CausalTransformer(spec)
+        self.proj = nn.Conv1d(spec.channels, 1, 1)
+        self.f0_prenet = nn.Conv1d(1, spec.channels, 3, padding=1)
+        self.cond = nn.Conv1d(gin_channels, spec.channels, 1)
+
+    def forward(
+        self, x: torch.Tensor, norm_lf0: torch.Tensor, mask: torch.Tensor | None, g: torch.Tensor
+    ) -> torch.Tensor:
+        """Pitch (B, 1, N) on the scaled mel axis, from content (B, H, N), which gets no gradient from here."""
+        x = self.prenet(x.detach() + self.cond(g) + self.f0_prenet(norm_lf0.to(x.dtype)))
+        x = self.proj(self.decoder(x if mask is None else x * mask, mask))
+        return x if mask is None else x * mask
+
+
+class SynthesizerTrn(nn.Module):
+    """The whole voice model. Arguments are the keys of a config's `model` section, under their names.
+
+    Args:
+        spec_channels: F, bins of the linear spectrum.
+        segment_size: frames of the window that is decoded in training.
+        sampling_rate: Hz; the harmonic source needs it.
+        unused: further keys of a config's model section (`use_spectral_norm`, ...), of no effect here.
+
+    Raises:
+        ConfigError: the values contradict each other, or name an unknown vocoder.
+    """
+
+    def __init__(
+        self,
+        spec_channels: int,
+        segment_size: int,
+        inter_channels: int,
+        hidden_channels: int,
+        filter_channels: int,
+        n_heads: int,
+        n_layers: int,
+        kernel_size: int,
+        p_dropout: float,
+        resblock: str,
+        resblock_kernel_sizes: list[int],
+        resblock_dilation_sizes: list[list[int]],
+        upsample_rates: list[int],
+        upsample_initial_channel: int,
+        upsample_kernel_sizes: list[int],
+        gin_channels: int,
+        ssl_dim: int,
+        n_speakers: int,
+        sampling_rate: int = 44100,
+        vol_embedding: bool = False,
+        vocoder_name: str = "nsf-hifigan",
+        use_depthwise_conv: bool = False,
+        use_automatic_f0_prediction: bool = True,
+        flow_share_parameter: bool = False,
+        n_flow_layer: int = 4,
+        n_layers_trans_flow: int = 3,
+        use_transformer_flow: bool = False,
+        **unused: object,
+    ) -> None:
+        super().__init__()
+        if vocoder_name not in ACTIVATIONS:
+            raise ConfigError(f"model.vocoder_name is {vocoder_name!r}. Known: {', '.join(ACTIVATIONS)}.")
+        spec = TransformerSpec(hidden_channels, filter_channels, n_heads, n_layers, kernel_size, p_dropout)
+        self.segment_size = segment_size
+        self.emb_g = nn.Embedding(n_speakers, gin_channels)
+        self.emb_vol = nn.Linear(1, hidden_channels) if vol_embedding else None
+        self.pre = nn.Conv1d(ssl_dim, hidden_channels, 5, padding=2)
+        self.enc_p = PriorEncoder(spec, inter_channels)
+        generator = GeneratorSpec(
+            sampling_rate=sampling_rate,
+            upsample_rates=tuple(upsample_rates),
+            upsample_kernel_sizes=tuple(upsample_kernel_sizes),
+            upsample_initial_channel=upsample_initial_channel,
+            resblock=resblock,
+            resblock_kernel_sizes=tuple(resblock_kernel_sizes),
+            resblock_dilation_sizes=tuple(map(tuple, resblock_dilation_sizes)),
+            activation=ACTIVATIONS[vocoder_name],
+        )
+        self.dec = NSFGenerator(inter_channels, generator, cond_channels=gin_channels)
+        self.enc_q = PosteriorEncoder(spec_channels, inter_channels, hidden_channels, gin_channels, use_depthwise_conv)
+
+        def flow_network() -> nn.Module:
+            if use_transformer_flow:
+                flow_spec = TransformerSpec(
+                    hidden_channels, filter_channels, n_heads, n_layers_trans_flow, LATENT_KERNEL, p_dropout
+                )
+                return CausalTransformer(flow_spec, gin_channels)
+            return WaveNet(hidden_channels, LATENT_KERNEL, FLOW_LAYERS, gin_channels, use_depthwise_conv)
+
+        self.flow = CouplingFlow(inter_channels, hidden_channels, n_flow_layer, flow_network, flow_share_parameter)
+        self.f0_decoder = None
+        if use_automatic_f0_prediction:
+            self.f0_decoder = PitchDecoder(spec, gin_channels)
+        self.emb_uv = nn.Embedding(2, hidden_channels)
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz of the waveform."""
+        return self.dec.spec.sampling_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return self.dec.spec.hop_length
+
+    def forward(
+        self,
+        c: torch.Tensor,
+        f0: torch.Tensor,
+        uv: torch.Tensor,
+        spec: torch.Tensor,
+        g: torch.Tensor,
+        c_lengths: torch.Tensor,
+        spec_lengths: torch.Tensor,
+        vol: torch.Tensor | None = None,
+    ) -> TrainingOutput:
+        """One training pass: encodes whole items, decodes a random window of each.
+
+        Args:
+            c: (B, D, N) units, aligned to the frames of `spec`.
+            f0: (B, N) Hz.
+            uv: (B, N), 1 = voiced.
+            spec: (B, F, N) linear magnitude.
+            g: (B,) or (B, 1) speaker ids.
+            c_lengths: (B,) real frames of `c`.
+            spec_lengths: (B,) real frames of `spec`, each at least `segment_size`.
+            vol: (B, N) volume, needed exactly if the model has a volume embedding.
+
+        Returns:
+            The waveform window and everything that the losses need.
+        """
+        speaker = self._speaker_vector(g)
+        mask = sequence_mask(c_lengths, c.shape[2])
+        x = self._content(c, uv, vol, mask)
+        pred_lf0 = norm_lf0 = lf0 = None
+        if self.f0_decoder is not None:
+            lf0 = f0_to_lf0(f0).unsqueeze(1)
+            # A random range, so that the prediction cannot copy the absolute pitch.
+            factor = torch.empty(c.shape[0], 1, device=c.device).uniform_(0.8, 1.2)
+            norm_lf0 = normalize_lf0(lf0, mask, uv, factor)
+            pred_lf0 = self.f0_decoder(x, norm_lf0, mask, speaker)
+        _, m_p, logs_p = self.enc_p(x, f0, mask)
+        z_mask = sequence_mask(spec_lengths, spec.shape[2])
+        z, m_q, logs_q = self.enc_q(spec, z_mask, speaker)
+        z_p = self.flow(z, z_mask, speaker)
+        starts = random_starts(spec_lengths, self.segment_size)
+        y_hat = self.dec(
+            slice_frames(z, starts, self.segment_size), slice_frames(f0, starts, self.segment_size), speaker
+        )
+        return TrainingOutput(y_hat, starts, z_mask, z, z_p, m_p, logs_p, m_q, logs_q, pred_lf0, norm_lf0, lf0)
+
+    @torch.no_grad()
+    def infer(
+        self,
+        c: torch.Tensor,
+        f0: torch.Tensor,
+        uv: torch.Tensor,
+        g: torch.Tensor,
+        noise_scale: float = 0.35,
+        seed: int | None = INFERENCE_SEED,
+        predict_f0: bool = False,
+        vol: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Converts whole items; every frame counts as real.
+
+        Args:
+            c: (B, D, N) units.
+            f0: (B, N) Hz, fp32 whatever the model's precision.
+            uv: (B, N), 1 = voiced.
+            g: (B,) or (B, 1) integer speaker ids, or weights (S, N) or (B, S, N) for a mix per frame.
+            noise_scale: how much of the prior's deviation is used.
+            seed: start of the random numbers; the caller's generator is left as it was. None draws from the caller's.
+            predict_f0: sing the predicted melody instead of `f0`.
+            vol: (B, N) volume, needed exactly if the model has a volume embedding.
+
+        Returns:
+            The waveform (B, 1, T) float32 in [-1, 1] and the pitch (B, N) Hz it was made with.
+
+        Raises:
+            UsageError: `predict_f0` with a model trained without it.
+        """
+        speaker = self._speaker_vector(g)
+        x = self._content(c, uv, vol, None)
+        if predict_f0:
+            f0 = self._predict_f0(x, f0, uv, speaker)
+        with contextlib.nullcontext() if seed is None else _seeded(c.device, seed):
+            z_p, _, _ = self.enc_p(x, f0, None, noise_scale)
+            z = self.flow(z_p, None, speaker, reverse=True)
+            wav = self.dec(z, f0, speaker)
+            # Upstream's source draws a second, unused noise. Whoever goes on drawing then gets upstream's numbers.
+            torch.randn(wav.shape[0], wav.shape[2], 1, device=wav.device)
+        return wav, f0
+
+    def _predict_f0(self, x: torch.Tensor, f0: torch.Tensor, uv: torch.Tensor, speaker: torch.Tensor) -> torch.Tensor:
+        if self.f0_decoder is None:
+            raise UsageError(
+                "this model was trained without pitch prediction (model.use_automatic_f0_prediction is false). "
+                "Leave out automatic f0 prediction, or use another model."
+            )
+        lf0 = f0_to_lf0(f0).unsqueeze(1)
+        mask = torch.ones_like(lf0)
+        norm_lf0 = normalize_lf0(lf0, mask, uv)
+        return lf0_to_f0(self.f0_decoder(x, norm_lf0, None, speaker).float()).squeeze(1)
+
+    def _content(
+        self, c: torch.Tensor, uv: torch.Tensor, vol: torch.Tensor | None, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """(B, H, N): units, voicing and volume in the hidden width. Only the units are masked."""
+        x = self.pre(c)
+        x = x if mask is None else x * mask
+        x = x + self.emb_uv(uv.long()).transpose(1, 2)
+        if self.emb_vol is None:
+            return x
+        if vol is None:
+            raise ValueError("a model with volume embedding needs the volume")
+        return x + self.emb_vol(vol.unsqueeze(2)).transpose(1, 2)
+
+    def _speaker_vector(self, g: torch.Tensor) -> torch.Tensor:
+        """(B, gin, 1) of ids (B,) or (B, 1); (B, gin, N) of weights (S, N) or (B, S, N)."""
+        if not g.is_floating_point():
+            return self.emb_g(g.reshape(-1)).unsqueeze(2)
+        weights = g if g.dim() == 3 else g.unsqueeze(0)
+        rows = self.emb_g.weight[: weights.shape[1]]
+        return rows.T @ weights.to(rows.dtype)
+
+
+@contextlib.contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Random numbers on the CPU and `device` start at `seed`; afterwards both generators are where they were."""
+    if device.type == "mps":
+        state = torch.mps.get_rng_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        elif device.type == "mps":
+            torch.mps.manual_seed(seed)
+        yield
+    if device.type == "mps":
+        torch.mps.set_rng_state(state)
+
+
+def build_synthesizer(config: Config) -> SynthesizerTrn:
+    """The untrained voice model that `config` describes, on the current default device."""
+    return SynthesizerTrn(
+        config.audio.n_freqs,
+        config.segment_frames,
+        sampling_rate=config.data.sampling_rate,
+        **config.model.generator_kwargs(),
+    )
