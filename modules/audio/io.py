@@ -1,0 +1,237 @@
+"""Audio files in and out: mono float32 arrays, any format soundfile reads, mistakes named.
+
+Nothing here knows about speakers or models. soundfile reads wav, flac, ogg, opus, mp3, aiff and more; m4a and other
+AAC files need converting first, and the message says so.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from modules.errors import AudioError, UsageError
+from modules.files import atomic_path
+
+AUDIO_SUFFIXES = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .snd .caf .w64 .rf64 .voc".split()
+)
+# Audio that people have but libsndfile cannot decode.
+UNREADABLE_SUFFIXES = frozenset(".m4a .mp4 .aac .wma .amr .ape .ac3 .webm .mka".split())
+_OUTPUT_FORMATS = {"opus": ("OGG", "OPUS"), "aif": ("AIFF", None), "oga": ("OGG", None), "wave": ("WAV", None)}
+_STREAMED_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # written by programs that cannot seek back to fill in the real size
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a header announces: `rate` Hz, `n_samples` per channel, `channels`, `seconds`."""
+
+    rate: int
+    n_samples: int
+    channels: int
+    seconds: float
+
+
+def probe(path: Path | str) -> AudioInfo:
+    """Rate, length and channels from the header, without decoding.
+
+    Raises:
+        AudioError: missing, empty, a folder, or not audio.
+    """
+    with _open(Path(path)) as file:
+        return AudioInfo(file.samplerate, file.frames, file.channels, file.frames / file.samplerate)
+
+
+def read(path: Path | str) -> tuple[np.ndarray, int]:
+    """A whole file as mono: wav (T,) float32, channels averaged, and its rate in Hz.
+
+    Raises:
+        AudioError: missing, empty, truncated, not audio, or with samples that are not numbers.
+    """
+    path = Path(path)
+    blocks = list(read_blocks(path))
+    return np.concatenate(blocks), probe(path).rate
+
+
+def read_blocks(path: Path | str, block_seconds: float = 10.0) -> Iterator[np.ndarray]:
+    """The file from start to end in mono float32 blocks; only one block is in memory.
+
+    Args:
+        path: file of any format soundfile reads.
+        block_seconds: length of each block; the last one is shorter.
+
+    Raises:
+        AudioError: as `read`, when the reading reaches the damage.
+    """
+    path = Path(path)
+    _refuse_truncated(path)
+    with _open(path) as file:
+        announced, rate, done = file.frames, file.samplerate, 0
+        if not announced:
+            raise AudioError(f"{path}: holds no samples")
+        while True:
+            try:
+                block = file.read(max(1, int(block_seconds * rate)), dtype="float32", always_2d=True)
+            except (soundfile.SoundFileError, RuntimeError) as error:
+                raise AudioError(f"{path}: damaged or truncated after {done / rate:.1f} s ({error})") from None
+            if not len(block):
+                break
+            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+            if not np.isfinite(mono).all():
+                at = (done + int(np.flatnonzero(~np.isfinite(mono))[0])) / rate
+                raise AudioError(f"{path}: has samples that are not numbers (NaN or infinity), the first at {at:.2f} s")
+            done += len(mono)
+            yield np.ascontiguousarray(mono)
+        # mp3 headers round to whole packets and may count the encoder's padding: allow for two packets and 1 %.
+        if announced - done > max(2 * 1152, announced // 100):
+            raise AudioError(f"{path}: truncated: {done / rate:.1f} s of the {announced / rate:.1f} s it announces")
+
+
+def load(path: Path | str, rate: int) -> np.ndarray:
+    """A whole file as mono at `rate` Hz: wav (T,) float32.
+
+    Raises:
+        AudioError: as `read`.
+    """
+    wav, found = read(path)
+    return resample(wav, found, rate)
+
+
+def resample(wav: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    """Band-limited resampling by soxr at its high quality: (T,) to (about T * to_rate / from_rate,), float32."""
+    if from_rate == to_rate:
+        return wav
+    return soxr.resample(wav, from_rate, to_rate, quality="HQ").astype(np.float32, copy=False)
+
+
+def to_int16(wav: np.ndarray) -> np.ndarray:
+    """Samples in [-1, 1] as int16 with 1.0 = 32767: rounded (no bias towards zero) and clipped (no wrap)."""
+    return np.clip(np.rint(wav * 32767.0), -32768, 32767).astype(np.int16)
+
+
+def write(path: Path | str, wav: np.ndarray, rate: int, subtype: str = "PCM_16") -> None:
+    """Writes a mono WAV, whole or not at all; float samples are rounded and clipped, int16 samples stay as they are.
+
+    Raises:
+        AudioError: the folder cannot be written or the disk is full.
+    """
+    samples = wav if wav.dtype == np.int16 or subtype in ("FLOAT", "DOUBLE") else np.clip(wav, -1.0, 1.0)
+    try:
+        with atomic_path(path) as temporary:
+            soundfile.write(temporary, samples, rate, subtype=subtype, format="WAV")
+    except (OSError, soundfile.SoundFileError) as error:
+        raise AudioError(f"{path}: cannot be written ({error})") from None
+
+
+class StreamWriter:
+    """Writes a mono file piece by piece under a temporary name; it takes its own name when all is written.
+
+    Use it as a context manager: leaving it by an exception removes the temporary file and keeps an older result.
+
+    Args:
+        path: the file to write.
+        rate: Hz.
+        format: soundfile's name of the container in any case ("wav", "flac", "ogg", "mp3", "aiff"), or "opus".
+
+    Raises:
+        UsageError: unknown format, or one that cannot hold this rate.
+    """
+
+    def __init__(self, path: Path | str, rate: int, format: str) -> None:
+        self.path = Path(path)
+        self.n_samples = 0
+        self._rate = rate
+        self._format, self._subtype = _OUTPUT_FORMATS.get(format.lower(), (format.upper(), None))
+        known = soundfile.available_formats()
+        if self._format not in known:
+            names = ", ".join(sorted(name.lower() for name in known))
+            raise UsageError(f"unknown output format {format!r}. Known: {names}, opus.")
+        self._subtype = self._subtype or soundfile.default_subtype(self._format)
+        if not soundfile.check_format(self._format, self._subtype):
+            raise UsageError(f"output format {format!r} cannot be written here. Use wav, flac or ogg.")
+
+    def __enter__(self) -> "StreamWriter":
+        self._replacement = atomic_path(self.path)
+        temporary = self._replacement.__enter__()
+        try:
+            self._file = soundfile.SoundFile(temporary, "w", self._rate, 1, self._subtype, format=self._format)
+        except (OSError, soundfile.SoundFileError) as error:
+            self._replacement.__exit__(type(error), error, error.__traceback__)
+            raise AudioError(
+                f"{self.path}: cannot be written as {self._format} at {self._rate} Hz ({error}). Try another format."
+            ) from None
+        return self
+
+    def write(self, wav: np.ndarray) -> None:
+        """Appends (T,) float samples; beyond -1 to 1 they are clipped.
+
+        Raises:
+            AudioError: the disk is full or the format refuses.
+        """
+        try:
+            self._file.write(np.clip(wav, -1.0, 1.0))
+        except (OSError, RuntimeError, soundfile.SoundFileError) as error:
+            raise AudioError(f"{self.path}: writing failed ({error}). Is the disk full?") from None
+        self.n_samples += len(wav)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
+        self._file.close()
+        return bool(self._replacement.__exit__(kind, error, trace))
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    try:
+        if path.is_dir():
+            raise AudioError(f"{path}: is a folder, expected an audio file")
+        if not path.stat().st_size:
+            raise AudioError(f"{path}: is empty (0 bytes)")
+        with path.open("rb"):
+            pass
+        return soundfile.SoundFile(path)
+    except FileNotFoundError:
+        raise AudioError(f"{path}: no such file") from None
+    except PermissionError:
+        raise AudioError(f"{path}: may not be read (permission denied)") from None
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
+        if path.suffix.lower() in UNREADABLE_SUFFIXES:
+            advice = f'soundfile cannot read this format. Convert it: ffmpeg -i "{path.name}" "{path.stem}.flac"'
+            raise AudioError(f"{path}: {advice}") from None
+        reason = str(error).split(": ", 1)[-1].strip().rstrip(".")
+        raise AudioError(f"{path}: not an audio file that can be read ({reason})") from None
+
+
+def _refuse_truncated(path: Path) -> None:
+    """Finds files that end early by their own bookkeeping: libsndfile reads those without a word."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+            size = path.stat().st_size
+            if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+                _check_chunks(path, file, size, "<", b"data")
+            elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
+                _check_chunks(path, file, size, ">", b"SSND")
+            elif head[:4] == b"OggS":
+                file.seek(max(0, size - (1 << 17)))
+                tail = file.read()
+                last_page = tail.rfind(b"OggS")
+                if last_page < 0 or not tail[last_page + 5] & 4:  # bit 2: the last page of the stream
+                    raise AudioError(f"{path}: truncated: the end of the stream is missing")
+    except OSError:
+        return  # opening it properly gives the better message
+
+
+def _check_chunks(path: Path, file: object, size: int, order: str, wanted: bytes) -> None:
+    """Walks the chunks of a RIFF or AIFF file to the samples and compares their size with what is there."""
+    at = 12
+    while at + 8 <= size:
+        file.seek(at)
+        name, length = struct.unpack(f"{order}4sI", file.read(8))
+        if name == wanted:
+            if length not in _STREAMED_SIZES and length > size - at - 8:
+                share = 100 * max(0, size - at - 8) // length
+                raise AudioError(f"{path}: truncated: only {share} % of the samples it announces are there")
+            return
+        at += 8 + length + length % 2

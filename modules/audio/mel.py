@@ -1,0 +1,119 @@
+"""Spectra: the linear spectrogram of training, its mel, the vocoder's mel with key shift, and the centred log mel.
+
+All run in fp32 whatever the input, on the input's device, and can be differentiated. Windows and filter banks are made
+once for each `AudioSpec` and device.
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+
+from modules.config.audio import AudioSpec
+from modules.errors import AudioError
+
+LOG_FLOOR = 1e-5
+
+
+def spectrogram(wav: torch.Tensor, audio: AudioSpec) -> torch.Tensor:
+    """Linear magnitude spectrum with exactly T // hop_length frames (for T above the padding).
+
+    The wave is reflected by (n_fft - hop_length) / 2 at both ends and not centred, so frame i looks at the samples
+    around the middle of hop i. Magnitude is sqrt(re^2 + im^2 + 1e-6).
+
+    Args:
+        wav: (..., T) in [-1, 1] at audio.sampling_rate.
+        audio: spectrum parameters.
+
+    Returns:
+        (..., F, N) float32.
+
+    Raises:
+        AudioError: T is too short to be reflected.
+    """
+    pad = (audio.n_fft - audio.hop_length) // 2
+    flat = wav.reshape(-1, wav.shape[-1]).float()
+    if flat.shape[-1] <= pad:
+        raise AudioError(f"{flat.shape[-1]} samples are too short for a spectrum; at least {pad + 1} are needed")
+    padded = F.pad(flat[:, None], (pad, pad), mode="reflect")[:, 0]
+    magnitude = _stft_magnitude(padded, audio.n_fft, audio.hop_length, audio.win_length, 1e-6)
+    return magnitude.reshape(*wav.shape[:-1], *magnitude.shape[-2:])
+
+
+def mel_from_spectrogram(spec: torch.Tensor, audio: AudioSpec) -> torch.Tensor:
+    """Natural-log mel of a linear magnitude spectrum: (..., F, N) to (..., M, N), Slaney scale and norm."""
+    return torch.log(torch.clamp(mel_filters(audio, spec.device) @ spec.float(), min=LOG_FLOOR))
+
+
+def mel_spectrogram(wav: torch.Tensor, audio: AudioSpec) -> torch.Tensor:
+    """Natural-log mel of a wave: (..., T) to (..., M, N). Raises AudioError as `spectrogram`."""
+    return mel_from_spectrogram(spectrogram(wav, audio), audio)
+
+
+def vocoder_mel(wav: torch.Tensor, audio: AudioSpec, key_shift: float = 0.0) -> torch.Tensor:
+    """Natural-log mel of the pretrained NSF-HiFiGAN, optionally as if the voice were sung higher or lower.
+
+    A key shift of k semitones stretches FFT and window by 2^(k/12) and reads the bins as if they were not stretched.
+
+    Args:
+        wav: (..., T) at audio.sampling_rate.
+        audio: the vocoder's own parameters.
+        key_shift: semitones.
+
+    Returns:
+        (..., M, N) float32.
+    """
+    factor = 2 ** (key_shift / 12)
+    n_fft, win_length = round(audio.n_fft * factor), round(audio.win_length * factor)
+    flat = wav.reshape(-1, wav.shape[-1]).float()
+    n_samples, hop = flat.shape[-1], audio.hop_length
+    left = (win_length - hop) // 2
+    right = max((win_length - hop + 1) // 2, win_length - n_samples - left)
+    mode = "reflect" if right < n_samples else "constant"
+    padded = F.pad(flat[:, None], (left, right), mode=mode)[:, 0]
+    magnitude = _stft_magnitude(padded, n_fft, hop, win_length, 1e-9)
+    if key_shift:
+        missing = audio.n_freqs - magnitude.shape[-2]
+        magnitude = F.pad(magnitude, (0, 0, 0, max(0, missing)))[:, : audio.n_freqs] * audio.win_length / win_length
+    mel = mel_from_spectrogram(magnitude, audio)
+    return mel.reshape(*wav.shape[:-1], *mel.shape[-2:])
+
+
+def centered_log_mel(wav: torch.Tensor, audio: AudioSpec) -> torch.Tensor:
+    """Natural-log mel with centred frames and the HTK scale, the front end of RMVPE.
+
+    Args:
+        wav: (T,) at audio.sampling_rate.
+        audio: spectrum parameters.
+
+    Returns:
+        (M, T // hop_length + 1) float32.
+    """
+    window = _hann(audio.win_length, wav.device)
+    spec = torch.stft(
+        wav.float(), audio.n_fft, audio.hop_length, audio.win_length, window, center=True, return_complex=True
+    )
+    return torch.log(torch.clamp(mel_filters(audio, wav.device, htk=True) @ spec.abs(), min=LOG_FLOOR))
+
+
+@lru_cache(maxsize=64)
+def mel_filters(audio: AudioSpec, device: torch.device, htk: bool = False) -> torch.Tensor:
+    """Mel filter bank (M, F) float32 with Slaney norm; the scale is Slaney's, or HTK's where asked."""
+    from librosa.filters import mel
+
+    bank = mel(
+        sr=audio.sampling_rate, n_fft=audio.n_fft, n_mels=audio.n_mels, fmin=audio.fmin, fmax=audio.fmax, htk=htk
+    )
+    return torch.from_numpy(bank).float().to(device)
+
+
+@lru_cache(maxsize=64)
+def _hann(length: int, device: torch.device) -> torch.Tensor:
+    return torch.hann_window(length, device=device)
+
+
+def _stft_magnitude(wav: torch.Tensor, n_fft: int, hop_length: int, win_length: int, epsilon: float) -> torch.Tensor:
+    """(B, T) to (B, n_fft // 2 + 1, N), not centred; epsilon keeps the gradient finite at silence."""
+    window = _hann(win_length, wav.device)
+    spec = torch.stft(wav, n_fft, hop_length, win_length, window, center=False, return_complex=True)
+    return torch.sqrt(spec.real.square() + spec.imag.square() + epsilon)
