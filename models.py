@@ -13,24 +13,29 @@ Text-to-Speech", 2021, arXiv:2106.06103, as so-vits-svc 4.1 arranges it for sing
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from modules.checkpoint import load_weights
+from modules.config.fit import explain_mismatch
 from modules.config.schema import Config
-from modules.errors import ConfigError, UsageError
+from modules.contracts import Synthesis
+from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.f0.convert import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0
 from modules.nn.flows import CouplingFlow
+from modules.nn.latent import LATENT_KERNEL, PitchDecoder, PosteriorEncoder, PriorEncoder
 from modules.nn.masks import random_starts, sequence_mask, slice_frames
-from modules.nn.transformer import CausalTransformer, RelativeTransformer, TransformerSpec
+from modules.nn.transformer import CausalTransformer, TransformerSpec
 from modules.nn.wavenet import WaveNet
+from modules.nn.weight_norm import fold_weight_norm
 from vdecoder.nsf_hifigan import ACTIVATIONS, GeneratorSpec, NSFGenerator
 
 # The seed upstream uses for every conversion, so that the same input gives the same output.
 INFERENCE_SEED = 52468
-COARSE_STEPS = 256
-POSTERIOR_LAYERS, FLOW_LAYERS, LATENT_KERNEL = 16, 4, 5
+FLOW_LAYERS = 4
 
 
 class TrainingOutput(NamedTuple):
@@ -55,72 +60,6 @@ class TrainingOutput(NamedTuple):
     pred_lf0: torch.Tensor | None
     norm_lf0: torch.Tensor | None
     lf0: torch.Tensor | None
-
-
-def _sample(mean: torch.Tensor, log_deviation: torch.Tensor, noise_scale: float = 1.0) -> torch.Tensor:
-    """One draw of the normal distribution; the noise is fp32, so that every precision gets the same."""
-    noise = torch.randn_like(mean, dtype=torch.float32).to(mean.dtype)
-    return mean + noise * torch.exp(log_deviation) * noise_scale
-
-
-class PriorEncoder(nn.Module):
-    """Content and pitch to the prior of the latent."""
-
-    def __init__(self, spec: TransformerSpec, inter_channels: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv1d(spec.channels, 2 * inter_channels, 1)
-        self.f0_emb = nn.Embedding(COARSE_STEPS, spec.channels)
-        self.enc_ = RelativeTransformer(spec)
-
-    def forward(
-        self, x: torch.Tensor, f0: torch.Tensor, mask: torch.Tensor | None, noise_scale: float = 1.0
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(B, H, N), pitch (B, N) Hz and mask (B, 1, N) or None to a sample, mean and log deviation, (B, I, N) each."""
-        x = self.enc_(x + self.f0_emb(f0_to_coarse(f0)).transpose(1, 2), mask)
-        stats = self.proj(x)
-        mean, log_deviation = (stats if mask is None else stats * mask).chunk(2, dim=1)
-        z = _sample(mean, log_deviation, noise_scale)
-        return z if mask is None else z * mask, mean, log_deviation
-
-
-class PosteriorEncoder(nn.Module):
-    """The spectrum of a recording to the posterior of the latent; used in training only."""
-
-    def __init__(
-        self, spec_channels: int, inter_channels: int, hidden_channels: int, gin_channels: int, depthwise: bool
-    ) -> None:
-        super().__init__()
-        self.pre = nn.Conv1d(spec_channels, hidden_channels, 1)
-        self.enc = WaveNet(hidden_channels, LATENT_KERNEL, POSTERIOR_LAYERS, gin_channels, depthwise)
-        self.proj = nn.Conv1d(hidden_channels, 2 * inter_channels, 1)
-
-    def forward(
-        self, spec: torch.Tensor, mask: torch.Tensor, g: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(B, F, N), mask (B, 1, N) and speaker (B, gin, 1) to a sample, mean and log deviation, (B, I, N) each."""
-        x = self.enc(self.pre(spec) * mask, mask, g)
-        mean, log_deviation = (self.proj(x) * mask).chunk(2, dim=1)
-        return _sample(mean, log_deviation) * mask, mean, log_deviation
-
-
-class PitchDecoder(nn.Module):
-    """Predicts the melody of a voice from content and a normalised pitch curve."""
-
-    def __init__(self, spec: TransformerSpec, gin_channels: int) -> None:
-        super().__init__()
-        self.prenet = nn.Conv1d(spec.channels, spec.channels, 3, padding=1)
-        self.decoder = CausalTransformer(spec)
-        self.proj = nn.Conv1d(spec.channels, 1, 1)
-        self.f0_prenet = nn.Conv1d(1, spec.channels, 3, padding=1)
-        self.cond = nn.Conv1d(gin_channels, spec.channels, 1)
-
-    def forward(
-        self, x: torch.Tensor, norm_lf0: torch.Tensor, mask: torch.Tensor | None, g: torch.Tensor
-    ) -> torch.Tensor:
-        """Pitch (B, 1, N) on the scaled mel axis, from content (B, H, N), which gets no gradient from here."""
-        x = self.prenet(x.detach() + self.cond(g) + self.f0_prenet(norm_lf0.to(x.dtype)))
-        x = self.proj(self.decoder(x if mask is None else x * mask, mask))
-        return x if mask is None else x * mask
 
 
 class SynthesizerTrn(nn.Module):
@@ -249,7 +188,7 @@ class SynthesizerTrn(nn.Module):
             factor = torch.empty(c.shape[0], 1, device=c.device).uniform_(0.8, 1.2)
             norm_lf0 = normalize_lf0(lf0, mask, uv, factor)
             pred_lf0 = self.f0_decoder(x, norm_lf0, mask, speaker)
-        _, m_p, logs_p = self.enc_p(x, f0, mask)
+        _, m_p, logs_p = self.enc_p(x, f0_to_coarse(f0), mask)
         z_mask = sequence_mask(spec_lengths, spec.shape[2])
         z, m_q, logs_q = self.enc_q(spec, z_mask, speaker)
         z_p = self.flow(z, z_mask, speaker)
@@ -294,7 +233,7 @@ class SynthesizerTrn(nn.Module):
         if predict_f0:
             f0 = self._predict_f0(x, f0, uv, speaker)
         with contextlib.nullcontext() if seed is None else _seeded(c.device, seed):
-            z_p, _, _ = self.enc_p(x, f0, None, noise_scale)
+            z_p, _, _ = self.enc_p(x, f0_to_coarse(f0), None, noise_scale)
             z = self.flow(z_p, None, speaker, reverse=True)
             wav = self.dec(z, f0, speaker)
             # Upstream's source draws a second, unused noise. Whoever goes on drawing then gets upstream's numbers.
@@ -359,3 +298,106 @@ def build_synthesizer(config: Config) -> SynthesizerTrn:
         sampling_rate=config.data.sampling_rate,
         **config.model.generator_kwargs(),
     )
+
+
+class Voice:
+    """A trained voice ready to convert: one item at a time, no batch axis. It is a `contracts.Synthesizer`.
+
+    Args:
+        network: a loaded model in evaluation mode; this object keeps it.
+    """
+
+    def __init__(self, network: SynthesizerTrn) -> None:
+        self.network = network
+        self.sampling_rate = network.sampling_rate
+        self.hop_length = network.hop_length
+        self.n_speakers = network.emb_g.num_embeddings
+        self.device = network.emb_g.weight.device
+        self.dtype = network.emb_g.weight.dtype
+
+    def infer(
+        self,
+        units: torch.Tensor,
+        f0: torch.Tensor,
+        uv: torch.Tensor,
+        speaker: int | torch.Tensor,
+        volume: torch.Tensor | None = None,
+        noise_scale: float = 0.35,
+        predict_f0: bool = False,
+        seed: int | None = INFERENCE_SEED,
+    ) -> Synthesis:
+        """One stretch in this voice.
+
+        Args:
+            units: (D, N), any device and float type, as are the other tensors.
+            f0: (N,) Hz.
+            uv: (N,), 1 = voiced.
+            speaker: an id from 0 to n_speakers - 1, or weights (S, N) that sum to 1 per frame.
+            volume: (N,) linear; needed by a model with volume embedding, ignored by others.
+            noise_scale: 0 gives the mean of the prior, 1 all of its spread.
+            predict_f0: sing the predicted melody instead of `f0`.
+            seed: see `SynthesizerTrn.infer`.
+
+        Returns:
+            The waveform (N * hop_length,) float32 and the pitch (N,) it was made with.
+
+        Raises:
+            UsageError: no such speaker, or `predict_f0` with a model trained without it.
+        """
+        wav, used_f0 = self.network.infer(
+            units[None].to(self.device, self.dtype),
+            f0[None].to(self.device, torch.float32),
+            uv[None].to(self.device, torch.float32),
+            self._speaker(speaker),
+            noise_scale,
+            seed,
+            predict_f0,
+            None if volume is None else volume[None].to(self.device, self.dtype),
+        )
+        return Synthesis(wav[0, 0], used_f0[0])
+
+    def _speaker(self, speaker: int | torch.Tensor) -> torch.Tensor:
+        if isinstance(speaker, torch.Tensor) and speaker.is_floating_point():
+            return speaker.to(self.device)
+        if not 0 <= int(speaker) < self.n_speakers:
+            raise UsageError(f"speaker id {int(speaker)}: this model has ids 0 to {self.n_speakers - 1}")
+        return torch.tensor([int(speaker)], device=self.device)
+
+
+def load_synthesizer(
+    model_path: Path | str, config: Config, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Voice:
+    """A voice from a checkpoint `G_*.pth`, lean: weight norm folded, posterior encoder and optimizer never loaded.
+
+    Compressed checkpoints (without posterior encoder, or in half precision) load too.
+
+    Args:
+        model_path: the checkpoint.
+        config: that was saved with it.
+        device: where the voice is to run.
+        dtype: of the network. Pitch, phases, the harmonic source and the waveform are fp32 in any case.
+
+    Raises:
+        CheckpointError: not there, damaged, not a voice model, or a tensor that the config does not lead one to expect.
+        ConfigError: the config contradicts itself.
+    """
+    found = load_weights(model_path).get("model")
+    if not isinstance(found, dict) or "emb_g.weight" not in found:
+        raise CheckpointError(
+            f"{model_path}: not a voice model: it holds no emb_g.weight. Give a file like G_1000.pth."
+        )
+    with torch.device("meta"):
+        network = build_synthesizer(config)
+    network.enc_q = None
+    wanted = network.state_dict()
+    problem = explain_mismatch(found, wanted, str(config.path or "the config"))
+    if problem:
+        raise CheckpointError(f"{model_path}: {problem}")
+    network.to_empty(device="cpu").load_state_dict({name: found[name] for name in wanted})
+    # In fp32 and before the cast: the norm of a wide layer would lose digits in half precision.
+    fold_weight_norm(network).eval().requires_grad_(False)
+    source = network.dec.m_source
+    network.dec.m_source = None
+    network.to(dtype)
+    network.dec.m_source = source
+    return Voice(network.to(device))
