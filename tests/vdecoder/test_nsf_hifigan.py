@@ -1,0 +1,107 @@
+"""One generator is decoder and vocoder: names of published files, upstream's samples, any stride."""
+
+import json
+import lzma
+
+import golden_rule
+import pytest
+import torch
+
+from modules.errors import ConfigError
+from modules.nn.weight_norm import fold_weight_norm
+from vdecoder.activations import AliasFreeSnake, kaiser_sinc_filter
+from vdecoder.nsf_hifigan import GeneratorSpec, NSFGenerator
+
+SMALL = GeneratorSpec(44100, (4, 2), (8, 4), 16, "1", (3, 5), ((1, 3), (1, 3)))
+
+
+def vocoder_of(config: dict) -> NSFGenerator:
+    """The mel vocoder that a published config.json describes."""
+    spec = GeneratorSpec(
+        config["sampling_rate"],
+        tuple(config["upsample_rates"]),
+        tuple(config["upsample_kernel_sizes"]),
+        config["upsample_initial_channel"],
+        config["resblock"],
+        tuple(config["resblock_kernel_sizes"]),
+        tuple(map(tuple, config["resblock_dilation_sizes"])),
+    )
+    return NSFGenerator(config["num_mels"], spec, slow_start=True).eval()
+
+
+def test_a_mel_vocoder_has_the_names_and_shapes_of_the_published_one():
+    fixture = json.loads(lzma.decompress((golden_rule.GOLDENS / "statedicts/generators.json.xz").read_bytes()))
+    wanted = fixture["nsf_hifigan_44k128"]
+    with torch.device("meta"):
+        found = vocoder_of(wanted["model"]).state_dict()
+    assert {name: list(value.shape) for name, value in found.items()} == wanted["shapes"]
+
+
+@torch.no_grad()
+def test_a_mel_vocoder_repeats_upstreams_samples():
+    golden = golden_rule.load_golden("rule/nsf_hifigan_small")
+    vocoder = vocoder_of(json.loads(str(golden["config_json"])))
+    assert [name for name, _ in vocoder.named_parameters()] == golden["param_keys"].tolist()
+    golden_rule.fill(vocoder)
+    mel, f0 = golden_rule.tensor(golden["in_mel"]), golden_rule.tensor(golden["in_f0"])
+    with golden_rule.counted_draws() as log:
+        wav = vocoder(mel, f0)
+    assert log == golden["noise_log"].tolist()
+    assert golden_rule.relative_difference(wav, golden["audio"]) < 1e-5
+    with golden_rule.counted_draws(zero=True):
+        assert golden_rule.relative_difference(vocoder(mel, f0), golden["audio_zero_noise"]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("rates", "kernels"), [((8, 8, 2, 2, 2), (16, 16, 4, 4, 4)), ((5, 3, 2), (11, 6, 5)), ((4, 1), (4, 1))]
+)
+def test_every_frame_becomes_hop_length_samples_for_any_rates_and_kernels(rates, kernels):
+    spec = GeneratorSpec(32000, rates, kernels, 32, "2", (3,), ((1, 3),))
+    generator = NSFGenerator(6, spec)
+    wav = generator(torch.randn(2, 6, 7), torch.full((2, 7), 200.0))
+    assert wav.shape == (2, 1, 7 * spec.hop_length) and wav.abs().max() <= 1
+
+
+@pytest.mark.parametrize("activation", ["lrelu", "snake"])
+@torch.no_grad()
+def test_folding_and_a_condition_per_frame_keep_the_waveform(activation):
+    spec = GeneratorSpec(44100, (4, 2), (8, 4), 16, "1", (3, 5), ((1, 3), (1, 3)), activation)
+    generator = NSFGenerator(6, spec, cond_channels=3).eval()
+    x, f0, g = torch.randn(1, 6, 9), torch.full((1, 9), 300.0), torch.randn(1, 3, 1)
+    torch.manual_seed(1)
+    wanted = generator(x, f0, g)
+    fold_weight_norm(generator)
+    assert not [name for name in generator.state_dict() if "weight_g" in name]
+    for condition in (g, g.expand(-1, -1, 9)):
+        torch.manual_seed(1)
+        torch.testing.assert_close(generator(x, f0, condition), wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_the_decoder_without_its_condition_is_the_vocoder():
+    decoder, vocoder = NSFGenerator(6, SMALL, cond_channels=3), NSFGenerator(6, SMALL)
+    assert set(decoder.state_dict()) - set(vocoder.state_dict()) == {"cond.weight", "cond.bias"}
+    vocoder.load_state_dict({name: value for name, value in decoder.state_dict().items() if "cond." not in name})
+    torch.nn.init.zeros_(decoder.cond.bias)
+    x, excitation = torch.randn(1, 6, 5), torch.randn(1, 1, 40)
+    assert torch.equal(decoder.filter(x, excitation, torch.zeros(1, 3, 1)), vocoder.filter(x, excitation))
+
+
+def test_contradicting_sizes_are_refused_by_name():
+    with pytest.raises(ConfigError, match="upsample_kernel_sizes"):
+        GeneratorSpec(44100, (4, 2), (8,), 16, "1", (3,), ((1,),))
+    with pytest.raises(ConfigError, match='resblock is \'3\'; known are "1" and "2"'):
+        GeneratorSpec(44100, (4,), (8,), 16, "3", (3,), ((1,),))
+
+
+def test_the_alias_filter_passes_low_and_stops_high_frequencies():
+    taps = kaiser_sinc_filter().flatten()
+    assert taps.sum().item() == pytest.approx(1, abs=1e-6) and torch.allclose(taps, taps.flip(0))
+    response = torch.fft.rfft(taps, 512).abs()
+    assert response[:20].min() > 0.95 and response[-20:].max() < 0.05
+
+
+def test_the_snake_keeps_a_slow_wave_of_small_size():
+    # With alpha = beta = 1 the snake adds sin^2(x), which vanishes for small x; up and down again is the identity.
+    wave = 0.01 * torch.sin(torch.arange(200) * 0.2)[None, None].expand(1, 3, -1)
+    out = AliasFreeSnake(3)(wave)
+    assert (out - wave)[..., 12:-12].abs().max() < 3e-4
