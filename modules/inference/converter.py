@@ -1,0 +1,274 @@
+"""VoiceConverter: one request from audio to audio, step by step. It is given finished parts and knows only contracts.
+
+The ladder, each rung on top of the one before: a piece (`_render`), a stretch of pieces (`_convert_stretch`), a stream
+of blocks (`_convert_blocks`), then `convert_wav` for arrays and `convert` for files.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from modules.audio import io
+from modules.audio.crossfade import crossfade, join_pieces
+from modules.audio.loudness import match_envelope
+from modules.audio.slicer import slice_silence
+from modules.audio.volume import frame_volume
+from modules.config.audio import AudioSpec
+from modules.contracts import F0Predictor, SpeechEncoder, Synthesizer
+from modules.encoders.align import align_units
+from modules.errors import AudioError, UsageError, UserError
+from modules.inference.memory import return_freed_memory
+from modules.inference.options import ConversionOptions
+from modules.inference.pieces import Piece, Timeline, plan_pieces
+from modules.inference.resampling import SincResampler
+from modules.inference.source import Source, Window, array_source, file_source, survey
+
+logger = logging.getLogger(__name__)
+
+SILENCE_BLOCK_SECONDS = 10.0  # long silences are written in blocks
+SHORTEST_SECONDS = 0.5  # least audio given to the networks; pitch trackers and encoders need a few frames
+
+
+@dataclass(frozen=True)
+class ConverterParts:
+    """What a converter is made of; `assemble.py` builds them.
+
+    Args:
+        synthesizer: the trained voice.
+        encoder: what hears the words.
+        predictor: what hears the melody.
+        audio: rate and hop of the voice.
+        speakers: name to id.
+        device: where the networks run.
+        unit_interpolate_mode: how units are brought to N frames, the voice's `data.unit_interpolate_mode`.
+        with_volume: whether the voice takes a loudness curve (`model.vol_embedding`).
+        can_predict_f0: whether it has a pitch decoder (`model.use_automatic_f0_prediction`).
+    """
+
+    synthesizer: Synthesizer
+    encoder: SpeechEncoder
+    predictor: F0Predictor
+    audio: AudioSpec
+    speakers: dict[str, int]
+    device: torch.device
+    unit_interpolate_mode: str = "left"
+    with_volume: bool = False
+    can_predict_f0: bool = True
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a finished conversion amounts to.
+
+    Args:
+        path: the file written.
+        seconds: its duration.
+        elapsed: seconds that it took.
+        voiced_seconds: how much of it went through the networks.
+    """
+
+    path: Path
+    seconds: float
+    elapsed: float
+    voiced_seconds: float
+
+    @property
+    def realtime_factor(self) -> float:
+        """Computing time over duration: below 1 is faster than playing."""
+        return self.elapsed / max(self.seconds, 1e-9)
+
+
+class VoiceConverter:
+    """Sings a source in a trained voice.
+
+    Args:
+        parts: finished networks and what must be known about them.
+    """
+
+    def __init__(self, parts: ConverterParts) -> None:
+        self.parts = parts
+        self.audio = parts.audio
+        self._resample = SincResampler(parts.device)
+
+    def check(self, options: ConversionOptions) -> None:
+        """Refuses a request that this voice cannot fulfil.
+
+        Raises:
+            UsageError: unknown speaker (those there are get listed), or pitch prediction without a pitch decoder.
+        """
+        if options.speaker not in self.parts.speakers:
+            known = ", ".join(self.parts.speakers)
+            raise UsageError(f"-s/--spk_list: the model has no speaker {options.speaker!r}. It has: {known}.")
+        if options.predict_f0 and not self.parts.can_predict_f0:
+            raise UsageError(
+                "-a/--auto_predict_f0: this model was trained without a pitch decoder "
+                "(model.use_automatic_f0_prediction is false); leave -a out"
+            )
+
+    def convert(
+        self, path_in: Path, path_out: Path, options: ConversionOptions, progress: bool = True
+    ) -> ConversionReport:
+        """Converts a file of any length, writing as it goes; the result takes its name when it is whole.
+
+        Args:
+            path_in: any format that soundfile reads.
+            path_out: the result, mono at the model's rate; an older one is replaced.
+            options: the request.
+            progress: show a progress bar over seconds of audio.
+
+        Raises:
+            AudioError: the input cannot be used, or the output cannot be written.
+            UsageError: see `check`.
+        """
+        started = time.perf_counter()
+        self.check(options)
+        source = file_source(path_in)
+        rate = self.audio.sampling_rate
+        n_written, n_voiced = 0, 0
+        with (
+            tqdm(total=round(source.seconds), unit="s", desc=path_in.name, disable=not progress, leave=False) as bar,
+            io.StreamWriter(path_out, rate, options.output_format) as writer,
+        ):
+            for wav, voiced in self._convert_blocks(source, options):
+                writer.write(wav)
+                n_written += len(wav)
+                n_voiced += len(wav) * voiced
+                bar.update(n_written // rate - bar.n)
+        return ConversionReport(path_out, n_written / rate, time.perf_counter() - started, n_voiced / rate)
+
+    def convert_wav(self, wav: np.ndarray, rate: int, options: ConversionOptions) -> np.ndarray:
+        """Converts a clip in memory.
+
+        Args:
+            wav: (T,) float32 at `rate`.
+            rate: Hz.
+            options: the request.
+
+        Returns:
+            (ceil(T * model rate / rate),) float32 at the model's rate.
+
+        Raises:
+            AudioError: empty, not mono, or not finite.
+            UsageError: see `check`.
+        """
+        self.check(options)
+        return np.concatenate([block for block, _ in self._convert_blocks(array_source(wav, rate), options)])
+
+    def _convert_blocks(self, source: Source, options: ConversionOptions) -> Iterator[tuple[np.ndarray, bool]]:
+        """The converted audio in blocks, each with whether it is voiced; together exactly as long as the input."""
+        found = survey(source)
+        if found.gain < 1:
+            logger.info(
+                "%s: the peak %.2f is above full scale; read at %.2f times the level",
+                source.name,
+                1 / found.gain,
+                found.gain,
+            )
+        timeline = Timeline(source.rate, self.audio.sampling_rate)
+        window = Window(source, found.gain)
+        for segment in slice_silence(found.rms, found.n_samples, source.rate, options.slice_db):
+            if segment.voiced:
+                pieces = plan_pieces(segment, source.rate, options, found.rms, found.rms_hop)
+                for wav in self._convert_stretch(pieces, window, timeline, options):
+                    yield wav, True
+            else:
+                yield from ((wav, False) for wav in self._silence(timeline.length(segment.start, segment.end)))
+
+    def _silence(self, length: int) -> Iterator[np.ndarray]:
+        step = int(SILENCE_BLOCK_SECONDS * self.audio.sampling_rate)
+        for start in range(0, length, step):
+            yield np.zeros(min(step, length - start), np.float32)
+
+    def _convert_stretch(
+        self, pieces: list[Piece], window: Window, timeline: Timeline, options: ConversionOptions
+    ) -> Iterator[np.ndarray]:
+        """The output of neighbouring pieces, cross-faded where they overlap.
+
+        piece 1  [====body====][tail]
+        piece 2                [head][====body====][tail]      tail and head become one join
+        """
+        tail = np.zeros(0, np.float32)
+        for piece, following in zip(pieces, chain(pieces[1:], [None])):
+            wav = self._convert_piece(piece, window, timeline, options)
+            overlap = len(tail)
+            if overlap and piece.has_context:
+                yield join_pieces(tail, wav[:overlap])
+            elif overlap:
+                yield crossfade(tail, wav[:overlap], overlap, options.overlap_retain)
+            kept = timeline.length(following.start, piece.stop) if following else 0
+            yield wav[overlap : len(wav) - kept]
+            tail = wav[len(wav) - kept :]
+
+    def _convert_piece(
+        self, piece: Piece, window: Window, timeline: Timeline, options: ConversionOptions
+    ) -> np.ndarray:
+        """The output of one piece, exactly as long as its place on the timeline."""
+        rate = timeline.from_rate
+        chunk = window.read(piece.read_start, piece.read_stop)
+        length = timeline.length(piece.start, piece.stop)
+        if not chunk.any():  # digital silence has no voice to convert
+            return np.zeros(length, np.float32)
+        shortest = int(SHORTEST_SECONDS * rate) - len(chunk) - piece.pad_left - piece.pad_right
+        chunk = np.pad(chunk, (piece.pad_left, piece.pad_right + max(0, shortest)))
+        where = f"from {piece.start / rate:.1f} to {piece.stop / rate:.1f} s"
+        try:
+            wav = self._render(chunk, rate, options)
+        except UserError as error:
+            raise type(error)(f"{where}: {error}") from error
+        except (RuntimeError, ValueError, MemoryError) as error:
+            raise AudioError(f"{where}: {_explain(error)}") from error
+        finally:
+            return_freed_memory()
+        if not np.isfinite(wav).all():
+            raise AudioError(f"{where}: the model produced numbers that are not finite. Try --precision fp32.")
+        if piece.has_context or shortest > 0:
+            lead = timeline.at(piece.start - piece.read_start + piece.pad_left)
+            return _fit(wav[lead:], length, centred=False)
+        cut = int(self.audio.sampling_rate * options.pad_seconds)
+        return _fit(wav[cut : len(wav) - cut], length, centred=True)
+
+    @torch.inference_mode()
+    def _render(self, chunk: np.ndarray, rate: int, options: ConversionOptions) -> np.ndarray:
+        """A chunk (T,) at `rate` in the target voice: n_frames * hop_length samples at the model's rate."""
+        parts = self.parts
+        wav = self._resample(torch.from_numpy(chunk), rate, self.audio.sampling_rate)
+        n_frames = self.audio.n_frames(len(wav))
+        curve = parts.predictor.predict(wav.cpu().numpy())
+        f0 = torch.from_numpy(curve.f0).to(parts.device) * 2.0 ** (options.transpose / 12)
+        uv = torch.from_numpy(curve.uv).to(parts.device)
+        heard = self._resample(wav, self.audio.sampling_rate, parts.encoder.sampling_rate)
+        units = align_units(parts.encoder.encode(heard.cpu().numpy()), n_frames, parts.unit_interpolate_mode)
+        volume = frame_volume(wav, self.audio.hop_length) if parts.with_volume else None
+        speaker = parts.speakers[options.speaker]
+        out = parts.synthesizer.infer(units, f0, uv, speaker, volume, options.noise_scale, options.predict_f0)
+        result = out.wav.float().cpu().numpy()
+        if options.loudness_ratio != 1:
+            model_rate = self.audio.sampling_rate
+            result = match_envelope(result, model_rate, wav.cpu().numpy(), model_rate, options.loudness_ratio)
+        return result
+
+
+def _fit(wav: np.ndarray, length: int, centred: bool) -> np.ndarray:
+    """`wav` cut at its end, or padded with zeros, to `length`; padding is shared between both ends where `centred`.
+
+    Frames are whole, so a padded chunk gives up to one hop less than it was long; upstream shares that gap, and so do
+    we, to give the same samples.
+    """
+    missing = max(0, length - len(wav))
+    left = missing // 2 if centred else 0
+    return np.pad(wav[:length], (left, missing - left)).astype(np.float32, copy=False)
+
+
+def _explain(error: Exception) -> str:
+    """One line for an error out of a network, with what to do where memory ran out."""
+    text = (str(error).strip().splitlines() or [""])[0][:200]
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        return "not enough memory. Use shorter pieces (-cl 15 -lg 1) or the CPU (-d cpu)."
+    return f"the conversion failed ({type(error).__name__}: {text})"

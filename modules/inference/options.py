@@ -1,0 +1,75 @@
+"""ConversionOptions: what one conversion asks for, verified once. Nothing here loads a network or reads a file."""
+
+import math
+from dataclasses import dataclass
+
+from modules.audio.io import StreamWriter
+from modules.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """One request, apart from the file: frozen, and valid once it exists.
+
+    Messages name the flag of `inference_main.py` that sets a value.
+
+    Args:
+        speaker: name of the target voice; the converter knows which there are.
+        transpose: semitones added to the source's pitch.
+        predict_f0: let the model speak with its own pitch (for speech, not for songs).
+        noise_scale: spread of the latent noise, 0 for none; 0.4 is what upstream uses.
+        slice_db: loudness in dB of full scale below which a stretch counts as silence.
+        pad_seconds: silence put on both sides of every stretch before it enters the networks.
+        clip_seconds: length of forced pieces; 0 cuts at silences only.
+        overlap_seconds: cross-fade between forced pieces.
+        overlap_retain: share of that cross-fade that is really mixed, above 0 up to 1.
+        loudness_ratio: 1 keeps the loudness that the model made, 0 takes the source's, between is between.
+        output_format: container of the result, a name that soundfile writes.
+        max_segment_seconds: stretches longer than this are cut at a quiet place, so that memory stays bounded.
+        context_seconds: real audio on both sides of such a cut.
+
+    Raises:
+        UsageError: a value is out of range, or two contradict each other.
+    """
+
+    speaker: str
+    transpose: float = 0.0
+    predict_f0: bool = False
+    noise_scale: float = 0.4
+    slice_db: float = -40.0
+    pad_seconds: float = 0.5
+    clip_seconds: float = 0.0
+    overlap_seconds: float = 0.0
+    overlap_retain: float = 0.75
+    loudness_ratio: float = 1.0
+    output_format: str = "flac"
+    max_segment_seconds: float = 30.0
+    context_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_range("-t/--trans", self.transpose, -60, 60)
+        _check_range("-ns/--noise_scale", self.noise_scale, 0, 10)
+        _check_range("-sd/--slice_db", self.slice_db, -200, 0)
+        _check_range("-p/--pad_seconds", self.pad_seconds, 0, 30)
+        _check_range("-cl/--clip", self.clip_seconds, 0, 3600)
+        _check_range("-lg/--linear_gradient", self.overlap_seconds, 0, 3600)
+        _check_range("-lea/--loudness_envelope_adjustment", self.loudness_ratio, 0, 1)
+        _check_range("max_segment_seconds", self.max_segment_seconds, 2, 3600)
+        _check_range("context_seconds", self.context_seconds, 0.1, 10)
+        if not 0 < self.overlap_retain <= 1:
+            raise UsageError(f"-lgr/--linear_gradient_retain is {self.overlap_retain:g}; it must be above 0, up to 1")
+        if 0 < self.clip_seconds < 0.1:
+            raise UsageError(
+                f"-cl/--clip is {self.clip_seconds:g} s; give at least 0.1 s, or 0 to cut at silences only"
+            )
+        if 0 < self.clip_seconds <= self.overlap_seconds:
+            raise UsageError(
+                f"-lg/--linear_gradient is {self.overlap_seconds:g} s; it must be shorter than the pieces "
+                f"(-cl/--clip is {self.clip_seconds:g} s)"
+            )
+        StreamWriter("", 44100, self.output_format)  # opens nothing yet, but refuses what cannot be written
+
+
+def _check_range(flag: str, value: float, low: float, high: float) -> None:
+    if not math.isfinite(value) or not low <= value <= high:
+        raise UsageError(f"{flag} is {value:g}; it must lie between {low:g} and {high:g}")

@@ -1,0 +1,45 @@
+"""Every value of a request is checked once, and the message names its flag."""
+
+import dataclasses
+import math
+
+import pytest
+
+from modules.errors import UsageError
+from modules.inference.options import ConversionOptions
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"transpose": 100}, "-t/"),
+        ({"noise_scale": -0.1}, "-ns/"),
+        ({"noise_scale": math.nan}, "-ns/"),
+        ({"slice_db": 40}, "-sd/"),
+        ({"pad_seconds": -1}, "-p/"),
+        ({"pad_seconds": math.inf}, "-p/"),
+        ({"clip_seconds": -5}, "-cl/"),
+        ({"clip_seconds": 0.01}, "-cl/"),
+        ({"overlap_seconds": -1}, "-lg/"),
+        ({"clip_seconds": 2, "overlap_seconds": 2}, "-lg/.*shorter than the pieces"),
+        ({"overlap_retain": 0}, "-lgr/"),
+        ({"overlap_retain": 1.1}, "-lgr/"),
+        ({"loudness_ratio": 2}, "-lea/"),
+        ({"output_format": "m4a"}, "m4a"),
+        ({"output_format": ""}, "format"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_its_flag(changes, flag):
+    with pytest.raises(UsageError, match=flag):
+        ConversionOptions("alto", **changes)
+
+
+def test_the_defaults_are_upstreams():
+    options = ConversionOptions("alto")
+    assert (options.noise_scale, options.slice_db, options.pad_seconds) == (0.4, -40, 0.5)
+    assert (options.overlap_retain, options.loudness_ratio, options.output_format) == (0.75, 1, "flac")
+
+
+def test_options_do_not_change_after_the_check():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ConversionOptions("alto").transpose = 3
