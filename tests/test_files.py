@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +48,14 @@ def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path):
 def test_sha256_is_that_of_the_bytes(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_of(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux keeps the state of a process there")
+def test_a_killed_process_that_nobody_waited_for_counts_as_dead(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    leftover = tmp_path / f".a.wav.{child.pid}.partial.wav"
+    leftover.touch()
+    while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    assert remove_leftovers(tmp_path) == 1
+    child.wait()

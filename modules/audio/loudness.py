@@ -1,10 +1,8 @@
 """Level: peak normalisation, trimming of silent ends, and following the loudness of a source."""
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from modules.audio.volume import centered_rms
+from modules.audio.rms import centered_rms
 
 _TRIM_HOP, _TRIM_HOPS = 512, 4
 _DB_FLOOR = 1e-5  # amplitude that counts as silence in decibels
@@ -51,5 +49,7 @@ def match_envelope(out: np.ndarray, out_rate: int, source: np.ndarray, source_ra
 
 
 def _envelope(wav: np.ndarray, rate: int, n_samples: int) -> np.ndarray:
-    rms = torch.from_numpy(centered_rms(wav, rate // 2, 2).astype(np.float32))
-    return F.interpolate(rms[None, None], size=n_samples, mode="linear")[0, 0].numpy()
+    """Loudness of `wav` stretched to `n_samples` values; the ends are held."""
+    rms = centered_rms(wav, rate // 2, 2)
+    positions = (np.arange(n_samples) + 0.5) * (len(rms) / n_samples) - 0.5
+    return np.interp(positions, np.arange(len(rms)), rms)
