@@ -1,0 +1,145 @@
+"""PREDICTORS, and what all pitch predictors share: input checks, resizing to N frames, gap filling, voicing.
+
+A predictor is a subclass of `PitchPredictor` with one method, `track`; everything around it is written once, here.
+"""
+
+import numpy as np
+import torch
+
+from modules.config.audio import AudioSpec
+from modules.contracts import F0
+from modules.device import choose_device
+from modules.errors import AudioError
+from modules.f0.convert import F0_MAX, F0_MIN
+from modules.registry import Registry
+
+DEFAULT_THRESHOLD = 0.05
+# Below this a frame counts as unvoiced when a curve is resized, so that a gap is not blended with its neighbours.
+_UNVOICED_BELOW_HZ = 0.001
+
+
+class PitchPredictor:
+    """Pitch of a clip on the model's frames.
+
+    Args:
+        audio: rate and hop of the model.
+        threshold: confidence below which a network calls a frame unvoiced, 0 to 1; `pm`, `dio` and `harvest` have
+            their own rules and do not use it.
+        device: where a network runs; None chooses.
+        f0_min: lowest pitch looked for, in Hz.
+        f0_max: highest, in Hz.
+    """
+
+    name = ""
+
+    def __init__(
+        self,
+        audio: AudioSpec,
+        *,
+        threshold: float = DEFAULT_THRESHOLD,
+        device: torch.device | str | None = None,
+        f0_min: float = F0_MIN,
+        f0_max: float = F0_MAX,
+    ) -> None:
+        self.audio = audio
+        self.threshold = threshold
+        self.f0_min = f0_min
+        self.f0_max = f0_max
+        self.device = choose_device() if device is None else torch.device(device)
+
+    def predict(self, wav: np.ndarray) -> F0:
+        """Pitch and voicing of a clip.
+
+        Args:
+            wav: (T,) in [-1, 1] at audio.sampling_rate; not modified.
+
+        Returns:
+            N = T // hop_length frames, gaps filled. All zero for silence and for clips shorter than three periods of
+            f0_min, in which no method can tell a pitch.
+
+        Raises:
+            AudioError: a sample is not finite.
+        """
+        wav = np.array(wav, dtype=np.float64)
+        if not np.isfinite(wav).all():
+            raise AudioError("the audio holds samples that are not finite; repair the file")
+        n_frames = self.audio.n_frames(len(wav))
+        shortest = 3 * self.audio.sampling_rate / self.f0_min
+        if n_frames == 0 or len(wav) <= shortest or not wav.any():
+            return fill_gaps(np.zeros(n_frames))
+        curve = np.nan_to_num(self.track(wav, n_frames), nan=0.0, posinf=0.0, neginf=0.0)
+        assert curve.shape == (n_frames,), f"{self.name}: {curve.shape} for {n_frames} frames"
+        return fill_gaps(curve)
+
+    def track(self, wav: np.ndarray, n_frames: int) -> np.ndarray:
+        """Pitch in Hz, (N,), 0 where unvoiced, of `wav` (T,) float64."""
+        raise NotImplementedError
+
+    @property
+    def hop_seconds(self) -> float:
+        """Seconds from frame to frame."""
+        return self.audio.hop_length / self.audio.sampling_rate
+
+
+PREDICTORS: Registry[type[PitchPredictor]] = Registry("f0 predictor", "modules.f0")
+
+
+def build_predictor(
+    name: str,
+    audio: AudioSpec,
+    *,
+    threshold: float = DEFAULT_THRESHOLD,
+    device: torch.device | str | None = None,
+    f0_min: float = F0_MIN,
+    f0_max: float = F0_MAX,
+) -> PitchPredictor:
+    """The predictor of that name; arguments as `PitchPredictor`.
+
+    Raises:
+        UsageError: unknown name; the text lists those there are.
+    """
+    return PREDICTORS.get(name)(audio, threshold=threshold, device=device, f0_min=f0_min, f0_max=f0_max)
+
+
+def fill_gaps(f0: np.ndarray) -> F0:
+    """Voicing of a curve, and the curve with its unvoiced frames filled.
+
+    A gap gets the straight line between its voiced neighbours; before the first and after the last voiced frame their
+    value is held. A single voiced frame is held everywhere. (so-vits-svc returned the first frame, mostly 0, there
+    with `pm`, `dio` and `harvest`; its networks did as we do.)
+
+    Args:
+        f0: (N,) Hz, 0 where unvoiced.
+
+    Returns:
+        float32 curve and voicing; all zero if nothing is voiced.
+    """
+    voiced = f0 > 0
+    if not voiced.any():
+        return F0(np.zeros(len(f0), np.float32), np.zeros(len(f0), np.float32))
+    frames = np.arange(len(f0))
+    filled = np.interp(frames, frames[voiced], f0[voiced])
+    return F0(filled.astype(np.float32), voiced.astype(np.float32))
+
+
+def resize_f0(f0: np.ndarray, n_frames: int) -> np.ndarray:
+    """A curve stretched linearly to `n_frames`; frames that touch an unvoiced one are unvoiced.
+
+    Args:
+        f0: (n,) Hz, 0 where unvoiced.
+        n_frames: N; frame i looks at i * n / N.
+
+    Returns:
+        (N,) float64.
+    """
+    n = len(f0)
+    marked = np.where(f0 < _UNVOICED_BELOW_HZ, np.nan, f0)
+    at = np.arange(0, n * n_frames, n) / n_frames
+    return np.nan_to_num(np.interp(at, np.arange(n), marked))
+
+
+def resize_nearest(f0: np.ndarray, n_frames: int) -> np.ndarray:
+    """A curve (n,) with frames repeated or left out to make `n_frames`; frame i takes floor(i * n / N)."""
+    scale = np.float32(len(f0)) / np.float32(n_frames)
+    at = np.floor(np.arange(n_frames, dtype=np.float32) * scale).astype(np.int64)
+    return f0[np.minimum(at, len(f0) - 1)]
