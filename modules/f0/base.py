@@ -5,6 +5,7 @@ A predictor is a subclass of `PitchPredictor` with one method, `track`; everythi
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from modules.config.audio import AudioSpec
 from modules.contracts import F0
@@ -140,6 +141,4 @@ def resize_f0(f0: np.ndarray, n_frames: int) -> np.ndarray:
 
 def resize_nearest(f0: np.ndarray, n_frames: int) -> np.ndarray:
     """A curve (n,) with frames repeated or left out to make `n_frames`; frame i takes floor(i * n / N)."""
-    scale = np.float32(len(f0)) / np.float32(n_frames)
-    at = np.floor(np.arange(n_frames, dtype=np.float32) * scale).astype(np.int64)
-    return f0[np.minimum(at, len(f0) - 1)]
+    return F.interpolate(torch.from_numpy(f0)[None, None], size=n_frames, mode="nearest")[0, 0].numpy()

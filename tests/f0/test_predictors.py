@@ -1,0 +1,152 @@
+"""Every pitch predictor keeps the same promises, and agrees with what so-vits-svc computed."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modules.config.audio import AudioSpec
+from modules.errors import AudioError, UsageError
+from modules.f0.base import PREDICTORS, PitchPredictor, build_predictor
+
+GOLDENS = Path(__file__).resolve().parents[1] / "goldens" / "rule"
+RATES = (32000, 44100, 48000)
+# CREPE costs ten seconds for each second of audio here.
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name == "crepe" else name for name in PREDICTORS.names()]
+
+
+def spec(rate: int = 44100) -> AudioSpec:
+    return AudioSpec(rate, 2048, 512, 2048, 80, 0.0, rate / 2)
+
+
+@cache
+def predictor(name: str, rate: int = 44100) -> PitchPredictor:
+    return build_predictor(name, spec(rate), device="cpu")
+
+
+def sung(f0: np.ndarray, rate: int) -> np.ndarray:
+    """Eleven harmonics that fall off as a voice's do; f0 is one value for each sample."""
+    phase = 2 * np.pi * np.cumsum(f0) / rate
+    return (0.2 * sum(np.sin(k * phase) / k for k in range(1, 12))).astype(np.float32)
+
+
+def cents(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    return 1200 * np.log2(found / wanted)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gliding_voice_is_followed_within_20_cents(name, rate):
+    f0 = 200 * 2 ** (0.4 * np.arange(rate) / rate)
+    found = predictor(name, rate).predict(sung(f0, rate))
+    assert found.f0.shape == found.uv.shape == (rate // 512,)
+    inner = slice(5, -5)
+    assert found.uv[inner].all()
+    wanted = f0[::512][: len(found.f0)]
+    # crepe's bins are 20 cents wide and its frames 0.4 % short of ours.
+    assert np.abs(cents(found.f0, wanted)[inner]).max() < (30 if name == "crepe" else 20)
+
+
+@pytest.mark.parametrize("f0", [75.0, 440.0, 700.0])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_steady_voice_has_its_pitch(name, f0):
+    found = predictor(name).predict(sung(np.full(22050, f0), 44100))
+    inner = slice(8, -8)
+    assert found.uv[inner].all()
+    assert np.abs(cents(found.f0[inner], f0)).max() < 20
+
+
+@pytest.mark.parametrize("n_samples", [0, 1, 511, 512, 700, 2000, 2646, 2700, 5000, 12345])
+@pytest.mark.parametrize("name", NAMES)
+def test_any_length_gives_exactly_n_frames(name, n_samples):
+    wav = sung(np.full(n_samples, 220.0), 44100)
+    before = wav.copy()
+    found = predictor(name).predict(wav)
+    assert found.f0.shape == found.uv.shape == (n_samples // 512,)
+    assert found.f0.dtype == found.uv.dtype == np.float32
+    assert np.isfinite(found.f0).all() and set(found.uv) <= {0.0, 1.0}
+    np.testing.assert_array_equal(wav, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_silence_is_unvoiced(name):
+    found = predictor(name).predict(np.zeros(10000, np.float32))
+    assert not found.f0.any() and not found.uv.any()
+
+
+@pytest.mark.parametrize("name", [name for name in PREDICTORS.names() if name != "crepe"])
+def test_a_voice_between_silences_is_voiced_only_there(name):
+    wav = np.concatenate([np.zeros(22050), sung(np.full(22050, 300.0), 44100), np.zeros(22050)])
+    found = predictor(name).predict(wav)
+    times = np.arange(len(found.uv)) * 512 / 44100
+    assert found.uv[(times > 0.6) & (times < 0.9)].all()
+    assert not found.uv[(times < 0.4) | (times > 1.1)].any()
+    assert (np.abs(cents(found.f0, 300.0)) < 100).all(), "gaps hold the neighbouring pitch"
+
+
+@pytest.mark.parametrize("name", [name for name in PREDICTORS.names() if name != "crepe"])
+def test_the_same_audio_gives_the_same_pitch(name):
+    wav = sung(np.full(9000, 250.0), 44100)
+    np.testing.assert_array_equal(predictor(name).predict(wav).f0, predictor(name).predict(wav).f0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_that_are_not_finite_are_refused(name):
+    wav = np.zeros(9000, np.float32)
+    wav[5] = np.nan
+    with pytest.raises(AudioError, match="not finite"):
+        predictor(name).predict(wav)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(UsageError, match="crepe, dio, fcpe, harvest, pm"):
+        build_predictor("yin", spec())
+
+
+@pytest.mark.parametrize("name", [*(name for name in PREDICTORS.names() if name not in ("crepe", "fcpe"))])
+def test_the_curve_equals_the_golden(name):
+    golden = np.load(GOLDENS / "f0_predictors.npz")
+    found = predictor(name).predict(golden["in_wav_int16"].astype(np.float32) / 32768)
+    # The golden filled its gaps over times in float32, which moves even voiced frames by some 1e-6.
+    np.testing.assert_allclose(found.f0, golden[f"{name}_f0"], rtol=5e-6)
+    np.testing.assert_array_equal(found.uv, golden[f"{name}_uv"])
+
+
+def test_fcpe_equals_the_golden_before_resizing():
+    golden = np.load(GOLDENS / "f0_predictors.npz")
+    wav = golden["in_wav_int16"].astype(np.float64) / 32768
+    found = predictor("fcpe").track_native(wav, threshold=0.006)
+    np.testing.assert_allclose(found, golden["torchfcpe_real_weights_f0_native"].ravel(), atol=0.1)
+
+
+def test_fcpe_with_a_higher_threshold_finds_fewer_voiced_frames():
+    wav = np.load(GOLDENS / "f0_predictors.npz")["in_wav_int16"] / 32768
+    shares = [
+        build_predictor("fcpe", spec(), threshold=threshold, device="cpu").predict(wav).uv.mean()
+        for threshold in (0.0, 0.05, 0.6)
+    ]
+    assert shares[0] == 1 and shares[0] > shares[1] > shares[2]
+
+
+def test_fcpe_in_windows_equals_fcpe_at_once(monkeypatch):
+    wav = sung(np.geomspace(150, 500, 5 * 44100), 44100).astype(np.float64)
+    whole = predictor("fcpe").track_native(wav)
+    monkeypatch.setattr("modules.f0.fcpe.WINDOW_SECONDS", 1)
+    pieces = predictor("fcpe").track_native(wav)
+    assert pieces.shape == whole.shape
+    # A normalisation layer sees the whole window, so the two differ by a few cents.
+    assert np.abs(cents(pieces, whole)[5:-5]).max() < 10
+
+
+def test_fcpe_prints_nothing(capsys):
+    build_predictor("fcpe", spec(), device="cpu").predict(2.5 * sung(np.full(9000, 250.0), 44100))
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_crepe_equals_the_golden():
+    golden = np.load(GOLDENS / "f0_predictors.npz")
+    found = predictor("crepe").predict(golden["in_wav_int16"].astype(np.float32) / 32768)
+    np.testing.assert_allclose(found.f0, golden["crepe_f0"], atol=0.1)
+    np.testing.assert_array_equal(found.uv, golden["crepe_uv"])
