@@ -235,7 +235,7 @@ class SynthesizerTrn(nn.Module):
         with contextlib.nullcontext() if seed is None else _seeded(c.device, seed):
             z_p, _, _ = self.enc_p(x, f0_to_coarse(f0), None, noise_scale)
             z = self.flow(z_p, None, speaker, reverse=True)
-            wav = self.dec(z, f0, speaker)
+            wav = self.dec.in_windows(z, f0, speaker)
             # Upstream's source draws a second, unused noise. Whoever goes on drawing then gets upstream's numbers.
             torch.randn(wav.shape[0], wav.shape[2], 1, device=wav.device)
         return wav, f0

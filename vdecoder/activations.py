@@ -115,15 +115,22 @@ class AliasFreeSnake(nn.Module):
         return self.downsample(self.act(self.upsample(x)))
 
 
-def make_activation(name: str, channels: int, slope: float = LEAKY_SLOPE) -> nn.Module:
+def make_activation(name: str, channels: int, slope: float = LEAKY_SLOPE, overwrite: bool = False) -> nn.Module:
     """A fresh activation for `channels` channels.
 
     Args:
         name: "lrelu" or "snake".
         channels: C of its input; a leaky ReLU does not need it.
         slope: of the leaky ReLU below zero.
+        overwrite: a leaky ReLU may write into its input, which nobody needs any more. Saves a copy of a wide tensor.
     """
     if name == "snake":
         return AliasFreeSnake(channels)
     assert name == "lrelu", name
-    return nn.LeakyReLU(slope)
+    return nn.LeakyReLU(slope, inplace=overwrite)
+
+
+def reach_of(activation: nn.Module) -> int:
+    """Samples on each side of an output sample that have a part in it."""
+    # Two filters of 12 taps at twice the rate, one after the other: 12 half samples on each side, and rounding.
+    return FILTER_TAPS // 2 + 1 if isinstance(activation, AliasFreeSnake) else 0

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from modules.nn.weight_norm import NormedConv1d
-from vdecoder.activations import make_activation
+from vdecoder.activations import make_activation, reach_of
 
 
 def _same_conv(channels: int, kernel_size: int, dilation: int) -> NormedConv1d:
@@ -29,16 +29,24 @@ class ResBlock1(nn.Module):
         super().__init__()
         self.convs1 = nn.ModuleList(_same_conv(channels, kernel_size, dilation) for dilation in dilations)
         self.convs2 = nn.ModuleList(_same_conv(channels, kernel_size, 1) for _ in dilations)
-        # Even ones stand before convs1, odd ones before convs2.
-        self.activations = nn.ModuleList(make_activation(activation, channels) for _ in range(2 * len(dilations)))
+        # Even ones stand before convs1, odd ones before convs2. The input of an even one is also the residual.
+        self.activations = nn.ModuleList(
+            make_activation(activation, channels, overwrite=index % 2 == 1) for index in range(2 * len(dilations))
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, T) to the same shape."""
         for conv_1, conv_2, act_1, act_2 in zip(
             self.convs1, self.convs2, self.activations[::2], self.activations[1::2]
         ):
-            x = x + conv_2(act_2(conv_1(act_1(x))))
+            x = conv_2(act_2(conv_1(act_1(x)))).add_(x)
         return x
+
+    @property
+    def reach(self) -> int:
+        """Samples on each side of an output sample that have a part in it."""
+        convs = sum(conv.padding[0] for conv in [*self.convs1, *self.convs2])
+        return convs + sum(map(reach_of, self.activations))
 
 
 class ResBlock2(nn.Module):
@@ -52,8 +60,13 @@ class ResBlock2(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, T) to the same shape."""
         for conv, activation in zip(self.convs, self.activations):
-            x = x + conv(activation(x))
+            x = conv(activation(x)).add_(x)
         return x
+
+    @property
+    def reach(self) -> int:
+        """Samples on each side of an output sample that have a part in it."""
+        return sum(conv.padding[0] for conv in self.convs) + sum(map(reach_of, self.activations))
 
 
 RESBLOCKS = {"1": ResBlock1, "2": ResBlock2}

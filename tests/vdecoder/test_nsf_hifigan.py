@@ -77,6 +77,41 @@ def test_folding_and_a_condition_per_frame_keep_the_waveform(activation):
         torch.testing.assert_close(generator(x, f0, condition), wanted, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["lrelu", "snake"])
+@pytest.mark.parametrize(("frames_over_two_reaches", "window_over_two_reaches"), [(40, 1), (40, 39), (150, 5), (0, 9)])
+@pytest.mark.parametrize("g_frames", [1, None])
+@torch.no_grad()
+def test_decoding_in_windows_equals_decoding_at_once(
+    activation, frames_over_two_reaches, window_over_two_reaches, g_frames
+):
+    spec = GeneratorSpec(44100, (4, 2), (8, 4), 16, "1", (3, 11), ((1, 3, 5), (1, 3, 5)), activation)
+    generator = NSFGenerator(6, spec, cond_channels=3).eval()
+    n_frames, window = 2 * generator.reach + frames_over_two_reaches, 2 * generator.reach + window_over_two_reaches
+    for parameter in generator.parameters():  # far-reaching weights, or the test would not see a context too short
+        parameter.abs_()
+    x, f0 = torch.randn(1, 6, n_frames), 200 + 100 * torch.rand(1, n_frames)
+    g = torch.randn(1, 3, g_frames or n_frames)
+    torch.manual_seed(5)
+    wanted = generator(x, f0, g)
+    torch.manual_seed(5)
+    found = generator.in_windows(x, f0, g, window)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_the_reach_of_a_frame_is_what_is_measured():
+    spec = GeneratorSpec(44100, (4, 2), (8, 4), 16, "1", (3, 11), ((1, 3, 5), (1, 3, 5)))
+    generator = NSFGenerator(6, spec).eval()
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.abs_()
+    x = torch.ones(1, 6, 101, requires_grad=True)
+    out = generator.filter(x, torch.zeros(1, 1, 101 * 8))[0, 0]
+    out[50 * 8 : 51 * 8].sum().backward()
+    touched = x.grad[0].abs().sum(0).nonzero().flatten()
+    measured = max(50 - touched.min().item(), touched.max().item() - 50)
+    assert measured <= generator.reach <= measured + 3
+
+
 def test_the_decoder_without_its_condition_is_the_vocoder():
     decoder, vocoder = NSFGenerator(6, SMALL, cond_channels=3), NSFGenerator(6, SMALL)
     assert set(decoder.state_dict()) - set(vocoder.state_dict()) == {"cond.weight", "cond.bias"}
