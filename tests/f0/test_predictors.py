@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from signals import sung
 
 from modules.config.audio import AudioSpec
 from modules.errors import AudioError, UsageError
@@ -25,12 +26,6 @@ def predictor(name: str, rate: int = 44100) -> PitchPredictor:
     return build_predictor(name, spec(rate), device="cpu")
 
 
-def sung(f0: np.ndarray, rate: int) -> np.ndarray:
-    """Eleven harmonics that fall off as a voice's do; f0 is one value for each sample."""
-    phase = 2 * np.pi * np.cumsum(f0) / rate
-    return (0.2 * sum(np.sin(k * phase) / k for k in range(1, 12))).astype(np.float32)
-
-
 def cents(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return 1200 * np.log2(found / wanted)
 
@@ -48,7 +43,7 @@ def test_a_gliding_voice_is_followed_within_20_cents(name, rate):
     assert np.abs(cents(found.f0, wanted)[inner]).max() < (30 if name == "crepe" else 20)
 
 
-@pytest.mark.parametrize("f0", [75.0, 440.0, 700.0])
+@pytest.mark.parametrize("f0", [75.0, 440.0, 600.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_steady_voice_has_its_pitch(name, f0):
     found = predictor(name).predict(sung(np.full(22050, f0), 44100))

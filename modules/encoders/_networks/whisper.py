@@ -1,0 +1,159 @@
+"""The audio encoder of Whisper (architecture and names: OpenAI, MIT); code of ours, weights from its files."""
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modules.audio.mel import mel_filters
+from modules.checkpoint import load_weights
+from modules.config.audio import AudioSpec
+from modules.errors import CheckpointError
+
+HEAD_WIDTH = 64  # in every size of Whisper
+_AUDIO = {"sampling_rate": 16000, "n_fft": 400, "hop_length": 160, "win_length": 400, "fmin": 0.0, "fmax": 8000.0}
+_DYNAMIC_RANGE = 8.0  # decades (of power) below the loudest point
+_LONGEST_TIMESCALE = 10000.0
+
+
+class WhisperEncoder(nn.Module):
+    """Log mel to features, two mel frames to one.
+
+    Args:
+        n_mels: mel bands.
+        n_positions: longest output, in frames.
+        width: D.
+        n_layers: transformer blocks.
+
+    Source: Radford and others, "Robust Speech Recognition via Large-Scale Weak Supervision", 2022, arXiv 2212.04356,
+    section 2.2.
+    """
+
+    def __init__(self, n_mels: int, n_positions: int, width: int, n_layers: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(n_mels, width, 3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.register_buffer("positional_embedding", sinusoids(n_positions, width))
+        self.blocks = nn.ModuleList(Block(width, width // HEAD_WIDTH) for _ in range(n_layers))
+        self.ln_post = nn.LayerNorm(width)
+
+    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+        """Features (B, N, D) of a log mel (B, M, 2 N), N at most the number of positions."""
+        x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
+        x = x + self.positional_embedding[: x.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.ln_post(x)
+
+
+class Block(nn.Module):
+    """Self-attention and a two-layer perceptron, each with its norm in front and a way around it."""
+
+    def __init__(self, width: int, n_heads: int) -> None:
+        super().__init__()
+        self.attn = Attention(width, n_heads)
+        self.attn_ln = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp_ln = nn.LayerNorm(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, D) to the same."""
+        x = x + self.attn(self.attn_ln(x))
+        return x + self.mlp(self.mlp_ln(x))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; keys have no bias."""
+
+    def __init__(self, width: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, D) to the same."""
+        batch, n, width = x.shape
+        q, k, v = (
+            layer(x).view(batch, n, self.n_heads, -1).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.out(mixed.transpose(1, 2).reshape(batch, n, width))
+
+
+def sinusoids(n_positions: int, width: int) -> torch.Tensor:
+    """Positions as (n_positions, width): first sines, then cosines, of timescales from 1 to 10000."""
+    half = width // 2
+    rates = torch.exp(-math.log(_LONGEST_TIMESCALE) / (half - 1) * torch.arange(half))
+    angles = torch.arange(n_positions)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def log_mel(wav: torch.Tensor, n_mels: int) -> torch.Tensor:
+    """Whisper's input: log10 power mel, the loudest point less 8 at least, scaled to about -1 to 1.
+
+    Args:
+        wav: (T,) at 16 kHz, T above 200.
+        n_mels: M.
+
+    Returns:
+        (M, T // 160) float32.
+    """
+    audio = AudioSpec(**_AUDIO, n_mels=n_mels)
+    window = torch.hann_window(audio.win_length, device=wav.device)
+    spec = torch.stft(wav, audio.n_fft, audio.hop_length, window=window, center=True, return_complex=True)
+    power = spec[:, :-1].abs().square()
+    log = torch.log10((mel_filters(audio, wav.device) @ power).clamp_min(1e-10))
+    return (torch.maximum(log, log.max() - _DYNAMIC_RANGE) + 4) / 4
+
+
+def load_encoder(path: Path, width: int) -> WhisperEncoder:
+    """The encoder in one of OpenAI's `.pt` files, or in our int8 safetensors form.
+
+    Args:
+        path: the file.
+        width: the D that is expected.
+
+    Raises:
+        CheckpointError: damaged, not Whisper, or of another size.
+    """
+    weights = read_encoder_weights(path)
+    try:
+        found_width, n_mels, _ = weights["conv1.weight"].shape
+        n_layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    except (KeyError, ValueError):
+        raise CheckpointError(f"{path}: holds no Whisper encoder. Get the file from OpenAI.") from None
+    if found_width != width:
+        raise CheckpointError(f"{path}: a Whisper of width {found_width}; this encoder needs width {width}")
+    positions = weights.setdefault("positional_embedding", sinusoids(1500, width))
+    network = WhisperEncoder(n_mels, len(positions), width, n_layers)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{path}: does not fit Whisper's encoder ({first})") from None
+    return network.eval().requires_grad_(False)
+
+
+def read_encoder_weights(path: Path) -> dict[str, torch.Tensor]:
+    """float32 weights of the encoder by OpenAI's names, without the `encoder.` in front."""
+    content = load_weights(path)
+    state = content.get("model_state_dict", content)
+    prefix = "encoder." if any(name.startswith("encoder.") for name in state) else ""
+    state = {
+        name.removeprefix(prefix): value
+        for name, value in state.items()
+        if name.startswith(prefix) and isinstance(value, torch.Tensor)
+    }
+    weights = {}
+    for name, value in state.items():
+        if name.endswith(".int8"):
+            scale = state[name.removesuffix("int8") + "scale"]
+            weights[name.removesuffix(".int8")] = value.float() * scale.view(-1, *[1] * (value.dim() - 1))
+        elif not name.endswith(".scale"):
+            weights[name] = value.float()
+    return weights

@@ -1,0 +1,119 @@
+"""ENCODERS, and what all speech encoders share: input checks, 16 kHz, 50 frames a second."""
+
+import numpy as np
+import torch
+
+from modules.errors import AudioError, UsageError
+from modules.pretrain import Weights, checksum
+from modules.registry import Registry
+
+
+class SpeechEncoder:
+    """Speech to content units.
+
+    A subclass names itself, its width and its files, and has one method, `units`.
+
+    Args:
+        device: where the network runs.
+
+    Raises:
+        MissingWeights: its file is not there.
+        CheckpointError: its file is damaged or holds something else.
+    """
+
+    name = ""
+    dim = 0
+    sampling_rate = 16000
+    hop_length = 320
+    # Files that serve equally well, best first.
+    weights: tuple[Weights, ...] = ()
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+
+    def encode(self, wav: np.ndarray) -> torch.Tensor:
+        """Content units of a clip.
+
+        Args:
+            wav: (T,) in [-1, 1] at 16 kHz; not modified.
+
+        Returns:
+            (D, N') float32 on the encoder's device, N' near T / 320 and at least 1 for audio of any length above 0.
+
+        Raises:
+            AudioError: a sample is not finite.
+            ValueError: not one-dimensional.
+        """
+        wav = np.asarray(wav, dtype=np.float32)
+        if wav.ndim != 1:
+            raise ValueError(f"an encoder takes one channel (T,), not {wav.shape}")
+        if not np.isfinite(wav).all():
+            raise AudioError("the audio holds samples that are not finite; repair the file")
+        if not len(wav):
+            return torch.zeros(self.dim, 0, device=self.device)
+        with torch.inference_mode():
+            units = self.units(torch.from_numpy(wav.copy()).to(self.device))
+        # A normal tensor: inference tensors may not enter training.
+        return units.float().clone()
+
+    def units(self, wav: torch.Tensor) -> torch.Tensor:
+        """Units (D, N') of `wav` (T,), T > 0, on the encoder's device."""
+        raise NotImplementedError
+
+
+ENCODERS: Registry[type[SpeechEncoder]] = Registry("speech encoder", "modules.encoders")
+
+# Width of the encoders that configs may name and a later version brings.
+_PLANNED_DIMS = {
+    "vec768l12": 768,
+    "vec256l9": 256,
+    "hubertsoft": 256,
+    "cnhubertlarge": 1024,
+    "dphubert": 768,
+    "wavlmbase+": 768,
+    "vec256l9-onnx": 256,
+    "vec256l12-onnx": 256,
+    "vec768l9-onnx": 768,
+    "vec768l12-onnx": 768,
+    "hubertsoft-onnx": 256,
+}
+
+
+def build_encoder(name: str, device: torch.device | str) -> SpeechEncoder:
+    """The encoder of that name, loaded.
+
+    Raises:
+        UsageError: unknown, or not in this version; the text lists those there are.
+        MissingWeights: its file is not there.
+        CheckpointError: its file cannot be used.
+    """
+    return _class_of(name)(device)
+
+
+def encoder_dim(name: str) -> int:
+    """Width D of an encoder's units, also for the encoders that this version cannot run.
+
+    Raises:
+        UsageError: unknown.
+    """
+    if name in _PLANNED_DIMS and name not in ENCODERS:
+        return _PLANNED_DIMS[name]
+    return ENCODERS.get(name).dim
+
+
+def encoder_identity(name: str) -> str:
+    """What units depend on besides the audio: the encoder's name and the SHA-256 of its weights.
+
+    Raises:
+        UsageError, MissingWeights: as `build_encoder`.
+    """
+    return f"{name}:{checksum(*_class_of(name).weights)}"
+
+
+def _class_of(name: str) -> type[SpeechEncoder]:
+    if name in _PLANNED_DIMS and name not in ENCODERS:
+        raise UsageError(
+            f"speech encoder {name!r} is not supported in this version yet. Supported: {', '.join(ENCODERS.names())}. "
+            "Choose one with: python preprocess_flist_config.py --speech_encoder NAME"
+        )
+    return ENCODERS.get(name)

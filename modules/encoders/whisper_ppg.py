@@ -1,0 +1,151 @@
+"""`whisper-ppg-*`: the audio encoder of OpenAI's Whisper, in five sizes. Its features say what is spoken.
+
+Whisper was trained on 30 s windows, and its features depend on where in the window a sound lies (6 s later: cosine
+0.9). So a clip must be laid out alike in training and in conversion. `whisper-ppg` and `whisper-ppg-large` keep
+so-vits-svc's layout, one 30 s window padded with zeros, because published models were trained so. The others use
+windows about as long as a training clip:
+
+    audio    |---------- 23 s -----------------------------|
+    windows  |==== 8.3 s ====|
+                         |==== 8.3 s ====|                    overlap 1 s, cross-faded
+                                     |==== 8.3 s ====|        each from position 0, 2 s of zeros behind it
+
+Without silence behind it, the last 0.2 s of a window are wrong (cosine 0.88; with it 0.985).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from modules.encoders._networks.whisper import load_encoder, log_mel
+from modules.encoders.base import ENCODERS, SpeechEncoder
+from modules.pretrain import Weights, require
+
+_URL = "https://openaipublic.azureedge.net/main/whisper/models/"
+FRAMES_PER_SECOND = 50
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How audio is cut into windows, in frames of 20 ms.
+
+    Args:
+        longest: longest window.
+        overlap: frames that neighbouring windows share.
+        silence: frames of zeros behind each.
+        padded: total that shorter windows are padded to with more zeros, or 0 for no padding.
+    """
+
+    longest: int
+    overlap: int
+    silence: int
+    padded: int
+
+
+SHORT_WINDOWS = Layout(longest=500, overlap=50, silence=100, padded=0)
+FULL_WINDOWS = Layout(longest=1500, overlap=100, silence=0, padded=1500)
+
+
+def plan_windows(n_frames: int, layout: Layout) -> list[tuple[int, int]]:
+    """Windows (start, end) of nearly equal length that cover `n_frames` and overlap by `layout.overlap`."""
+    step = layout.longest - layout.overlap
+    count = max(1, math.ceil((n_frames - layout.overlap) / step))
+    share = (n_frames - layout.overlap) / count
+    starts = [round(index * share) for index in range(count)]
+    ends = [start + layout.overlap for start in starts[1:]] + [n_frames]
+    return list(zip(starts, ends))
+
+
+class WhisperPpg(SpeechEncoder):
+    """Features of Whisper's encoder, 50 a second: exactly T // 320 of them (at least one)."""
+
+    layout = SHORT_WINDOWS
+
+    def __init__(self, device: torch.device | str) -> None:
+        super().__init__(device)
+        self._network = load_encoder(require(*self.weights), self.dim).to(self.device)
+
+    def units(self, wav: torch.Tensor) -> torch.Tensor:
+        """Windows one after the other, so that memory does not grow with the clip; joined by linear cross-fades."""
+        n_frames = max(1, len(wav) // self.hop_length)
+        units = wav.new_zeros(self.dim, n_frames)
+        previous_end = 0
+        for start, end in plan_windows(n_frames, self.layout):
+            stop = len(wav) if end == n_frames else end * self.hop_length
+            rows = self._window(wav[start * self.hop_length : stop], end - start)
+            shared = previous_end - start
+            if shared > 0:
+                rise = torch.arange(1, shared + 1, device=wav.device) / (shared + 1)
+                units[:, start:previous_end] *= 1 - rise
+                rows[:, :shared] *= rise
+            units[:, start:end] += rows
+            previous_end = end
+        return units
+
+    def _window(self, wav: torch.Tensor, n_frames: int) -> torch.Tensor:
+        """(D, n_frames) of one window of audio."""
+        total = max(n_frames + self.layout.silence, self.layout.padded)
+        padded = F.pad(wav, (0, max(0, total * self.hop_length - len(wav))))[: total * self.hop_length]
+        mel = log_mel(padded, self._network.conv1.in_channels)
+        return self._network(mel[None])[0, :n_frames].T.contiguous()
+
+
+@ENCODERS.register("whisper-ppg-tiny")
+class WhisperTiny(WhisperPpg):
+    """37 million parameters with the decoder; the quickest."""
+
+    name = "whisper-ppg-tiny"
+    dim = 384
+    _sha256 = "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9"
+    weights = (Weights("pretrain/tiny.pt", f"{_URL}{_sha256}/tiny.pt", _sha256),)
+
+
+@ENCODERS.register("whisper-ppg-base")
+class WhisperBase(WhisperPpg):
+    """The one that comes with this repository, as int8; OpenAI's `base.pt` is used instead where it is there."""
+
+    name = "whisper-ppg-base"
+    dim = 512
+    _sha256 = "ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e"
+    weights = (
+        Weights("pretrain/base.pt", f"{_URL}{_sha256}/base.pt", _sha256),
+        Weights(
+            "pretrain/whisper-ppg-base/whisper_base_encoder_int8.safetensors",
+            "part of this repository: git checkout -- pretrain/whisper-ppg-base",
+            "8946692fbfba86bf098dc8040837d55cf4a5907000fe17d42dc664d8d0da866f",
+        ),
+    )
+
+
+@ENCODERS.register("whisper-ppg-small")
+class WhisperSmall(WhisperPpg):
+    """244 million parameters with the decoder."""
+
+    name = "whisper-ppg-small"
+    dim = 768
+    _sha256 = "9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794"
+    weights = (Weights("pretrain/small.pt", f"{_URL}{_sha256}/small.pt", _sha256),)
+
+
+@ENCODERS.register("whisper-ppg")
+class WhisperMedium(WhisperPpg):
+    """so-vits-svc's `whisper-ppg`, laid out as there up to 30 s; longer clips get more windows instead of a stretch."""
+
+    name = "whisper-ppg"
+    dim = 1024
+    layout = FULL_WINDOWS
+    _sha256 = "345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1"
+    weights = (Weights("pretrain/medium.pt", f"{_URL}{_sha256}/medium.pt", _sha256),)
+
+
+@ENCODERS.register("whisper-ppg-large")
+class WhisperLarge(WhisperPpg):
+    """so-vits-svc's `whisper-ppg-large` (large-v2), laid out as `whisper-ppg`."""
+
+    name = "whisper-ppg-large"
+    dim = 1280
+    layout = FULL_WINDOWS
+    _sha256 = "81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524"
+    weights = (Weights("pretrain/large-v2.pt", f"{_URL}{_sha256}/large-v2.pt", _sha256),)

@@ -1,0 +1,84 @@
+"""Every speech encoder whose weights are here keeps the same promises."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from signals import babble
+
+from modules.encoders.base import ENCODERS, SpeechEncoder, build_encoder, encoder_dim, encoder_identity
+from modules.errors import AudioError, MissingWeights, UsageError
+
+NAMES = ENCODERS.names()
+
+
+@cache
+def encoder(name: str) -> SpeechEncoder:
+    try:
+        return build_encoder(name, "cpu")
+    except MissingWeights as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_units_have_the_encoders_width_and_50_frames_a_second(name):
+    wav = babble(16000)
+    before = wav.copy()
+    units = encoder(name).encode(wav)
+    assert units.shape == (encoder_dim(name), 50) and units.dtype == torch.float32
+    assert encoder(name).dim == encoder_dim(name) and encoder(name).name == name
+    np.testing.assert_array_equal(wav, before)
+    assert not units.is_inference() and not units.requires_grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_audio_gives_the_same_units(name):
+    wav = babble(8000)
+    assert encoder(name).encode(wav).equal(encoder(name).encode(wav))
+
+
+@pytest.mark.parametrize("n_samples, n_frames", [(0, 0), (1, 1), (319, 1), (320, 1), (1600, 5), (16319, 50)])
+@pytest.mark.parametrize("name", NAMES)
+def test_short_audio_works(name, n_samples, n_frames):
+    units = encoder(name).encode(babble(16319)[:n_samples])
+    assert units.shape == (encoder_dim(name), n_frames)
+    assert units.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_silence_gives_finite_units(name):
+    assert encoder(name).encode(np.zeros(16000, np.float32)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_audio_is_refused(name):
+    with pytest.raises(AudioError, match="not finite"):
+        encoder(name).encode(np.full(1000, np.inf, np.float32))
+    with pytest.raises(ValueError, match="one channel"):
+        encoder(name).encode(np.zeros((2, 1000), np.float32))
+
+
+def test_the_embedded_encoder_is_there():
+    assert encoder("whisper-ppg-base").encode(babble(1600)).shape == (512, 5)
+    assert encoder_identity("whisper-ppg-base").startswith("whisper-ppg-base:")
+
+
+def test_an_encoder_of_a_later_version_says_what_there_is_now():
+    assert encoder_dim("vec768l12") == 768
+    assert encoder_dim("vec256l9-onnx") == 256
+    with pytest.raises(UsageError, match=r"not supported in this version yet.*whisper-ppg-base"):
+        build_encoder("vec768l12", "cpu")
+
+
+def test_an_unknown_encoder_lists_the_known_ones():
+    for function in (encoder_dim, lambda name: build_encoder(name, "cpu")):
+        with pytest.raises(UsageError, match=r"Did you mean whisper-ppg-base.*whisper-ppg-large"):
+            function("whisper-ppg-bass")
+
+
+def test_missing_weights_name_the_file_and_the_source(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path)
+    with pytest.raises(MissingWeights, match=r"pretrain/medium.pt: not found .*https://.*medium.pt"):
+        build_encoder("whisper-ppg", "cpu")
