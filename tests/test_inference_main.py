@@ -1,0 +1,201 @@
+"""The command line of conversion: upstream's flags and names, and one line for every mistake."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import soundfile
+from inference.fake_voice import fake_converter, sung
+
+import assemble
+import inference_main
+from modules.config.schema import Config
+from modules.errors import CheckpointError, ConfigError, MissingWeights, UsageError, UserError
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """A workspace with two songs, and a stand-in for the networks; gives the list of requests made."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw").mkdir()
+    for name in ("song.wav", "other.flac"):
+        soundfile.write(tmp_path / "raw" / name, sung(1, 16000), 16000)
+    return tmp_path
+
+
+@pytest.fixture
+def requests(monkeypatch):
+    """Conversion with stand-in networks, in two voices; gives the requests that were made."""
+    made = []
+
+    def load(request):
+        made.append(request)
+        return fake_converter()[0]
+
+    monkeypatch.setattr(assemble, "read_voice_config", lambda path: Config(spk={"alto": 0, "tenor": 1}))
+    monkeypatch.setattr(assemble, "load_converter", load)
+    return made
+
+
+def results(folder: Path) -> set[str]:
+    return {path.relative_to(folder / "results").as_posix() for path in (folder / "results").rglob("*.*")}
+
+
+def test_every_file_is_converted_for_every_speaker(workspace, requests, capsys):
+    flags = ["-n", "song", "other.flac", "-s", "tenor", "alto", "-t", "3", "-wf", "wav", "-f0p", "dio", "-m", "G.pth"]
+    assert inference_main.main(flags) == 0
+    assert results(workspace) == {
+        f"{name}_3key_{speaker}_sovits_dio.wav" for name in ("song", "other.flac") for speaker in ("alto", "tenor")
+    }
+    assert requests[0].model_path == Path("G.pth") and requests[0].f0_predictor == "dio"
+    assert capsys.readouterr().out.startswith('Next: python compare.py "raw/song.wav"')
+
+
+def test_each_file_has_its_own_key_and_the_first_serves_the_rest(workspace, requests):
+    soundfile.write(workspace / "raw" / "third.wav", sung(1, 16000), 16000)
+    assert inference_main.main(["-n", "song", "other.flac", "third", "-s", "alto", "-t", "1", "-2"]) == 0
+    assert results(workspace) == {
+        "song_1key_alto_sovits_pm.flac",
+        "other.flac_-2key_alto_sovits_pm.flac",
+        "third_1key_alto_sovits_pm.flac",
+    }
+
+
+def test_keys_stay_with_their_files_when_one_is_missing(workspace, requests):
+    assert inference_main.main(["-n", "gone", "other.flac", "-s", "alto", "-t", "1", "-2"]) == 1
+    assert results(workspace) == {"other.flac_-2key_alto_sovits_pm.flac"}
+
+
+def test_automatic_pitch_and_the_old_crepe_flag_show_in_the_name(workspace, requests):
+    assert inference_main.main(["-n", "song", "-s", "alto", "-a", "-fmp"]) == 0
+    assert results(workspace) == {"song_auto_alto_sovits_crepe.flac"}
+    assert requests[0].f0_predictor == "crepe"
+
+
+def test_both_spellings_of_the_noise_flag_are_understood():
+    parse = inference_main.make_arguments().parse_args
+    assert [parse([flag, "0.2"]).noise_scale for flag in ("-ns", "--noise_scale", "--noice_scale")] == [0.2] * 3
+    assert parse([]).noise_scale == 0.4
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-cr", "0.5"],
+        ["-cr", "0.5", "-cm", "logs/44k/kmeans_10000.pt"],
+        ["-fr"],
+        ["-shd"],
+        ["-od"],
+        ["-usm"],
+        ["-se"],
+        ["-eh"],
+        ["-f0p", "rmvpe", "-s", "alto", "-n", "song"],
+    ],
+)
+def test_what_comes_later_is_refused_by_its_name(workspace, flags, monkeypatch):
+    monkeypatch.setattr(assemble, "read_voice_config", lambda path: Config(spk={"alto": 0}))
+    if flags[1:] == ["rmvpe"] and "rmvpe" in assemble.PREDICTORS:
+        pytest.skip("rmvpe is there")
+    with pytest.raises(UsageError, match=f"{flags[0]}.*later version"):
+        inference_main.main(flags)
+    assert not (workspace / "results").exists()
+
+
+def test_flags_without_effect_are_harmless_and_named(workspace, requests, capsys):
+    flags = ["-n", "song", "-s", "alto", "-cm", "x.pt", "-cr", "0", "-dm", "d.pt", "-dc", "d.yaml", "-ks", "50"]
+    assert inference_main.main([*flags, "-eak", "3", "-lg", "1", "-t", "0", "5"]) == 0
+    said = capsys.readouterr().err
+    for flag in ("-cm", "-eak", "-lg", "-t"):
+        assert f"{flag} has" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["-lgr", "0"], "-lgr"),
+        (["-ft", "1.5"], "-ft"),
+        (["-ft", "nan"], "-ft"),
+        (["-wf", "xyz"], "xyz"),
+        (["-p", "-1"], "-p/"),
+        (["-sd", "40"], "-sd/"),
+        (["-n", "nothing"], r"In raw/: other\.flac, song\.wav"),
+        ([], r"君の知らない物語-src\.wav: no such file\. In raw/: other\.flac, song\.wav"),
+        (["-n", "song", "-s", "soprano"], "'soprano'.*alto, tenor"),
+        (["-n", "song"], "name the target voice with -s.*alto, tenor"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(workspace, requests, flags, message):
+    with pytest.raises(UserError, match=message):
+        inference_main.main(flags)
+    assert not requests, "refused before the networks are loaded"
+
+
+def test_the_only_speaker_needs_no_name():
+    assert inference_main.choose_speakers(None, ["alto"]) == ["alto"]
+    assert inference_main.choose_speakers(None, ["alto", "buyizi"]) == ["buyizi"]
+    assert inference_main.choose_speakers(["alto", "alto"], ["alto", "tenor"]) == ["alto"]
+
+
+def test_without_m_the_newest_model_is_taken_unless_upstreams_default_exists(workspace, caplog):
+    caplog.set_level(logging.INFO)
+    folder = workspace / "logs" / "44k"
+    folder.mkdir(parents=True)
+    assert inference_main.choose_model(None) == Path(inference_main.DEFAULT_MODEL)
+    for step in (0, 800, 12000):
+        (folder / f"G_{step}.pth").touch()
+    assert inference_main.choose_model(None) == Path("logs/44k/G_12000.pth")
+    assert "G_12000.pth" in caplog.text
+    (folder / "G_37600.pth").touch()
+    assert inference_main.choose_model(None) == Path("logs/44k/G_37600.pth")
+    assert inference_main.choose_model("logs/44k/G_800.pth") == Path("logs/44k/G_800.pth")
+
+
+def test_without_c_the_config_beside_the_model_is_taken(workspace):
+    (workspace / "logs" / "tenor").mkdir(parents=True)
+    (workspace / "logs" / "tenor" / "config.json").touch()
+    choose = inference_main.choose_config
+    assert choose(None, "logs/tenor/G_1.pth") == Path("logs/tenor/config.json")
+    assert choose(None, "elsewhere/G_1.pth") == choose(None, None) == Path("logs/44k/config.json")
+    assert choose("my.json", "logs/tenor/G_1.pth") == Path("my.json")
+
+
+def write_config(path: Path, **model) -> Path:
+    values = {"model": {"ssl_dim": 512, "speech_encoder": "whisper-ppg-base", **model}, "spk": {"alto": 0}}
+    path.write_text(json.dumps(values), "utf-8")
+    return path
+
+
+def test_a_missing_config_or_model_is_named(workspace):
+    with pytest.raises(ConfigError, match=r"logs/44k/config\.json: no such file"):
+        inference_main.main(["-n", "song"])
+    write_config(workspace / "config.json")
+    (workspace / "G_5.pth").touch()
+    with pytest.raises(CheckpointError, match=r"G_7\.pth: no such file\. There: G_5\.pth"):
+        inference_main.main(["-n", "song", "-m", "G_7.pth", "-c", "config.json"])
+    with pytest.raises(CheckpointError, match=r"G_5\.pth"):
+        inference_main.main(["-n", "song", "-m", "G_5.pth", "-c", "config.json"])
+
+
+def test_an_encoder_of_another_width_is_named_with_both_widths(workspace):
+    write_config(workspace / "config.json", ssl_dim=768)
+    with pytest.raises(ConfigError, match=r"ssl_dim is 768.*'whisper-ppg-base'.* 512 wide"):
+        inference_main.main(["-n", "song", "-c", "config.json"])
+
+
+def test_an_unknown_encoder_device_or_predictor_is_answered_with_the_known_ones(workspace):
+    write_config(workspace / "config.json", speech_encoder="myvec")
+    with pytest.raises(ConfigError, match=r"'myvec'.*whisper-ppg-base"):
+        inference_main.main(["-n", "song", "-c", "config.json"])
+    write_config(workspace / "config.json")
+    with pytest.raises(UsageError, match=r"Available:.*cpu"):
+        inference_main.main(["-n", "song", "-c", "config.json", "-d", "abacus"])
+    with pytest.raises(UsageError, match=r"'pitchy'.*crepe"):
+        inference_main.main(["-n", "song", "-c", "config.json", "-f0p", "pitchy"])
+
+
+def test_a_missing_encoder_is_answered_with_its_source(workspace, monkeypatch):
+    write_config(workspace / "config.json", speech_encoder="whisper-ppg", ssl_dim=1024)
+    (workspace / "G_5.pth").touch()
+    with pytest.raises(MissingWeights, match="https://"):
+        inference_main.main(["-n", "song", "-c", "config.json", "-m", "G_5.pth"])
