@@ -1,0 +1,314 @@
+"""The features of one clip: how they are made, stored, found stale, and read. Owns every name, shape and dtype.
+
+    X.wav                the clip
+    X.wav.soft.pt        units    (1, D, N') float32 at the encoder's 50 frames a second
+    X.wav.f0.npy         f0, uv   (2, N) float32: Hz with gaps filled, and 1 = voiced
+    X.spec.pt            spec     (F, N) float32
+    X.wav.vol.npy        volume   (N,) float32, where the model uses it
+    X.wav.features.json  from which clip and with which settings each was made
+
+Names and shapes are so-vits-svc's; its f0 was a pickled object, which is not read here but made again.
+"""
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modules.audio.io import read, resample
+from modules.audio.mel import spectrogram
+from modules.audio.volume import frame_volume
+from modules.config.audio import AudioSpec
+from modules.contracts import F0Predictor, SpeechEncoder
+from modules.errors import AudioError, DataError
+from modules.f0.base import DEFAULT_THRESHOLD
+from modules.f0.convert import F0_MAX, F0_MIN
+from modules.files import atomic_path, sha256_of, write_json
+
+COMMAND = "python preprocess_hubert_f0.py"
+NAMES = ("units", "f0", "spec", "volume")
+# Raise a number when the way that a feature is computed changes; stored ones are then made again.
+VERSIONS = {"units": 1, "f0": 1, "spec": 1, "volume": 1}
+_TOLERANCE_FRAMES = 3  # features of one clip may differ by less than this; they are cut to the shortest
+_ENCODER_FRAMES_PER_SECOND = 50
+
+
+@dataclass(frozen=True)
+class FeatureRecipe:
+    """Everything that features depend on besides the clip.
+
+    Args:
+        encoder: `encoder_identity(name)`, the encoder's name and the checksum of its weights.
+        predictor: name of the pitch predictor.
+        audio: the model's rate and spectrum.
+        with_volume: whether a loudness curve is wanted.
+        threshold, f0_min, f0_max: as the predictor is built.
+    """
+
+    encoder: str
+    predictor: str
+    audio: AudioSpec
+    with_volume: bool = False
+    threshold: float = DEFAULT_THRESHOLD
+    f0_min: float = F0_MIN
+    f0_max: float = F0_MAX
+
+    def by_feature(self) -> dict[str, dict]:
+        """What each wanted feature depends on, as JSON stores it."""
+        audio = asdict(self.audio)
+        frames = {key: audio[key] for key in ("sampling_rate", "hop_length")}
+        pitch = {key: getattr(self, key) for key in ("predictor", "threshold", "f0_min", "f0_max")}
+        parts = {
+            "units": {"encoder": self.encoder, "sampling_rate": audio["sampling_rate"]},
+            "f0": {**pitch, **frames},
+            "spec": {**frames, "n_fft": audio["n_fft"], "win_length": audio["win_length"]},
+            "volume": frames,
+        }
+        if not self.with_volume:
+            del parts["volume"]
+        return {name: {"version": VERSIONS[name], **part} for name, part in parts.items()}
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """One clip as training needs it, all on the CPU and cut to the same N frames.
+
+    Args:
+        units: (D, N') float32, not aligned.
+        f0: (N,) float32 Hz.
+        uv: (N,) float32, 1 = voiced.
+        spec: (F, N) float32.
+        volume: (N,) float32, or None.
+        wav: (N * hop_length,) float32, up to 3 hops shorter at the end.
+    """
+
+    units: torch.Tensor
+    f0: torch.Tensor
+    uv: torch.Tensor
+    spec: torch.Tensor
+    volume: torch.Tensor | None
+    wav: torch.Tensor
+
+
+def path_of(wav_path: Path, name: str) -> Path:
+    """Where a feature of `NAMES` lies."""
+    if name == "spec":
+        return wav_path.with_suffix(".spec.pt")
+    return wav_path.with_name(wav_path.name + {"units": ".soft.pt", "f0": ".f0.npy", "volume": ".vol.npy"}[name])
+
+
+def missing(wav_path: Path, recipe: FeatureRecipe) -> list[str]:
+    """Names of the features that are absent, or were made from another clip or with other settings."""
+    stored = _read_sidecar(wav_path)
+    current = stored.get("features", {}) if stored.get("wav_sha256") == sha256_of(wav_path) else {}
+    wanted = recipe.by_feature()
+    return [name for name in wanted if current.get(name) != wanted[name] or not path_of(wav_path, name).is_file()]
+
+
+def extract(
+    wav_path: Path, recipe: FeatureRecipe, encoder: SpeechEncoder | None, predictor: F0Predictor | None
+) -> list[str]:
+    """Makes the missing features of a clip and returns their names.
+
+    A feature is struck off the sidecar before its file is replaced and entered after: whenever this is interrupted,
+    what the sidecar lists is whole and right.
+
+    Args:
+        wav_path: the clip.
+        recipe: what is wanted.
+        encoder: may be None where no units are missing.
+        predictor: may be None where no f0 is missing.
+
+    Raises:
+        AudioError: the clip cannot be read, or is too short.
+        DataError: it has another rate than the config.
+    """
+    names, wanted = missing(wav_path, recipe), recipe.by_feature()
+    if not names:
+        return []
+    wav = _read_clip(wav_path, recipe.audio)
+    digest, stored = sha256_of(wav_path), _read_sidecar(wav_path)
+    entries = stored.get("features", {}) if stored.get("wav_sha256") == digest else {}
+    entries = {name: entry for name, entry in entries.items() if name not in names}
+    if stored:
+        write_json(_sidecar(wav_path), {"wav_sha256": digest, "features": entries})
+    makers: dict[str, Callable[[], None]] = {
+        "units": lambda: _make_units(wav_path, wav, recipe.audio, encoder),
+        "f0": lambda: _make_f0(wav_path, wav, predictor),
+        "spec": lambda: _make_spec(wav_path, wav, recipe.audio),
+        "volume": lambda: _make_volume(wav_path, wav, recipe.audio),
+    }
+    for name in names:
+        makers[name]()
+    entries.update({name: wanted[name] for name in names})
+    write_json(_sidecar(wav_path), {"wav_sha256": digest, "features": entries})
+    return names
+
+
+def load(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool = False) -> ClipFeatures:
+    """A clip and its features, checked against each other and against the config.
+
+    Args:
+        wav_path: the clip.
+        audio: the config's rate and spectrum.
+        encoder: the config's `model.speech_encoder`.
+        with_volume: the config's `model.vol_embedding`.
+
+    Raises:
+        DataError: a feature is missing, stale, damaged, of the wrong shape or not finite; the text names the command.
+        AudioError: the clip itself cannot be read.
+    """
+    _check_sidecar(wav_path, audio, encoder, with_volume)
+    wav = torch.from_numpy(_read_clip(wav_path, audio))
+    units = _read_tensor(wav_path, "units", 3)[0]
+    pitch = _read_array(wav_path, "f0", 2)
+    spec = _read_tensor(wav_path, "spec", 2)
+    volume = _read_array(wav_path, "volume", 1) if with_volume else None
+    if pitch.shape[0] != 2 or spec.shape[0] != audio.n_freqs:
+        name, found = ("f0", pitch.shape) if pitch.shape[0] != 2 else ("spec", spec.shape)
+        raise _rebuild(path_of(wav_path, name), f"has the shape {tuple(found)}")
+    n_units = len(wav) / audio.sampling_rate * _ENCODER_FRAMES_PER_SECOND
+    if abs(units.shape[1] - n_units) > _TOLERANCE_FRAMES:
+        raise _rebuild(path_of(wav_path, "units"), f"has {units.shape[1]} frames, about {n_units:.0f} are expected")
+    lengths = {"f0": pitch.shape[1], "spec": spec.shape[1]} | ({} if volume is None else {"volume": len(volume)})
+    for name, length in lengths.items():
+        if abs(length - audio.n_frames(len(wav))) >= _TOLERANCE_FRAMES:
+            problem = f"has {length} frames, {audio.n_frames(len(wav))} are expected"
+            raise _rebuild(path_of(wav_path, name), problem)
+    n = min(lengths.values())
+    return ClipFeatures(
+        units=units,
+        f0=pitch[0, :n],
+        uv=pitch[1, :n],
+        spec=spec[:, :n],
+        volume=None if volume is None else volume[:n],
+        wav=wav[: n * audio.hop_length],
+    )
+
+
+def _make_units(wav_path: Path, wav: np.ndarray, audio: AudioSpec, encoder: SpeechEncoder) -> None:
+    units = encoder.encode(resample(wav, audio.sampling_rate, encoder.sampling_rate))
+    _save_tensor(path_of(wav_path, "units"), units[None].float().cpu())
+
+
+def _make_f0(wav_path: Path, wav: np.ndarray, predictor: F0Predictor) -> None:
+    found = predictor.predict(wav)
+    _save_array(path_of(wav_path, "f0"), np.stack([found.f0, found.uv]))
+
+
+def _make_spec(wav_path: Path, wav: np.ndarray, audio: AudioSpec) -> None:
+    _save_tensor(path_of(wav_path, "spec"), spectrogram(torch.from_numpy(wav), audio))
+
+
+def _make_volume(wav_path: Path, wav: np.ndarray, audio: AudioSpec) -> None:
+    _save_array(path_of(wav_path, "volume"), frame_volume(torch.from_numpy(wav), audio.hop_length).numpy())
+
+
+def _save_tensor(path: Path, tensor: torch.Tensor) -> None:
+    with atomic_path(path) as temporary:
+        torch.save(tensor.contiguous().clone(), temporary)
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with atomic_path(path) as temporary:
+        np.save(temporary, array.astype(np.float32), allow_pickle=False)
+
+
+def _read_clip(wav_path: Path, audio: AudioSpec) -> np.ndarray:
+    wav, rate = read(wav_path)
+    if rate != audio.sampling_rate:
+        raise DataError(
+            f"{wav_path}: has {rate} Hz, but data.sampling_rate of the config is {audio.sampling_rate}. "
+            f"Make the clips again with: python resample.py --sr2 {audio.sampling_rate}"
+        )
+    shortest = (audio.n_fft - audio.hop_length) // 2 + 1
+    if len(wav) < max(shortest, audio.hop_length):
+        raise AudioError(f"{wav_path}: {len(wav)} samples are too short; remove the file")
+    if not np.isfinite(wav).all():
+        raise AudioError(f"{wav_path}: holds samples that are not finite; remove the file")
+    return wav
+
+
+def _read_tensor(wav_path: Path, name: str, n_dims: int) -> torch.Tensor:
+    path = path_of(wav_path, name)
+    try:
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise _rebuild(path, "is missing") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError):
+        raise _rebuild(path, "is damaged") from None
+    if not isinstance(tensor, torch.Tensor):
+        raise _rebuild(path, f"holds a {type(tensor).__name__}")
+    return _checked(path, tensor, n_dims)
+
+
+def _read_array(wav_path: Path, name: str, n_dims: int) -> torch.Tensor:
+    path = path_of(wav_path, name)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise _rebuild(path, "is missing") from None
+    except (ValueError, EOFError, OSError) as error:
+        is_pickle = "allow_pickle" in str(error) or "Object arrays" in str(error)
+        problem = "is in so-vits-svc's pickled form, which could run code" if is_pickle else "is damaged"
+        raise _rebuild(path, problem) from None
+    if array.dtype.kind not in "fiu":
+        raise _rebuild(path, f"holds {array.dtype}")
+    return _checked(path, torch.from_numpy(array), n_dims)
+
+
+def _checked(path: Path, tensor: torch.Tensor, n_dims: int) -> torch.Tensor:
+    if tensor.dim() != n_dims or 0 in tensor.shape:
+        raise _rebuild(path, f"has the shape {tuple(tensor.shape)}")
+    if not tensor.isfinite().all():
+        raise _rebuild(path, "holds values that are not finite")
+    return tensor.float()
+
+
+def _check_sidecar(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool) -> None:
+    """Compares what the sidecar says with the config; the pitch predictor and exact weights are the user's choice."""
+    stored = _read_sidecar(wav_path)
+    if not stored:
+        raise _rebuild(wav_path, "has no features yet, or ones made by another tool")
+    try:
+        digest = sha256_of(wav_path)
+    except OSError as error:
+        raise AudioError(f"{wav_path}: cannot be read ({error.strerror})") from None
+    if stored.get("wav_sha256") != digest:
+        raise _rebuild(wav_path, "has changed since its features were made")
+    features = stored["features"]
+    wanted = FeatureRecipe(f"{encoder}:", "", audio, with_volume).by_feature()
+    for name, part in wanted.items():
+        if name not in features:
+            raise _rebuild(path_of(wav_path, name), "is missing")
+        found = features[name]
+        found_encoder = str(found.get("encoder", "")).split(":")[0]
+        if name == "units" and found_encoder != encoder:
+            raise _rebuild(path_of(wav_path, name), f"is stale: made with the encoder {found_encoder}, not {encoder}")
+        for key in ("version", "sampling_rate", "hop_length", "n_fft", "win_length"):
+            if found.get(key) != part.get(key):
+                raise _rebuild(
+                    path_of(wav_path, name), f"is stale: made with {key} {found.get(key)}, not {part.get(key)}"
+                )
+
+
+def _sidecar(wav_path: Path) -> Path:
+    return wav_path.with_name(wav_path.name + ".features.json")
+
+
+def _read_sidecar(wav_path: Path) -> dict:
+    """The sidecar's content, or nothing where it is absent or not ours."""
+    try:
+        stored = json.loads(_sidecar(wav_path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    is_ours = isinstance(stored, dict) and isinstance(stored.get("features"), dict)
+    return stored if is_ours and all(isinstance(part, dict) for part in stored["features"].values()) else {}
+
+
+def _rebuild(path: Path, problem: str) -> DataError:
+    return DataError(f"{path}: {problem}. Make it again with: {COMMAND}")
