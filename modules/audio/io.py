@@ -4,15 +4,16 @@ Nothing here knows about speakers or models. soundfile reads wav, flac, ogg, opu
 AAC files need converting first, and the message says so.
 """
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 import soundfile
 import soxr
 
+from modules.audio.truncation import refuse_truncated
 from modules.errors import AudioError, UsageError
 from modules.files import atomic_path
 
@@ -22,7 +23,7 @@ AUDIO_SUFFIXES = frozenset(
 # Audio that people have but libsndfile cannot decode.
 UNREADABLE_SUFFIXES = frozenset(".m4a .mp4 .aac .wma .amr .ape .ac3 .webm .mka".split())
 _OUTPUT_FORMATS = {"opus": ("OGG", "OPUS"), "aif": ("AIFF", None), "oga": ("OGG", None), "wave": ("WAV", None)}
-_STREAMED_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # written by programs that cannot seek back to fill in the real size
+_RATES = range(1000, 1_000_001)  # a header that says anything else is damaged, and resampling from 1 Hz eats all memory
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def read_blocks(path: Path | str, block_seconds: float = 10.0) -> Iterator[np.nd
         AudioError: as `read`, when the reading reaches the damage.
     """
     path = Path(path)
-    _refuse_truncated(path)
+    refuse_truncated(path)
     with _open(path) as file:
         announced, rate, done = file.frames, file.samplerate, 0
         if not announced:
@@ -186,11 +187,14 @@ def _open(path: Path) -> soundfile.SoundFile:
     try:
         if path.is_dir():
             raise AudioError(f"{path}: is a folder, expected an audio file")
-        if not path.stat().st_size:
+        stat = path.stat()
+        if not S_ISREG(stat.st_mode):  # reading a pipe would wait for ever
+            raise AudioError(f"{path}: is not a regular file")
+        if not stat.st_size:
             raise AudioError(f"{path}: is empty (0 bytes)")
         with path.open("rb"):
             pass
-        return soundfile.SoundFile(path)
+        file = soundfile.SoundFile(path)
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file") from None
     except PermissionError:
@@ -200,38 +204,15 @@ def _open(path: Path) -> soundfile.SoundFile:
             advice = f'soundfile cannot read this format. Convert it: ffmpeg -i "{path.name}" "{path.stem}.flac"'
             raise AudioError(f"{path}: {advice}") from None
         reason = str(error).split(": ", 1)[-1].strip().rstrip(".")
+        if "does not exist" in reason:  # what libsndfile says when its mp3 decoder finds nothing
+            reason = "no audio found in it"
         raise AudioError(f"{path}: not an audio file that can be read ({reason})") from None
-
-
-def _refuse_truncated(path: Path) -> None:
-    """Finds files that end early by their own bookkeeping: libsndfile reads those without a word."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(12)
-            size = path.stat().st_size
-            if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-                _check_chunks(path, file, size, "<", b"data")
-            elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
-                _check_chunks(path, file, size, ">", b"SSND")
-            elif head[:4] == b"OggS":
-                file.seek(max(0, size - (1 << 17)))
-                tail = file.read()
-                last_page = tail.rfind(b"OggS")
-                if last_page < 0 or not tail[last_page + 5] & 4:  # bit 2: the last page of the stream
-                    raise AudioError(f"{path}: truncated: the end of the stream is missing")
-    except OSError:
-        return  # opening it properly gives the better message
-
-
-def _check_chunks(path: Path, file: object, size: int, order: str, wanted: bytes) -> None:
-    """Walks the chunks of a RIFF or AIFF file to the samples and compares their size with what is there."""
-    at = 12
-    while at + 8 <= size:
-        file.seek(at)
-        name, length = struct.unpack(f"{order}4sI", file.read(8))
-        if name == wanted:
-            if length not in _STREAMED_SIZES and length > size - at - 8:
-                share = 100 * max(0, size - at - 8) // length
-                raise AudioError(f"{path}: truncated: only {share} % of the samples it announces are there")
-            return
-        at += 8 + length + length % 2
+    wrong = None
+    if file.format == "RAW":  # libsndfile takes any .au or .snd file without a header for 8 kHz telephone sound
+        wrong = "not an audio file that can be read (no header)"
+    elif file.samplerate not in _RATES:
+        wrong = f"its header says {file.samplerate} Hz, expected {_RATES[0]} to {_RATES[-1]} Hz; it may be damaged"
+    if wrong:
+        file.close()
+        raise AudioError(f"{path}: {wrong}")
+    return file
