@@ -1,0 +1,198 @@
+"""Step 3 as a user runs it: what is made, what is left alone, and what each mistake says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from signals import sung
+
+import preprocess_hubert_f0
+from modules.config.io import save_config
+from modules.config.schema import Config
+from modules.errors import ConfigError, DataError, MissingWeights, UsageError
+
+ROOT = Path(__file__).resolve().parents[1]
+PATTERNS = ("*.soft.pt", "*.f0.npy", "*.spec.pt", "*.vol.npy", "*.features.json")
+
+
+def run(*flags: str) -> int:
+    return preprocess_hubert_f0.main(["-d", "cpu", "--f0_predictor", "dio", *flags])
+
+
+def write_config(**model) -> None:
+    config = Config()
+    config.spk = {"alto": 0, "bass": 1}
+    for key, value in {"speech_encoder": "whisper-ppg-base", "ssl_dim": 512, "gin_channels": 512, **model}.items():
+        setattr(config.model, key, value)
+    save_config(config, Path("configs/config.json"))
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch) -> Path:
+    """Two speakers with two clips of half a second each."""
+    monkeypatch.chdir(tmp_path)
+    for index, (speaker, name) in enumerate([("alto", "a"), ("alto", "b"), ("bass", "c"), ("bass", "d")]):
+        folder = tmp_path / "dataset" / "44k" / speaker
+        folder.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / f"{name}.wav", sung(np.full(22050, 150.0 + 30 * index), 44100), 44100)
+    write_config()
+    return tmp_path
+
+
+def made() -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for pattern in PATTERNS for path in Path("dataset").rglob(pattern)}
+
+
+def test_features_are_made_once_and_the_next_command_is_printed(workspace, capsys, caplog):
+    caplog.set_level("INFO")
+    assert run() == 0
+    assert len(list(Path("dataset").rglob("*.soft.pt"))) == 4 and not list(Path("dataset").rglob("*.vol.npy"))
+    assert torch.load("dataset/44k/alto/a.wav.soft.pt", weights_only=True).shape == (1, 512, 25)
+    f0, uv = np.load("dataset/44k/bass/c.wav.f0.npy")
+    assert uv.mean() > 0.8 and np.abs(f0 - 210).max() < 8
+    assert capsys.readouterr().out.endswith("Next: python train.py -c configs/config.json -m 44k\n")
+    assert "4 clips: 4 made (4 units, 4 f0, 4 spec), 0 up to date, 0 skipped" in caplog.text
+    before = made()
+    assert run() == 0 and made() == before
+    assert "4 clips: 0 made, 4 up to date, 0 skipped" in caplog.text
+
+
+def test_nothing_is_loaded_when_nothing_is_missing(workspace, monkeypatch):
+    assert run() == 0
+
+    def refuse(*_, **__):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("modules.encoders.base.build_encoder", refuse)
+    monkeypatch.setattr("modules.f0.base.build_predictor", refuse)
+    assert run() == 0
+    Path("dataset/44k/alto/a.spec.pt").unlink()
+    assert run() == 0 and Path("dataset/44k/alto/a.spec.pt").is_file()
+
+
+def test_volume_is_added_when_the_config_asks_for_it(workspace):
+    assert run() == 0
+    before = made()
+    write_config(vol_embedding=True)
+    assert run() == 0
+    after = made()
+    assert len(list(Path("dataset").rglob("*.vol.npy"))) == 4
+    assert all(after[path] == stamp for path, stamp in before.items() if path.suffix != ".json")
+
+
+def test_another_predictor_changes_only_the_pitch(workspace):
+    assert run() == 0
+    before = made()
+    assert run("--f0_predictor", "pm") == 0
+    changed = {path.suffix for path, stamp in made().items() if stamp != before[path]}
+    assert changed == {".npy", ".json"}
+
+
+def test_a_bad_clip_is_named_and_the_others_are_made(workspace, caplog, capsys):
+    Path("dataset/44k/alto/bad.wav").write_bytes(b"not audio")
+    soundfile.write("dataset/44k/bass/slow.wav", np.full(22050, 0.1), 22050)
+    assert run() == 1
+    assert "alto/bad.wav" in caplog.text and "slow.wav: has 22050 Hz" in caplog.text
+    assert "python resample.py --sr2 44100" in caplog.text
+    assert len(list(Path("dataset").rglob("*.soft.pt"))) == 4
+    assert "Next:" not in capsys.readouterr().out
+
+
+def test_leftovers_of_killed_runs_are_removed(workspace):
+    leftover = Path("dataset/44k/alto/.a.wav.soft.pt.999999999.partial.pt")
+    leftover.write_bytes(b"half")
+    assert run() == 0 and not leftover.exists()
+
+
+@pytest.mark.slow
+def test_two_workers_make_the_same_as_one(workspace):
+    assert run("--num_processes", "2") == 0
+    two = {path: path.read_bytes() for path in made() if path.suffix == ".npy"}
+    units = {path: torch.load(path, weights_only=True) for path in Path("dataset").rglob("*.soft.pt")}
+    for path in made():
+        path.unlink()
+    assert run() == 0
+    assert {path: path.read_bytes() for path in made() if path.suffix == ".npy"} == two
+    for path, tensor in units.items():
+        torch.testing.assert_close(torch.load(path, weights_only=True), tensor, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_killed_run_resumes_and_leaves_nothing_half_written(workspace):
+    for index in range(12):
+        soundfile.write(f"dataset/44k/alto/more{index}.wav", sung(np.full(88200, 200.0 + index), 44100), 44100)
+    command = [sys.executable, str(ROOT / "preprocess_hubert_f0.py"), "-d", "cpu", "--f0_predictor", "dio"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(Path("dataset").rglob("*.features.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {path for path in made() if path.suffix == ".json"}
+    before = made()
+    assert 3 <= len(done) < 16
+    assert run() == 0
+    assert len([path for path in made() if path.suffix == ".json"]) == 16
+    finished = {str(path).removesuffix(".features.json") for path in done}
+    kept = [path for path in before if any(str(path).startswith(name) for name in finished)]
+    assert all(made()[path] == before[path] for path in kept), "finished clips are not made again"
+    assert not list(Path("dataset").rglob(".*partial*"))
+
+
+@pytest.mark.parametrize(
+    "flags, text",
+    [
+        (["--use_diff"], "--use_diff comes with the diffusion model"),
+        (["--f0_predictor", "rmvpe"], "rmvpe comes with a later version; use --f0_predictor fcpe"),
+        (["--f0_predictor", "fcpee"], "unknown f0 predictor 'fcpee'. Did you mean fcpe"),
+        (["--num_processes", "-1"], "--num_processes -1"),
+        (["-d", "cuda:9"], "device 'cuda:9' is not available here"),
+    ],
+)
+def test_flags_that_cannot_be_honoured_are_refused(workspace, flags, text):
+    with pytest.raises(UsageError) as caught:
+        run(*flags)
+    assert text in str(caught.value) and not made()
+
+
+def test_a_missing_folder_or_config_names_the_step_before(workspace):
+    with pytest.raises(DataError, match=r"nowhere: no such folder\. Make it with: python resample\.py"):
+        run("--in_dir", "nowhere")
+    Path("empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: holds no SPEAKER/clip\.wav"):
+        run("--in_dir", "empty")
+    with pytest.raises(ConfigError, match=r"no such file.*preprocess_flist_config\.py"):
+        run("-c", "configs/other.json")
+
+
+def test_a_config_whose_width_is_not_the_encoders_is_refused(workspace):
+    write_config(ssl_dim=768)
+    with pytest.raises(ConfigError, match=r"ssl_dim is 768, but whisper-ppg-base gives units 512 wide"):
+        run()
+
+
+def test_an_encoder_of_a_later_version_is_refused_before_anything_is_made(workspace):
+    write_config(speech_encoder="vec768l12", ssl_dim=768)
+    with pytest.raises(UsageError, match="not supported in this version yet"):
+        run()
+    write_config(speech_encoder="whisper-ppg", ssl_dim=1024)
+    if not (ROOT / "pretrain" / "medium.pt").is_file():
+        with pytest.raises(MissingWeights, match=r"pretrain/medium\.pt: not found"):
+            run()
+    assert not made()
+
+
+def test_the_weights_identity_is_part_of_the_sidecar(workspace):
+    assert run() == 0
+    stored = json.loads(Path("dataset/44k/alto/a.wav.features.json").read_text("utf-8"))
+    name, digest = stored["features"]["units"]["encoder"].split(":")
+    assert name == "whisper-ppg-base" and len(digest) == 64
