@@ -22,9 +22,12 @@ from vdecoder.source import HarmonicSource
 # torch's own default; every published checkpoint was trained with it before the last convolution.
 LAST_SLOPE = 0.01
 
-# Frames per window of `in_windows`: near the best of 64 to 2000 on a CPU; on a GPU only the memory counts.
-CPU_WINDOW = 288
+# Most frames per window of `in_windows`. On a CPU the widest tensors then stay below 32 MB, above which the C library
+# asks the system for fresh pages each time, at twice the cost; on a GPU only the memory counts.
+CPU_WINDOW = 576
 GPU_WINDOW = 2048
+# Sizes of windows are multiples of this, so that kernels are planned for few lengths only.
+WINDOW_STEP = 64
 
 ACTIVATIONS = {"nsf-hifigan": "lrelu", "nsf-snake-hifigan": "snake"}
 
@@ -136,14 +139,14 @@ class NSFGenerator(nn.Module):
     ) -> torch.Tensor:
         """What `forward` returns, computed in overlapping windows of frames: the same samples up to rounding.
 
-        All windows have one size, so that a long stretch needs no more memory than a short one, the tensors of the wide
-        stages stay in the processor's cache (twice as fast on a CPU), and kernels are planned for one length only.
+        A long stretch so needs no more memory than a short one. For example, 861 frames with a reach of 15 make two
+        windows of 448: [0, 448) of which the last 15 are dropped, and [413, 861) of which the first 20 are.
 
         Args:
             x: (B, C, N) frames.
             f0: (B, N) Hz.
             g: (B, cond_channels, 1 or N) condition, or None.
-            window: frames per window, more than twice `reach`; None takes what suits the device.
+            window: most frames per window, more than twice `reach`; None takes what suits the device.
 
         Returns:
             (B, 1, N * hop_length) float32 in [-1, 1].
@@ -153,6 +156,9 @@ class NSFGenerator(nn.Module):
             window = CPU_WINDOW if x.device.type == "cpu" else GPU_WINDOW
         if n_frames <= window or window <= 2 * reach:
             return self.forward(x, f0, g)
+        count = math.ceil((n_frames - 2 * reach) / (window - 2 * reach))
+        smallest = math.ceil((n_frames - 2 * reach) / count) + 2 * reach
+        window = min(window, WINDOW_STEP * math.ceil(smallest / WINDOW_STEP), n_frames)
         excitation = self.m_source(f0)
         wav = excitation.new_empty(excitation.shape)
         done = 0
