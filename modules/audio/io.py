@@ -68,8 +68,8 @@ def read_blocks(path: Path | str, block_seconds: float = 10.0) -> Iterator[np.nd
         AudioError: as `read`, when the reading reaches the damage.
     """
     path = Path(path)
-    refuse_truncated(path)
     with _open(path) as file:
+        refuse_truncated(path)
         announced, rate, done = file.frames, file.samplerate, 0
         if not announced:
             raise AudioError(f"{path}: holds no samples")
@@ -119,12 +119,19 @@ def write(path: Path | str, wav: np.ndarray, rate: int, subtype: str = "PCM_16")
     Raises:
         AudioError: the folder cannot be written or the disk is full.
     """
-    samples = wav if wav.dtype == np.int16 or subtype in ("FLOAT", "DOUBLE") else np.clip(wav, -1.0, 1.0)
+    samples = wav if subtype in ("FLOAT", "DOUBLE") else _for_subtype(wav, subtype)
     try:
         with atomic_path(path) as temporary:
             soundfile.write(temporary, samples, rate, subtype=subtype, format="WAV")
     except (OSError, soundfile.SoundFileError) as error:
         raise AudioError(f"{path}: cannot be written ({error})") from None
+
+
+def _for_subtype(wav: np.ndarray, subtype: str) -> np.ndarray:
+    """Clipped, and for 16 bits rounded as well: libsndfile itself rounds down, which shifts all by half a step."""
+    if wav.dtype == np.int16:
+        return wav
+    return to_int16(wav) if subtype == "PCM_16" else np.clip(wav, -1.0, 1.0)
 
 
 class StreamWriter:
@@ -173,7 +180,7 @@ class StreamWriter:
             AudioError: the disk is full or the format refuses.
         """
         try:
-            self._file.write(np.clip(wav, -1.0, 1.0))
+            self._file.write(_for_subtype(wav, self._subtype))
         except (OSError, RuntimeError, soundfile.SoundFileError) as error:
             raise AudioError(f"{self.path}: writing failed ({error}). Is the disk full?") from None
         self.n_samples += len(wav)
