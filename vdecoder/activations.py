@@ -57,7 +57,8 @@ class SnakeBeta(nn.Module):
         """(B, C, T) to the same shape."""
         alpha = self.alpha.exp()[:, None]
         beta = self.beta.exp()[:, None]
-        return x + torch.sin(x * alpha).square() / (beta + 1e-9)
+        sine = torch.sin(x * alpha)
+        return torch.addcmul(x, sine, sine / (beta + 1e-9))
 
 
 class _Upsample(nn.Module):
