@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -78,6 +79,7 @@ def _run_in_processes(
     function: Callable, items: Sequence, workers: int, initializer: Callable | None, initargs: tuple
 ) -> Iterator[tuple[Any, Any]]:
     failure = None
+    others = set(multiprocessing.active_children())
     with _threads_for(workers):
         pool = ProcessPoolExecutor(
             workers, multiprocessing.get_context("spawn"), _start_worker, (initializer, initargs)
@@ -103,7 +105,7 @@ def _run_in_processes(
             for item in queue:
                 yield item, failure
         except BaseException:  # Ctrl-C, or the reader stopped asking: what is being worked on is given up
-            for process in multiprocessing.active_children():
+            for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
         finally:
@@ -142,11 +144,18 @@ class _StartFailed(Exception):
 def _start_worker(initializer: Callable | None, initargs: tuple) -> None:
     global _start_error
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         if initializer is not None:
             initializer(*initargs)
     except Exception as error:
         _start_error = error
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its workers; without this they would wait for work for ever and hold their memory."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _guarded(function: Callable, item: Any) -> Any:

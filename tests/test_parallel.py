@@ -61,3 +61,37 @@ def test_an_interrupted_pool_ends_at_once():
     started = time.monotonic()
     script.communicate(timeout=30)
     assert time.monotonic() - started < 15 and script.returncode != 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_workers_of_a_killed_script_end_with_it():
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
+        "if __name__ == '__main__':\n"
+        "    from pool_tasks import square; from modules.parallel import run_pool\n"
+        "    answers = run_pool(square, list(range(8)), 2)\n"
+        "    print(next(answers)[1][2], flush=True); input()\n"
+    )
+    here = Path(__file__).resolve().parent
+    script = subprocess.Popen(
+        [sys.executable, "-c", code, str(here), str(here.parent)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    worker = int(script.stdout.readline())
+    script.kill()
+    script.wait()
+    for _ in range(100):
+        if not _runs(worker):
+            break
+        time.sleep(0.1)
+    assert not _runs(worker)
+    script.communicate()
+
+
+def _runs(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")  # an orphan that has ended may wait as a zombie for its new parent
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
