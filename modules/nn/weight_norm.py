@@ -50,6 +50,18 @@ class NormedConv1d(nn.Conv1d, _WeightNormed):
         return self._conv_forward(x, self.effective_weight(), self.bias)
 
 
+class NormedConv2d(nn.Conv2d, _WeightNormed):
+    """`nn.Conv2d` with weight norm; arguments as there, zero padding only."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._split_weight()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C_in, H, W) to (B, C_out, H', W')."""
+        return self._conv_forward(x, self.effective_weight(), self.bias)
+
+
 class NormedConvTranspose1d(nn.ConvTranspose1d, _WeightNormed):
     """`nn.ConvTranspose1d` with weight norm, one length per INPUT channel (the first axis of its weight)."""
 

@@ -1,0 +1,64 @@
+"""The losses of adversarial training and of the variational bound, all computed in fp32.
+
+Call them outside of autocast. Scores and maps come from discriminators: a list with one entry per discriminator.
+
+Source: Mao et al., "Least Squares Generative Adversarial Networks", 2017, arXiv:1611.04076, equation 2 (targets 0 and
+1); Kong, Kim and Bae, "HiFi-GAN", 2020, arXiv:2010.05646, equations 5 to 8; Kim, Kong and Son, "VITS", 2021,
+arXiv:2106.06103, equation 4.
+"""
+
+import torch
+from torch.nn import functional as F
+
+
+def discriminator_loss(real: list[torch.Tensor], made: list[torch.Tensor]) -> torch.Tensor:
+    """How far real waves are from the score 1 and made ones from 0, squared, summed over discriminators.
+
+    Args:
+        real: scores of real waves, (B, n) each.
+        made: scores of made waves.
+
+    Returns:
+        A scalar.
+    """
+    terms = [(1 - r.float()).square().mean() + m.float().square().mean() for r, m in zip(real, made, strict=True)]
+    return torch.stack(terms).sum()
+
+
+def adversarial_loss(made: list[torch.Tensor]) -> torch.Tensor:
+    """How far the scores of made waves (B, n) are from 1, squared, summed over discriminators: a scalar."""
+    return torch.stack([(1 - scores.float()).square().mean() for scores in made]).sum()
+
+
+def feature_loss(real: list[list[torch.Tensor]], made: list[list[torch.Tensor]]) -> torch.Tensor:
+    """Twice the mean absolute difference of the discriminators' maps, summed over layers and discriminators.
+
+    Args:
+        real: maps of the real waves; no gradient flows into them.
+        made: maps of the made waves, of the same shapes.
+
+    Returns:
+        A scalar.
+    """
+    pairs = [pair for maps in zip(real, made, strict=True) for pair in zip(*maps, strict=True)]
+    return 2 * torch.stack([F.l1_loss(m.float(), r.detach().float()) for r, m in pairs]).sum()
+
+
+def kl_loss(
+    z_p: torch.Tensor, logs_q: torch.Tensor, m_p: torch.Tensor, logs_p: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Divergence of the posterior from the prior, per real frame: summed over channels, averaged over frames.
+
+    Args:
+        z_p: (B, C, N) the posterior's sample, mapped into the prior's space.
+        logs_q: (B, C, N) log deviation of the posterior.
+        m_p: (B, C, N) mean of the prior.
+        logs_p: (B, C, N) log deviation of the prior.
+        mask: (B, 1, N), zero (or False) at padded frames.
+
+    Returns:
+        A scalar.
+    """
+    z_p, logs_q, m_p, logs_p, mask = (x.float() for x in (z_p, logs_q, m_p, logs_p, mask))
+    divergence = logs_p - logs_q - 0.5 + 0.5 * (z_p - m_p).square() * torch.exp(-2 * logs_p)
+    return (divergence * mask).sum() / mask.sum()
