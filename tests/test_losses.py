@@ -1,55 +1,65 @@
-"""The losses are upstream's numbers."""
+"""Losses equal upstream's numbers, and a few values that can be worked out by hand."""
 
 import golden_rule
-import pytest
 import torch
 from golden_rule import tensor
 
 from modules.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss
 
-
-@pytest.fixture(scope="module")
-def golden():
-    return golden_rule.load_golden("rule/losses")
+GOLDEN = golden_rule.load_golden("rule/losses")
 
 
-def scores(golden, which):
-    return [tensor(golden[f"in_disc_{which}{i}"]) for i in range(6)]
+def maps_of(kind: str) -> list[list[torch.Tensor]]:
+    names = sorted(key for key in GOLDEN if key.startswith(f"in_fmap_{kind}"))
+    groups = sorted({name.removeprefix(f"in_fmap_{kind}").split("_")[0] for name in names}, key=int)
+    return [[tensor(GOLDEN[name]) for name in names if name.startswith(f"in_fmap_{kind}{group}_")] for group in groups]
 
 
-def maps(golden, which):
-    return [[tensor(golden[f"in_fmap_{which}{i}_{j}"]) for j in range(3)] for i in range(2)]
+def scores_of(kind: str) -> list[torch.Tensor]:
+    return [tensor(GOLDEN[f"in_disc_{kind}{index}"]) for index in range(6)]
 
 
-def test_adversarial_losses_equal_upstreams(golden):
-    real, made = scores(golden, "r"), scores(golden, "g")
-    assert discriminator_loss(real, made).item() == pytest.approx(float(golden["disc_loss"]), rel=1e-5)
-    assert adversarial_loss(made).item() == pytest.approx(float(golden["gen_loss"]), rel=1e-5)
+def close(found: torch.Tensor, key: str) -> bool:
+    return abs(float(found) - float(GOLDEN[key])) <= 1e-5 * abs(float(GOLDEN[key]))
 
 
-def test_feature_loss_equals_upstreams_and_teaches_only_the_made_side(golden):
-    real, made = maps(golden, "r"), maps(golden, "g")
-    for layer in (real[0][0], made[0][0]):
-        layer.requires_grad_()
-    loss = feature_loss(real, made)
-    assert loss.item() == pytest.approx(float(golden["feature_loss"]), rel=1e-5)
-    loss.backward()
-    assert real[0][0].grad is None and made[0][0].grad.abs().sum() > 0
+def test_losses_equal_upstreams():
+    assert close(feature_loss(maps_of("r"), maps_of("g")), "feature_loss")
+    assert close(discriminator_loss(scores_of("r"), scores_of("g")), "disc_loss")
+    assert close(adversarial_loss(scores_of("g")), "gen_loss")
+    inputs = [tensor(GOLDEN[f"in_kl_{name}"]) for name in ("z_p", "logs_q", "m_p", "logs_p", "mask")]
+    assert close(kl_loss(*inputs), "kl_loss")
+    inputs[-1] = inputs[-1].bool()
+    assert close(kl_loss(*inputs), "kl_loss")
 
 
-def test_kl_loss_equals_upstreams(golden):
-    inputs = [tensor(golden[f"in_kl_{name}"]) for name in ("z_p", "logs_q", "m_p", "logs_p", "mask")]
-    assert kl_loss(*inputs).item() == pytest.approx(float(golden["kl_loss"]), rel=1e-5)
-    assert torch.equal(kl_loss(*inputs[:4], inputs[4].bool()), kl_loss(*inputs))
+def test_perfect_scores_cost_nothing():
+    ones, zeros = [torch.ones(2, 5)], [torch.zeros(2, 5)]
+    assert discriminator_loss(ones, zeros) == 0 and discriminator_loss(zeros, ones) == 2
+    assert adversarial_loss(ones) == 0 and adversarial_loss(zeros) == 1
 
 
-def test_padding_has_no_part_in_the_kl_loss(golden):
-    inputs = [tensor(golden[f"in_kl_{name}"]) for name in ("z_p", "logs_q", "m_p", "logs_p", "mask")]
-    padded = [torch.nn.functional.pad(x, (0, 5)) for x in inputs]
-    torch.testing.assert_close(kl_loss(*padded), kl_loss(*inputs))
+def test_equal_distributions_diverge_by_nothing_on_average():
+    torch.manual_seed(1)
+    mean, logs = torch.randn(1, 4, 20000), 0.3 * torch.randn(1, 4, 20000)
+    sample = mean + torch.randn_like(mean) * logs.exp()
+    assert abs(kl_loss(sample, logs, mean, logs, torch.ones(1, 1, 20000))) < 0.05
 
 
-@pytest.mark.parametrize("loss", [discriminator_loss, lambda real, made: adversarial_loss(made)])
-def test_losses_are_fp32_whatever_the_precision_of_the_scores(loss):
-    real, made = [torch.rand(2, 5).half()], [torch.rand(2, 5).half()]
-    assert loss(real, made).dtype == torch.float32
+def test_no_gradient_flows_into_the_real_maps():
+    real, made = torch.rand(2, 3, requires_grad=True), torch.rand(2, 3, requires_grad=True)
+    feature_loss([[real]], [[made]]).backward()
+    assert real.grad is None and made.grad is not None
+
+
+def test_padded_frames_have_no_part_in_the_divergence():
+    z, logs = torch.randn(1, 4, 10), torch.zeros(1, 4, 10)
+    mask = (torch.arange(10) < 6).view(1, 1, 10)
+    cut = kl_loss(z[..., :6], logs[..., :6], logs[..., :6], logs[..., :6], mask[..., :6])
+    z[..., 6:] = 1e3
+    torch.testing.assert_close(kl_loss(z, logs, logs, logs, mask), cut)
+
+
+def test_half_precision_scores_are_judged_in_single_precision():
+    scores = [torch.full((2, 5), 300.0, dtype=torch.float16)]
+    assert discriminator_loss(scores, scores).isfinite(), "300 squared is too large for fp16"
