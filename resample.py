@@ -8,6 +8,7 @@ Example: python resample.py --in_dir dataset_raw --out_dir2 dataset/44k
 """
 
 import logging
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.num_processes < 0:
         raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
 
-    from modules.data.recordings import Manifest, ResampleSettings, find_recordings
+    from modules.data.clips import Manifest
+    from modules.data.recordings import ResampleSettings, find_recordings
     from modules.files import remove_leftovers
 
     configure_logging()
@@ -48,13 +50,15 @@ def main(argv: list[str] | None = None) -> int:
     states = {recording: manifest.state_of(recording) for recording in found.recordings}
     todo = [recording for recording in found.recordings if arguments.overwrite or states[recording] == "new"]
     kept = [] if arguments.overwrite else [entry for entry in found.recordings if states[entry] == "foreign"]
+    _warn_about(found, manifest.orphans(found.recordings))
     written, skipped = _make_clips(manifest, todo, arguments.num_processes)
-    return _report(found, arguments.out_dir2, written, len(found.recordings) - len(todo) - len(kept), kept, skipped)
+    skipped |= dict.fromkeys(found.misnamed, "its name is not valid Unicode or has a line break; rename it")
+    return _report(arguments.out_dir2, written, len(found.recordings) - len(todo) - len(kept), kept, skipped)
 
 
 def _make_clips(manifest, todo, wanted_workers) -> tuple[int, dict[Path, str]]:
     """Number of clips written, and the reason for every source that gave none."""
-    from modules.data.recordings import make_clip
+    from modules.data.clips import make_clip
     from modules.parallel import choose_workers, run_pool
 
     written, skipped = 0, {}
@@ -64,7 +68,8 @@ def _make_clips(manifest, todo, wanted_workers) -> tuple[int, dict[Path, str]]:
         for recording, result in run_pool(make_clip, todo, workers, description="resample"):
             if isinstance(result, Exception):
                 reason = str(result) if isinstance(result, UserError) else f"{type(result).__name__}: {result}"
-                skipped[recording.source] = reason.removeprefix(f"{recording.source}: ")
+                reason = reason.removeprefix(f"{recording.source}: ")
+                skipped[recording.source] = reason.replace(f"{recording.target}: ", "the clip ")
                 logger.warning("%s: %s", recording.source, skipped[recording.source])
             else:
                 manifest.finish(recording, result)
@@ -75,18 +80,34 @@ def _make_clips(manifest, todo, wanted_workers) -> tuple[int, dict[Path, str]]:
     return written, skipped
 
 
-def _report(found, out_dir: Path, written: int, unchanged: int, kept: list, skipped: dict[Path, str]) -> int:
+def _warn_about(found, orphans: list[Path]) -> None:
+    """Says what lies around and is neither clip nor usable recording."""
+    for path in found.misnamed:
+        logger.warning("%a: its name is not valid Unicode or has a line break, skipped. Rename it.", str(path))
     for path in found.loose:
         logger.warning("%s: lies outside any speaker folder, left out. Move it to %s/SPEAKER/", path, path.parent)
+    for path in found.empty:
+        logger.warning("%s: speaker folder without audio", path)
     if found.ignored:
         logger.info("%d files that are not audio were left out", len(found.ignored))
+    if orphans:
+        logger.warning(
+            "%d clips have no recording any more (%s); delete them if they should not be learnt",
+            len(orphans), _first(orphans),
+        )  # fmt: skip
+
+
+def _first(paths: list[Path]) -> str:
+    return ", ".join(str(path) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+
+
+def _report(out_dir: Path, written: int, unchanged: int, kept: list, skipped: dict[Path, str]) -> int:
     if kept:
-        names = ", ".join(entry.target.name for entry in kept[:3]) + (", ..." if len(kept) > 3 else "")
         logger.warning(
             "%d clips in %s were not written by resample.py as they are now, and stay (%s); --overwrite replaces them",
-            len(kept), out_dir, names,
+            len(kept), out_dir, _first([entry.target.relative_to(out_dir) for entry in kept]),
         )  # fmt: skip
-    reasons = Counter(reason.split(" (")[0] for reason in skipped.values())
+    reasons = Counter(re.split(r" \(|: |[.;] ", reason)[0] for reason in skipped.values())  # without the details
     why = ": " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) if reasons else ""
     print(f"{written} written, {unchanged} unchanged, {len(kept)} kept, {len(skipped)} skipped{why}")
     if written + unchanged + len(kept):

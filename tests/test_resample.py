@@ -13,7 +13,8 @@ import soundfile
 
 import resample
 from modules.audio.io import to_int16
-from modules.data.recordings import ResampleSettings, find_recordings, make_clip
+from modules.data.clips import make_clip
+from modules.data.recordings import ResampleSettings, find_recordings
 from modules.errors import DataError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -248,3 +249,80 @@ def test_workers_and_one_process_make_the_same_clips(workspace):
     assert resample.main(["--num_processes", "2"]) == 0
     for name in ("a", "b"):
         assert Path(f"here/s/{name}.wav").read_bytes() == Path(f"dataset/44k/s/{name}.wav").read_bytes()
+
+
+@pytest.mark.parametrize(("in_dir", "out_dir"), [
+    ("dataset_raw", "dataset_raw"), ("dataset_raw", "dataset_raw/44k"), ("dataset_raw/inner", "dataset_raw"),
+])  # fmt: skip
+def test_recordings_are_never_replaced_by_their_own_clips(workspace, in_dir, out_dir):
+    source = save(workspace / in_dir / "s/a.flac")
+    before = source.read_bytes()
+    with pytest.raises(DataError, match="neither inside the other"):
+        go("--in_dir", in_dir, "--out_dir2", out_dir, "--overwrite")
+    assert source.read_bytes() == before and not list(workspace.rglob("*.wav"))
+
+
+@pytest.mark.parametrize("blocked", ["dataset", "dataset/44k"])
+def test_a_file_in_place_of_the_output_folder_is_one_line(workspace, blocked):
+    save(workspace / "dataset_raw/s/a.wav")
+    (workspace / blocked).parent.mkdir(exist_ok=True)
+    (workspace / blocked).write_text("x")
+    with pytest.raises(DataError, match="clips cannot be written there"):
+        go()
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"s/a.wav": 5}', '{"s/a.wav": {"made_from": {}, "output": [1]}}'])
+def test_a_manifest_of_another_form_is_one_line(workspace, content):
+    save(workspace / "dataset_raw/s/a.wav")
+    (workspace / "dataset/44k").mkdir(parents=True)
+    (workspace / "dataset/44k/.resample.json").write_text(content)
+    with pytest.raises(DataError, match="damaged"):
+        go()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names cannot be made there")
+@pytest.mark.parametrize("name", [b"\xff\xfe.wav", b"two\nlines.wav"])
+def test_names_that_no_file_list_can_hold_are_skipped_by_name(workspace, caplog, capsys, name):
+    save(workspace / "dataset_raw/s/good.wav")
+    save(workspace / "dataset_raw/s/a.wav").rename(os.fsdecode(os.fsencode("dataset_raw/s/") + name))
+    assert go() == 1
+    assert clips() == ["s/good.wav"] and "Rename it" in caplog.text
+    assert "1 written, 0 unchanged, 0 kept, 1 skipped: 1 its name" in capsys.readouterr().out
+
+
+def test_very_long_names_leave_room_for_the_features_and_stay_apart(workspace):
+    for last in "xy":
+        save(workspace / "dataset_raw/s" / ("é" * 120 + last + ".wav"))
+        save(workspace / "dataset_raw/s" / ("n" * 200) / ("m" * 200 + last + ".wav"))
+    assert go() == 0
+    names = [Path(clip).name for clip in clips()]
+    assert len(set(names)) == 4 and all(len(os.fsencode(name)) <= 200 for name in names)
+    assert go() == 0 and len(clips()) == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_linked_folders_are_followed_and_rings_end(workspace):
+    save(workspace / "elsewhere/take/a.wav")
+    (workspace / "dataset_raw/s").mkdir(parents=True)
+    (workspace / "dataset_raw/s/linked").symlink_to(workspace / "elsewhere")
+    (workspace / "dataset_raw/s/ring").symlink_to(workspace / "dataset_raw/s")
+    assert go() == 0
+    assert clips() == ["s/linked_take_a.wav"]
+
+
+def test_clips_without_a_recording_and_empty_speakers_are_mentioned(workspace, caplog):
+    save(workspace / "dataset_raw/s/a.wav")
+    gone = save(workspace / "dataset_raw/s/b.wav")
+    (workspace / "dataset_raw/nobody").mkdir()
+    assert go() == 0 and "have no recording" not in caplog.text
+    gone.unlink()
+    assert go() == 0 and clips() == ["s/a.wav", "s/b.wav"]
+    assert "1 clips have no recording any more" in caplog.text and "nobody: speaker folder without" in caplog.text
+
+
+def test_a_copied_workspace_is_still_ours_and_in_dir_may_be_written_in_full(workspace, capsys):
+    save(workspace / "dataset_raw/s/a.wav")
+    assert go() == 0
+    os.utime("dataset/44k/s/a.wav", (1, 1))
+    assert go("--in_dir", str(workspace / "dataset_raw")) == 0
+    assert "0 written, 1 unchanged" in capsys.readouterr().out

@@ -5,8 +5,11 @@ import numpy as np
 
 def hop_energies(wav: np.ndarray, hop_length: int) -> np.ndarray:
     """Sum of squares of each hop, (ceil(T / hop_length),) float64; the last hop may be a part."""
-    missing = -len(wav) % hop_length
-    return np.pad(wav.astype(np.float64) ** 2, (0, missing)).reshape(-1, hop_length).sum(axis=1)
+    whole = len(wav) // hop_length * hop_length
+    hops = wav[:whole].reshape(-1, hop_length)
+    energies = np.einsum("ij,ij->i", hops, hops, dtype=np.float64)  # squares and sums without a copy in float64
+    rest = float(np.sum(wav[whole:].astype(np.float64) ** 2))
+    return np.append(energies, rest) if whole < len(wav) else energies
 
 
 def rms_from_energies(energies: np.ndarray, n_samples: int, hop_length: int, hops: int) -> np.ndarray:

@@ -1,28 +1,16 @@
-"""From the user's recordings to training clips: what is found, what it becomes, and what is done already.
+"""Which recordings lie in the input folder, and which clip each of them becomes."""
 
-A manifest (`.resample.json` in the output folder) remembers from which source and with which settings each clip was
-made, so that a second run does only what is new or changed, and never touches a file that somebody else wrote.
-numpy only: spawned workers start fast.
-"""
-
-import json
-import time
+import hashlib
+import os
 import unicodedata
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+from modules.audio.io import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES
+from modules.errors import DataError
 
-from modules.audio.io import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES, read, resample, to_int16, write
-from modules.audio.loudness import peak_normalise, trim_silence
-from modules.errors import AudioError, DataError
-from modules.files import write_json
-
-MIN_SECONDS = 0.3
-MANIFEST = ".resample.json"
-_SILENT_PEAK = 1e-4  # -80 dB: three steps of 16 bits
-_TRIM_DB = 40.0
-_FLUSH_SECONDS = 2.0
+_LONGEST_NAME = 200  # bytes; file systems allow 255, and features add suffixes to a clip's name
 
 
 @dataclass(frozen=True)
@@ -35,31 +23,43 @@ class ResampleSettings:
 
 @dataclass(frozen=True)
 class Recording:
-    """One source and the clip it becomes."""
+    """One `source` (called `name` within the input folder) and the clip it becomes."""
 
     source: Path
     target: Path
     settings: ResampleSettings
+    name: str
 
 
 @dataclass
 class Findings:
-    """What lies in the input folder: usable recordings, audio outside any speaker folder, other files."""
+    """What lies in the input folder.
+
+    Args:
+        recordings: what can be tried.
+        misnamed: audio whose name no file list can hold.
+        loose: audio outside any speaker folder.
+        ignored: files that are not audio.
+        empty: speaker folders without any audio.
+    """
 
     recordings: list[Recording] = field(default_factory=list)
+    misnamed: list[Path] = field(default_factory=list)
     loose: list[Path] = field(default_factory=list)
     ignored: list[Path] = field(default_factory=list)
+    empty: list[Path] = field(default_factory=list)
 
 
 def find_recordings(in_dir: Path, out_dir: Path, settings: ResampleSettings) -> Findings:
     """All audio below `in_dir/SPEAKER/`, sorted; files in sub-folders become `sub_file.wav` beside the others.
 
     Raises:
-        DataError: no such folder, nothing in it, or two sources that would become one clip.
+        DataError: no such folder, nothing in it, one folder inside the other, or two sources for one clip.
     """
     expected = f"Expected {in_dir}/SPEAKER/recording.wav (one folder for each voice)."
     if not in_dir.is_dir():
         raise DataError(f"{in_dir}: no such folder. {expected}")
+    _refuse_nested(in_dir, out_dir)
     found = Findings()
     for entry in sorted(in_dir.iterdir()):
         if entry.name.startswith("."):
@@ -67,117 +67,59 @@ def find_recordings(in_dir: Path, out_dir: Path, settings: ResampleSettings) -> 
         if not entry.is_dir():
             (found.loose if _is_audio(entry) else found.ignored).append(entry)
             continue
-        for source in sorted(entry.rglob("*")):
-            inside = source.relative_to(entry)
-            if source.is_dir() or any(part.startswith(".") for part in inside.parts):
-                continue
-            if _is_audio(source):
-                name = "_".join(inside.with_suffix(".wav").parts)
-                found.recordings.append(Recording(source, out_dir / entry.name / name, settings))
-            else:
+        sources = sorted(_files_below(entry))
+        for source in sources:
+            if not _is_audio(source):
                 found.ignored.append(source)
-    if not found.recordings:
+            elif _is_misnamed(source):
+                found.misnamed.append(source)
+            else:
+                target = out_dir / entry.name / _clip_name(source.relative_to(entry))
+                name = source.relative_to(in_dir).as_posix()
+                found.recordings.append(Recording(source, target, settings, name))
+        if not any(_is_audio(source) for source in sources):
+            found.empty.append(entry)
+    if not found.recordings and not found.misnamed:
         raise DataError(f"{in_dir}: no recordings found. {expected}")
     _refuse_collisions(found.recordings)
     return found
 
 
-def make_clip(recording: Recording) -> tuple[int, int]:
-    """Writes the clip of one recording: trimmed, at the target rate, 16 bits; its size in bytes and mtime in ns.
-
-    Raises:
-        AudioError: the source cannot be read, is silent, or is shorter than 0.3 s; the text says which.
-    """
-    settings = recording.settings
-    wav, rate = read(recording.source)
-    _refuse_short(len(wav) / rate, "")
-    if np.abs(wav).max() < _SILENT_PEAK:
-        raise AudioError(f"{recording.source}: is silent")
-    wav = trim_silence(wav, _TRIM_DB)
-    _refuse_short(len(wav) / rate, " without the silence at its ends")
-    peak = float(np.abs(wav).max())
-    if peak > 1:
-        wav = wav * (0.98 / peak)
-    wav = resample(np.ascontiguousarray(wav, dtype=np.float32), rate, settings.rate)
-    if settings.normalise:
-        wav = peak_normalise(wav)
-    write(recording.target, to_int16(wav), settings.rate)
-    stat = recording.target.stat()
-    return stat.st_size, stat.st_mtime_ns
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files below, hidden ones left out; linked folders are followed, each real folder is entered once."""
+    entered = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and real not in entered)
+        if real not in entered:
+            yield from (Path(parent, name) for name in files if not name.startswith("."))
+        entered.add(real)
 
 
-class Manifest:
-    """Which clips were made from what; kept in the output folder and written as work goes on.
-
-    An entry without an output was being made when it was written: after a crash its file is ours and is made again.
-
-    Args:
-        out_dir: folder of the clips.
-    """
-
-    def __init__(self, out_dir: Path) -> None:
-        self._out_dir = out_dir
-        self._path = out_dir / MANIFEST
-        self._entries: dict[str, dict] = {}
-        self._flushed = time.monotonic()
-        if self._path.is_file():
-            try:
-                self._entries = dict(json.loads(self._path.read_text("utf-8")))
-            except (ValueError, OSError) as error:
-                raise DataError(f"{self._path}: damaged ({error}). Delete it and use --overwrite.") from None
-
-    def state_of(self, recording: Recording) -> str:
-        """ "new", "done", or "foreign": at the clip's place lies a file that resample.py did not write as it is now."""
-        entry = self._entries.get(self._key(recording))
-        if not recording.target.exists():
-            return "new"
-        if entry is None:
-            return "foreign"
-        if entry.get("output") is None:
-            return "new"
-        stat = recording.target.stat()
-        if entry["output"] != [stat.st_size, stat.st_mtime_ns]:
-            return "foreign"
-        return "done" if entry["made_from"] == _origin(recording) else "new"
-
-    def begin(self, recordings: list[Recording]) -> None:
-        """Writes down what is about to be made."""
-        for recording in recordings:
-            self._entries[self._key(recording)] = {"made_from": _origin(recording), "output": None}
-        if recordings:
-            self.flush()
-
-    def finish(self, recording: Recording, output: tuple[int, int]) -> None:
-        """Notes a finished clip; on disk within two seconds."""
-        self._entries[self._key(recording)]["output"] = list(output)
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Writes the manifest; entries whose clip never came to be are left out once their file is absent."""
-        write_json(self._path, self._entries, indent=None)
-        self._flushed = time.monotonic()
-
-    def _key(self, recording: Recording) -> str:
-        return recording.target.relative_to(self._out_dir).as_posix()
+def _clip_name(inside: Path) -> str:
+    """`day 1/a.flac` -> `day 1_a.wav`; a name too long for the files made from it later is cut and gets a hash."""
+    stem = "_".join(inside.with_suffix("").parts)
+    if len(stem.encode()) + 4 <= _LONGEST_NAME:
+        return f"{stem}.wav"
+    digest = hashlib.sha256(stem.encode()).hexdigest()[:8]
+    return f"{stem.encode()[: _LONGEST_NAME - 13].decode(errors='ignore')}-{digest}.wav"
 
 
-def _origin(recording: Recording) -> dict:
-    origin = {"source": "/".join(recording.source.parts[-4:]), **asdict(recording.settings)}
-    try:
-        stat = recording.source.stat()
-    except OSError:  # a broken link, say; reading it gives the message
-        return origin
-    return {**origin, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+def _is_misnamed(path: Path) -> bool:
+    """Whether the name is not Unicode or has line breaks and the like: file lists are UTF-8 with one path a line."""
+    name = str(path)
+    return any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
 
 
 def _is_audio(path: Path) -> bool:
     return path.suffix.lower() in AUDIO_SUFFIXES | UNREADABLE_SUFFIXES
 
 
-def _refuse_short(seconds: float, how: str) -> None:
-    if seconds < MIN_SECONDS:
-        raise AudioError(f"is shorter than {MIN_SECONDS} s{how} ({seconds:.2f} s)")
+def _refuse_nested(in_dir: Path, out_dir: Path) -> None:
+    """One folder inside the other would take clips for recordings, or replace recordings by clips."""
+    inner, outer = in_dir.resolve(), out_dir.resolve()
+    if inner == outer or inner in outer.parents or outer in inner.parents:
+        raise DataError(f"{in_dir} and {out_dir}: recordings and clips need two folders, neither inside the other")
 
 
 def _refuse_collisions(recordings: list[Recording]) -> None:
