@@ -113,7 +113,7 @@ def check_predictor(name: str) -> None:
         UsageError: unknown, or known but not in this version.
     """
     if name == "rmvpe" and name not in PREDICTORS:
-        raise UsageError("-f0p rmvpe comes with a later version; use -f0p fcpe, which is as exact")
+        raise UsageError("-f0p rmvpe comes with a later version; use -f0p fcpe")
     PREDICTORS.get(name)
 
 

@@ -252,7 +252,7 @@ def choose_config(given: str | None, model: str | None) -> Path:
     if given is not None:
         return Path(given)
     beside = Path(model).parent / "config.json" if model is not None else Path(DEFAULT_CONFIG)
-    if beside.is_file():
+    if beside.is_file() and beside != Path(DEFAULT_CONFIG):
         logger.info("no -c given: using %s", beside.as_posix())
         return beside
     return Path(DEFAULT_CONFIG)

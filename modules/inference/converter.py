@@ -166,7 +166,7 @@ class VoiceConverter:
         found = survey(source)
         if found.gain < 1:
             logger.info(
-                "%s: the peak %.2f is above full scale; read at %.2f times the level",
+                "%s: the peak %.3g is above full scale; read at %.3g times the level",
                 source.name,
                 1 / found.gain,
                 found.gain,
@@ -217,7 +217,7 @@ class VoiceConverter:
             return np.zeros(length, np.float32)
         shortest = int(SHORTEST_SECONDS * rate) - len(chunk) - piece.pad_left - piece.pad_right
         chunk = np.pad(chunk, (piece.pad_left, piece.pad_right + max(0, shortest)))
-        where = f"from {piece.start / rate:.1f} to {piece.stop / rate:.1f} s"
+        where = f"{window.name}, {piece.start / rate:.1f} to {piece.stop / rate:.1f} s"
         try:
             wav = self._render(chunk, rate, options)
         except UserError as error:

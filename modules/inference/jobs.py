@@ -6,6 +6,7 @@ from pathlib import Path
 
 from modules.audio.io import AUDIO_SUFFIXES
 from modules.errors import AudioError, UsageError, UserError
+from modules.files import remove_leftovers
 from modules.inference.converter import VoiceConverter
 from modules.inference.options import ConversionOptions
 
@@ -65,10 +66,13 @@ def find_source(name: str, folder: Path = RAW) -> Path:
     if not Path(name).suffix:
         candidates.append(folder / f"{name}.wav")
     candidates.append(Path(name))
+    if not name.strip():
+        raise AudioError(f"-n/--clean_names: a name is empty. {_listing(folder)}")
     for path in candidates:
-        if name and path.is_file():
+        if path.is_file():
             return path
-    raise AudioError(f"{folder / name}: no such file. {_listing(folder)}")
+    what = "is a folder, not a file" if (folder / name).is_dir() else "no such file"
+    raise AudioError(f"{folder / name}: {what}. {_listing(folder)}")
 
 
 def result_name(name: str, options: ConversionOptions, predictor: str) -> str:
@@ -93,20 +97,18 @@ def check_results_differ(jobs: list[Job]) -> list[Job]:
     Raises:
         UsageError: two different jobs have one result, or a result is also a source; both are named.
     """
-    jobs = list(dict.fromkeys(jobs))
     sources = {job.source.resolve() for job in jobs}
     writers: dict[Path, Job] = {}
     for job in jobs:
         path = job.result.resolve()
         if path in sources:
             raise UsageError(f"{job.result} is one of the sources and would be overwritten; rename that source")
-        if path in writers:
+        other = writers.setdefault(path, job)
+        if (other.source.resolve(), other.options) != (job.source.resolve(), job.options):
             raise UsageError(
-                f"{writers[path].source} and {job.source} would both be written to {job.result}; "
-                "convert them one by one"
+                f"{other.source} and {job.source} would both be written to {job.result}; convert them one by one"
             )
-        writers[path] = job
-    return jobs
+    return list(writers.values())
 
 
 def run_jobs(jobs: list[Job], converter: VoiceConverter) -> list[Job]:
@@ -119,11 +121,12 @@ def run_jobs(jobs: list[Job], converter: VoiceConverter) -> list[Job]:
     for job in jobs:
         try:
             _make_folder(job.result.parent)
+            remove_leftovers(job.result.parent, recursive=False)
             report = converter.convert(job.source, job.result, job.options)
         except UserError as error:
             if len(jobs) == 1:
                 raise
-            logger.error("%s: %s", job.source.as_posix(), error)
+            logger.error("%s", error)
             continue
         finished.append(job)
         logger.info(

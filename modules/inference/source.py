@@ -14,7 +14,7 @@ from modules.audio.slicer import RmsMeter
 from modules.errors import AudioError
 
 BLOCK_SECONDS = 10.0
-LOWEST_RATE, HIGHEST_RATE = 2000, 768_000  # Hz
+LOWEST_RATE = 1000  # Hz
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,9 @@ def file_source(path: Path) -> Source:
     """A file of any format that soundfile reads, as a source.
 
     Raises:
-        AudioError: missing, empty, not audio, or of a rate that no voice fits in.
+        AudioError: missing, empty or not audio.
     """
     info = io.probe(path)
-    _check_rate(str(path), info.rate)
     return Source(str(path), info.rate, info.seconds, lambda: io.read_blocks(path, BLOCK_SECONDS))
 
 
@@ -53,19 +52,15 @@ def array_source(wav: np.ndarray, rate: int) -> Source:
         rate: Hz.
 
     Raises:
-        AudioError: not one-dimensional, empty, or of a rate that no voice fits in.
+        AudioError: not one-dimensional, empty, or of an impossible rate.
     """
     if wav.ndim != 1 or not len(wav):
         raise AudioError(f"the audio has shape {wav.shape}; expected one mono channel (T,) that is not empty")
-    _check_rate("the audio", rate)
+    if rate < LOWEST_RATE:
+        raise AudioError(f"the audio's rate is {rate} Hz; expected at least {LOWEST_RATE}")
     wav = np.ascontiguousarray(wav, dtype=np.float32)
     step = int(BLOCK_SECONDS * rate)
     return Source("audio", rate, len(wav) / rate, lambda: (wav[at : at + step] for at in range(0, len(wav), step)))
-
-
-def _check_rate(name: str, rate: int) -> None:
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise AudioError(f"{name}: the rate is {rate} Hz; expected {LOWEST_RATE} to {HIGHEST_RATE}")
 
 
 @dataclass(frozen=True)
@@ -117,7 +112,7 @@ class Window:
     """
 
     def __init__(self, source: Source, gain: float = 1.0) -> None:
-        self._name = source.name
+        self.name = source.name
         self._blocks: Iterator[np.ndarray] = iter(source.open_blocks())
         self._gain = np.float32(gain)
         self._held: list[np.ndarray] = []
@@ -139,7 +134,7 @@ class Window:
         while self._stop < stop:
             block = next(self._blocks, None)
             if block is None:
-                raise AudioError(f"{self._name}: ended early while it was read; it changed during the conversion")
+                raise AudioError(f"{self.name}: ended early while it was read; it changed during the conversion")
             self._held.append(block)
             self._stop += len(block)
             self._forget(start)

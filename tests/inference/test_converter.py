@@ -11,6 +11,7 @@ from inference.fake_voice import AUDIO, fake_converter, folder_listing, silence,
 from modules.errors import AudioError, UsageError
 from modules.inference.converter import _fit
 from modules.inference.options import ConversionOptions
+from modules.torchaudio_compat import import_torchaudio
 
 ALTO = ConversionOptions("alto")
 
@@ -121,6 +122,48 @@ def test_stretches_up_to_the_cap_are_not_cut():
     assert len(calls) == 3
 
 
+def by_hand(converter, wav: np.ndarray, rate: int) -> np.ndarray:
+    """One chunk as so-vits-svc 4.1 converts it: zeros around, networks, zeros off, the gap shared between both ends."""
+    parts = converter.parts
+    zeros = np.zeros(int(rate * 0.5), np.float32)
+    chunk = torch.from_numpy(np.concatenate([zeros, wav, zeros]))
+    if rate != 16000:
+        chunk = import_torchaudio().transforms.Resample(rate, 16000)(chunk)
+    n_frames = len(chunk) // AUDIO.hop_length
+    units = parts.encoder.encode(chunk.numpy())
+    units = torch.nn.functional.interpolate(units[None], size=n_frames, mode="nearest")[0]
+    ones = torch.ones(n_frames)
+    out = parts.synthesizer.infer(units, ones, ones, 0, None, 0.4, False).wav.numpy()[8000:-8000]
+    missing = math.ceil(len(wav) / rate * 16000) - len(out)
+    return np.pad(out, (missing // 2, missing - missing // 2))
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
+def test_a_stretch_gives_upstreams_samples(rate):
+    converter, _, _ = fake_converter()
+    wav = sung(3.21, rate)
+    assert np.array_equal(converter.convert_wav(wav, rate, ALTO), by_hand(converter, wav, rate))
+
+
+@pytest.mark.parametrize("retain", [0.75, 0.3, 1.0])
+def test_forced_pieces_give_upstreams_samples(retain):
+    """Where the source has the model's rate, upstream's overlap has the right size and we must agree."""
+    converter, _, _ = fake_converter()
+    wav, per, overlap = sung(7.77, 16000), int(1.3 * 16000), int(0.4 * 16000)
+    mixed = int(overlap * retain)
+    left = (overlap - mixed) // 2
+    right = overlap - mixed - left
+    ramp = np.linspace(0, 1, mixed)
+    expected = by_hand(converter, wav[:per], 16000)
+    for start in range(per, len(wav), per):
+        piece = by_hand(converter, wav[start - overlap : start + per], 16000)
+        end = len(expected) - right
+        mix = expected[end - mixed : end] * (1 - ramp) + piece[left : left + mixed] * ramp
+        expected = np.concatenate([expected[: end - mixed], mix, piece[left + mixed :]])
+    options = ConversionOptions("alto", clip_seconds=1.3, overlap_seconds=0.4, overlap_retain=retain)
+    assert np.allclose(converter.convert_wav(wav, 16000, options), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("rate", [16000, 22050, 48000])
 @pytest.mark.parametrize(("clip", "overlap", "retain"), [(1, 0, 0.75), (1.3, 0.4, 0.75), (1.3, 0.4, 1), (2, 1.9, 0.1)])
 def test_forced_pieces_keep_length_and_level(rate, clip, overlap, retain):
@@ -198,7 +241,7 @@ def test_a_failure_in_the_middle_keeps_the_old_result_and_leaves_nothing_else(tm
     soundfile.write(tmp_path / "in.wav", wav, 16000)
     (tmp_path / "out.flac").write_bytes(b"older")
     synthesizer.fails_at_call = 2
-    with pytest.raises(AudioError, match=r"from \d+\.\d to 18\.0 s: not enough memory.*-cl 15"):
+    with pytest.raises(AudioError, match=r"in\.wav, \d+\.\d to 18\.0 s: not enough memory.*-cl 15"):
         converter.convert(tmp_path / "in.wav", tmp_path / "out.flac", ALTO, progress=False)
     assert folder_listing(tmp_path) == {"in.wav", "out.flac"}
     assert (tmp_path / "out.flac").read_bytes() == b"older"

@@ -45,6 +45,12 @@ def test_a_missing_file_is_answered_with_what_there_is(raw):
         find_source("sonk")
 
 
+@pytest.mark.parametrize(("name", "message"), [("album", "is a folder"), ("", "a name is empty")])
+def test_a_folder_or_an_empty_name_is_no_source(raw, name, message):
+    with pytest.raises(AudioError, match=message):
+        find_source(name)
+
+
 def test_an_empty_folder_is_said_to_be_empty(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AudioError, match="raw/ holds no audio"):
@@ -81,6 +87,8 @@ def test_two_sources_with_one_result_are_refused_and_twins_are_merged():
     assert check_results_differ([first, first]) == [first]
     with pytest.raises(UsageError, match="would both be written"):
         check_results_differ([first, Job.named("/b/song.wav", Path("/b/song.wav"), ALTO, "pm")])
+    again = Job.named("/a/../a/song.wav", Path("/a/../a/song.wav"), ALTO, "pm")
+    assert check_results_differ([first, again]) == [first], "the same file by another path"
     with pytest.raises(UsageError, match="one of the sources"):
         check_results_differ([Job(Path("results/x.flac"), Path("results/x.flac"), ALTO)])
 
