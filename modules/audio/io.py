@@ -23,6 +23,7 @@ AUDIO_SUFFIXES = frozenset(
 # Audio that people have but libsndfile cannot decode.
 UNREADABLE_SUFFIXES = frozenset(".m4a .mp4 .aac .wma .amr .ape .ac3 .webm .mka".split())
 _OUTPUT_FORMATS = {"opus": ("OGG", "OPUS"), "aif": ("AIFF", None), "oga": ("OGG", None), "wave": ("WAV", None)}
+_LONGEST_WAV = 0x7FFFFF00  # samples of 16 bits
 _RATES = range(1000, 1_000_001)  # a header that says anything else is damaged, and resampling from 1 Hz eats all memory
 
 
@@ -177,8 +178,10 @@ class StreamWriter:
         """Appends (T,) float samples; beyond -1 to 1 they are clipped.
 
         Raises:
-            AudioError: the disk is full or the format refuses.
+            AudioError: the disk is full, the format refuses, or a WAV grows beyond what its header can say.
         """
+        if self._format == "WAV" and self.n_samples + len(wav) > _LONGEST_WAV:
+            raise AudioError(f"{self.path}: a wav file holds at most 4 GB. Choose flac.")
         try:
             self._file.write(_for_subtype(wav, self._subtype))
         except (OSError, RuntimeError, soundfile.SoundFileError) as error:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from modules.audio.io import StreamWriter, load, probe, read, read_blocks, resample, to_int16, write
+from modules.audio.io import StreamWriter, load, probe, read, read_blocks, resample, write
 from modules.errors import AudioError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -150,6 +150,12 @@ def test_formats_that_cannot_be_written_are_refused_with_the_known_ones(tmp_path
     with pytest.raises(AudioError, match="44100 Hz"), StreamWriter(tmp_path / "a.opus", 44100, "opus"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_wav_beyond_four_gigabytes_is_refused_instead_of_damaged(tmp_path):
+    with pytest.raises(AudioError, match="at most 4 GB"), StreamWriter(tmp_path / "a.wav", 44100, "wav") as writer:
+        writer.n_samples = 2**31 - 1000
+        writer.write(noise())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="limits the size of files the POSIX way")

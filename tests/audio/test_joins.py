@@ -77,6 +77,13 @@ def test_loudness_matching_equals_the_goldens(ratio):
     assert np.allclose(found, golden[f"change_rms_{ratio}_decim7"], atol=1e-5)
 
 
+@pytest.mark.parametrize("ratio", ["0.0", "0.5"])
+def test_loudness_matching_equals_the_goldens_of_the_synthetic_signal(ratio):
+    dsp = np.load(GOLDENS.parent / "tiny" / "dsp.npz")
+    found = match_envelope(dsp["rms_in2"], 44100, dsp["sig"], 44100, float(ratio))[::64]
+    assert np.allclose(found, dsp[f"rms_out_{ratio}_every64"], atol=1e-5)
+
+
 def test_ratio_one_keeps_the_result_and_zero_follows_the_source():
     source = np.concatenate([noise(44100) * 0.1, noise(44100, 1)])
     out = noise(88200, 2)

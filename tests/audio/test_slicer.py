@@ -7,7 +7,7 @@ from pathlib import Path
 import librosa
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modules.audio.slicer import RmsMeter, Segment, slice_silence, slicer_hop
@@ -47,28 +47,63 @@ def test_cuts_of_the_long_clip_equal_the_goldens(key, threshold, min_length):
         assert [not segment.voiced for segment in found] == silent
 
 
-def test_a_middle_silence_of_five_to_ten_seconds_keeps_the_quietest_place_of_each_side():
-    rate, hop = 8000, 160
-    rng = np.random.default_rng(0)
-    level = np.concatenate([np.full(6 * rate, 0.3), np.full(7 * rate, 0.002), np.full(6 * rate, 0.3)])
-    wav = (rng.standard_normal(len(level)) * level).astype(np.float32)
-    # Silence runs from frame 300 to 650; both sides may keep 250 frames. The quietest place overall lies between.
-    for quiet_at, expected in ((320, "before"), (500, "between"), (630, "after")):
-        clip = wav.copy()
-        clip[quiet_at * hop - 2 * hop : quiet_at * hop + 2 * hop] = 0
-        first, *_, last = segments = cut(clip, rate)
-        silent = [segment for segment in segments if not segment.voiced]
-        assert len(silent) <= 1 and first.voiced and last.voiced
-        left, right = first.end // hop, last.start // hop
-        rms = measure(clip, rate)
-        keep = 250
-        wanted_left = 300 + int(np.argmin(rms[300 : 300 + keep])) if expected != "after" else None
-        if expected == "between":
-            assert left == right == quiet_at
-        elif expected == "before":
-            assert left == quiet_at == wanted_left and right >= left
+def retold(rms, threshold, min_length, min_interval, keep):
+    """The rules of so-vits-svc's slicer told a second time: silences first, then what happens to each."""
+    rms, quiet = list(rms), [value < threshold for value in rms]
+    runs, clip_start, tags = [], 0, []
+    for frame, silent in enumerate(quiet):
+        if silent and (frame == 0 or not quiet[frame - 1]):
+            runs.append([frame, frame])
+        if silent:
+            runs[-1][1] = frame + 1
+
+    def quietest(first, last):
+        return min(range(first, min(last, len(rms) - 1) + 1), key=lambda frame: rms[frame])
+
+    for start, end in runs:
+        if end == len(rms):
+            if end - start >= min_interval:
+                tags.append((quietest(start, min(end, start + keep)), end + 1))
+            continue
+        middle = end - start >= min_interval and end - clip_start >= min_length
+        if not (middle or (start == 0 and end > keep)):
+            continue
+        near_start, near_end = (start, start + keep), (end - keep, end)
+        if end - start <= keep:
+            left = right = quietest(start, end)
+        elif end - start <= 2 * keep and start > 0:
+            between = quietest(near_end[0], near_start[1])
+            left, right = min(quietest(*near_start), between), max(quietest(*near_end), between)
         else:
-            assert right == quiet_at and left <= right
+            left, right = quietest(*near_start), quietest(*near_end)
+        tags.append((0 if start == 0 else left, right))
+        clip_start = right
+    return tags
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 900)), min_size=1, max_size=9), st.integers(0, 10**6))
+@example([(True, 300), (False, 350), (True, 300)], 0)  # a silence between 5 and 10 s, not at the start
+@example([(True, 300), (False, 499), (True, 300)], 1)
+@settings(max_examples=300, deadline=None)
+def test_every_rule_gives_what_an_independent_telling_gives(stretches, seed):
+    rng = np.random.default_rng(seed)
+    rms = np.concatenate([rng.uniform(*((0.1, 0.5) if loud else (1e-5, 9e-3)), n) for loud, n in stretches])
+    hop, n_samples = 160, (len(rms) - 1) * 160 + 37
+    edges = [min(frame * hop, n_samples) for tag in retold(rms, 0.01, 250, 15, 250) for frame in tag]
+    edges = [0, *(edges if n_samples > 250 else []), n_samples]
+    wanted = [Segment(a, b, index % 2 == 0) for index, (a, b) in enumerate(pairwise(edges)) if b > a]
+    assert slice_silence(rms, n_samples, 8000) == wanted
+
+
+def test_a_middle_silence_of_five_to_ten_seconds_keeps_the_quietest_place_of_each_side():
+    rms = np.full(950, 0.3)
+    rms[300:650] = 0.005  # each side may keep 250 frames: 300-550 and 400-650 overlap in 400-550
+    rms[320], rms[630], rms[470] = 0.002, 0.003, 0.004
+    assert slice_silence(rms, 949 * 160, 8000) == [
+        Segment(0, 320 * 160, True), Segment(320 * 160, 630 * 160, False), Segment(630 * 160, 949 * 160, True),
+    ]  # fmt: skip
+    rms[470] = 0.001  # the quietest of both sides: cut there, take nothing out
+    assert slice_silence(rms, 949 * 160, 8000) == [Segment(0, 470 * 160, True), Segment(470 * 160, 949 * 160, True)]
 
 
 @given(st.lists(st.integers(0, 700), min_size=1, max_size=12), st.sampled_from([8000, 11025, 44100]))
