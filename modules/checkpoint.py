@@ -4,7 +4,9 @@ No file read here can run code: `torch.load` is called with `weights_only=True`,
 with its name.
 """
 
+import contextlib
 import logging
+import os
 import pickle
 import re
 import zipfile
@@ -40,7 +42,7 @@ def load_weights(path: Path | str) -> dict:
                 "Use a file from a source that saves plain weights."
             ) from None
         raise CheckpointError(f"{path}: not a readable weights file ({_first_line(error)})") from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except Exception as error:  # damaged bytes raise a dozen kinds: IndexError, AssertionError, struct.error, ...
         raise CheckpointError(
             f"{path}: damaged or not a weights file ({_first_line(error)}). Restore it from a copy, or delete it."
         ) from None
@@ -55,9 +57,26 @@ def save_weights(path: Path | str, content: dict) -> None:
     Raises:
         CheckpointError: the disk is full or the folder cannot be written.
     """
+    save_together({Path(path): content})
+
+
+def save_together(contents: dict[Path, dict]) -> None:
+    """Writes files that belong together: all are on disk before the first takes its name, the last one first.
+
+    Args:
+        contents: file -> tensors and plain values.
+
+    Raises:
+        CheckpointError: as `save_weights`.
+    """
+    path = None
     try:
-        with atomic_path(path) as temporary:
-            torch.save(content, temporary)
+        with contextlib.ExitStack() as stack:
+            for path, content in contents.items():
+                temporary = stack.enter_context(atomic_path(path))
+                torch.save(content, temporary)
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path}: could not be written ({_first_line(error)}). Free some disk space.") from None
 

@@ -8,7 +8,15 @@ import time
 import pytest
 import torch
 
-from modules.checkpoint import check_shapes, list_checkpoints, load_weights, prune, save_weights, step_of
+from modules.checkpoint import (
+    check_shapes,
+    list_checkpoints,
+    load_weights,
+    prune,
+    save_together,
+    save_weights,
+    step_of,
+)
 from modules.errors import CheckpointError
 
 
@@ -37,7 +45,7 @@ def test_a_file_that_wants_to_run_code_is_refused_and_does_not(tmp_path, save):
     assert not proof.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"hello", b"\x80\x02}"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"hello", b"broken", b"\x80\x02}"])
 def test_a_damaged_file_is_one_line_with_its_name(tmp_path, content):
     path = tmp_path / "G_2.pth"
     path.write_bytes(content)
@@ -59,6 +67,15 @@ def test_what_was_saved_is_loaded(tmp_path):
         save_weights(tmp_path / name, {"model": {"w": torch.arange(4.0)}, "iteration": 3})
         loaded = load_weights(tmp_path / name)
         assert loaded["iteration"] == 3 and loaded["model"]["w"].tolist() == [0, 1, 2, 3]
+
+
+def test_files_that_belong_together_appear_together_or_not_at_all(tmp_path):
+    paths = [tmp_path / "G_7.pth", tmp_path / "D_7.pth"]
+    with pytest.raises(TypeError):
+        save_together({paths[0]: {"w": torch.ones(2)}, paths[1]: {"w": (x for x in "no generator can be saved")}})
+    assert list(tmp_path.iterdir()) == []
+    save_together({path: {"w": torch.ones(2)} for path in paths})
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
 def test_checkpoints_are_ordered_by_step_and_pruned_by_step_but_never_the_base(tmp_path):

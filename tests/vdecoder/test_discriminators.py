@@ -2,6 +2,7 @@
 
 import json
 import lzma
+from itertools import chain
 
 import golden_rule
 import pytest
@@ -50,7 +51,7 @@ def test_items_of_a_batch_do_not_touch_each_other():
     together, maps = network(waves)
     for index in range(3):
         alone, maps_alone = network(waves[index : index + 1])
-        for a, b in zip([*together, *sum(maps, [])], [*alone, *sum(maps_alone, [])]):
+        for a, b in zip(chain(together, *maps), chain(alone, *maps_alone), strict=True):
             torch.testing.assert_close(a[index : index + 1], b, atol=1e-6, rtol=1e-4)
 
 

@@ -1,0 +1,268 @@
+"""Training items of the voice model: aligned features of one clip, a window of long ones, volume augmentation, batches.
+
+Nothing here depends on a global random state: what is drawn for an item follows from the seed, the epoch and the
+item's number, however many workers there are, so a resumed run sees what an uninterrupted one would have seen.
+"""
+
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from modules.audio.io import probe
+from modules.config.schema import Config
+from modules.data import features
+from modules.data.filelist import read_list, speaker_of
+from modules.encoders.align import align_units
+from modules.errors import DataError, UserError
+
+# Upstream's limits: longer items are cut to a random window, which bounds the memory of a batch.
+LONG_FRAMES = 800
+WINDOW_FRAMES = 790
+_SPECTRUM_FLOOR = 1e-6  # what `modules.audio.mel.spectrogram` adds under its root
+
+
+class Item(NamedTuple):
+    """One clip: units (D, N), f0 and uv (N,), spec (F, N), wav (N * hop_length,), volume (N,) or None."""
+
+    units: torch.Tensor
+    f0: torch.Tensor
+    uv: torch.Tensor
+    spec: torch.Tensor
+    wav: torch.Tensor
+    speaker: int
+    volume: torch.Tensor | None
+    path: str
+
+
+class Batch(NamedTuple):
+    """Items padded with zeros to the longest, longest first.
+
+    `units` (B, D, N), `f0` and `uv` (B, N), `spec` (B, F, N), `wav` (B, 1, N * hop_length), `speakers` (B,),
+    `lengths` (B,) frames, `volume` (B, N) or None, `paths` of the clips.
+    """
+
+    units: torch.Tensor
+    f0: torch.Tensor
+    uv: torch.Tensor
+    spec: torch.Tensor
+    wav: torch.Tensor
+    speakers: torch.Tensor
+    lengths: torch.Tensor
+    volume: torch.Tensor | None
+    paths: list[str]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        return Batch(*(x.to(device, non_blocking=True) if isinstance(x, torch.Tensor) else x for x in self))
+
+
+class Draw(NamedTuple):
+    """Which item, and the epoch that decides what is random about it."""
+
+    index: int
+    epoch: int
+
+
+class VoiceDataset(Dataset):
+    """The clips of a file list.
+
+    Args:
+        list_path: a list of clips; the speaker of each is its folder.
+        config: the run's configuration.
+        training: cut long clips to random windows and, with `train.vol_aug`, change the volume of every other one.
+
+    Raises:
+        DataError: the list is missing or empty, a clip or its features are missing, a speaker is not in the config, or
+            no clip is as long as a training segment.
+    """
+
+    def __init__(self, list_path: Path | str, config: Config, training: bool = True) -> None:
+        self.config, self.audio, self.training = config, config.audio, training
+        self.augments_volume = training and config.train.vol_aug and config.model.vol_embedding
+        self.clips = read_list(Path(list_path))
+        self.n_seconds = 0.0
+        self.too_short: list[Path] = []
+        self._check_clips(Path(list_path))
+        self._cache = [self._load(path) for path in self.clips] if config.train.all_in_mem else None
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, draw: Draw) -> Item | UserError:
+        """One item; an error that a user can mend is returned, for the trainer to raise it outside of the worker."""
+        try:
+            return self.item(*draw)
+        except UserError as error:
+            return error
+
+    def item(self, index: int, epoch: int = 0) -> Item:
+        """Clip number `index` as the model sees it in `epoch`.
+
+        Raises:
+            DataError: its features are stale, damaged or do not fit the config.
+        """
+        item = self._cache[index] if self._cache is not None else self._load(self.clips[index])
+        if not self.training:
+            return item
+        generator = np.random.default_rng((self.config.train.seed, epoch, index))
+        if self.augments_volume and generator.random() < 0.5:
+            item = change_volume(item, generator)
+        n_frames = len(item.f0)
+        if n_frames > LONG_FRAMES:
+            start = int(generator.integers(0, n_frames - LONG_FRAMES + 1))
+            item = _window(item, start, WINDOW_FRAMES, self.audio.hop_length)
+        return item
+
+    def _load(self, path: Path) -> Item:
+        model = self.config.model
+        found = features.load(path, self.audio, model.speech_encoder, model.vol_embedding)
+        if found.units.shape[0] != model.ssl_dim:
+            raise DataError(
+                f"{path}: its units are {found.units.shape[0]} wide but model.ssl_dim is {model.ssl_dim}. "
+                f"Correct model.ssl_dim, or make them again with: {features.COMMAND}"
+            )
+        n_frames = len(found.f0)
+        wav = found.wav[: n_frames * self.audio.hop_length]
+        wav = torch.nn.functional.pad(wav, (0, n_frames * self.audio.hop_length - len(wav)))
+        units = align_units(found.units, n_frames, self.config.data.unit_interpolate_mode)
+        speaker = self.config.spk[speaker_of(path)]
+        return Item(units, found.f0, found.uv, found.spec, wav, speaker, found.volume, path.as_posix())
+
+    def _check_clips(self, list_path: Path) -> None:
+        """What can be known without reading the features: speakers, files, lengths."""
+        names = [name for name in features.NAMES if name != "volume" or self.config.model.vol_embedding]
+        kept = []
+        for path in self.clips:
+            if speaker_of(path) not in self.config.spk:
+                known = ", ".join(self.config.spk) or "none"
+                raise DataError(
+                    f"{list_path}: {path} is by {speaker_of(path)!r}, whom {self.config.path or 'the config'} does not "
+                    f"know. Known speakers: {known}. Make both again with: python preprocess_flist_config.py"
+                )
+            if not path.is_file():
+                raise DataError(f"{list_path}: lists {path}, which is not there. {_REMAKE}")
+            missing = [file for name in names if not (file := features.path_of(path, name)).is_file()]
+            if missing:
+                raise DataError(f"{missing[0]}: is missing. Make it with: {features.COMMAND}")
+            info = probe(path)
+            if self.training and info.n_samples < self.config.train.segment_size * info.rate / self.audio.sampling_rate:
+                self.too_short.append(path)
+                continue
+            self.n_seconds += info.seconds
+            kept.append(path)
+        if not kept:
+            seconds = self.config.train.segment_size / self.audio.sampling_rate
+            raise DataError(f"{list_path}: no clip is as long as train.segment_size ({seconds:.2f} s). {_REMAKE}")
+        self.clips = kept
+
+
+_REMAKE = "Make the list again with: python preprocess_flist_config.py"
+
+
+def change_volume(item: Item, generator: np.random.Generator) -> Item:
+    """An item as if recorded 10^g times as loud, g uniform from -1 to what full scale allows, but 1 at most.
+
+    The spectrum needs no new transform: sqrt(|X|^2 + e) becomes sqrt(10^2g |X|^2 + e).
+    """
+    peak = float(item.wav.abs().max()) + 1e-5
+    exponent = generator.uniform(-1, min(1, math.log10(1 / peak)))
+    gain = 10**exponent
+    power = (item.spec.square() - _SPECTRUM_FLOOR).clamp_min(0)
+    spec = (gain**2 * power + _SPECTRUM_FLOOR).sqrt()
+    return item._replace(wav=item.wav * gain, volume=item.volume * gain, spec=spec)
+
+
+def collate(items: list[Item | UserError]) -> Batch | UserError:
+    """Joins items to a batch; the first error among them comes back in its place."""
+    errors = [item for item in items if isinstance(item, UserError)]
+    if errors:
+        return errors[0]
+    items = sorted(items, key=lambda item: -len(item.f0))
+    has_volume = all(item.volume is not None for item in items)
+    return Batch(
+        units=_pad([item.units for item in items]),
+        f0=_pad([item.f0 for item in items]),
+        uv=_pad([item.uv for item in items]),
+        spec=_pad([item.spec for item in items]),
+        wav=_pad([item.wav for item in items]).unsqueeze(1),
+        speakers=torch.tensor([item.speaker for item in items]),
+        lengths=torch.tensor([len(item.f0) for item in items]),
+        volume=_pad([item.volume for item in items]) if has_volume else None,
+        paths=[item.path for item in items],
+    )
+
+
+class EpochBatches(Sampler):
+    """Batches of `Draw`s in an order that is new in every epoch and follows from the seed.
+
+    Set `epoch`, and `skip` to leave out batches that an interrupted run has done, before each pass.
+
+    Args:
+        n_items: length of the dataset.
+        batch_size: items per batch; the last one may be smaller.
+        seed: of the order.
+    """
+
+    def __init__(self, n_items: int, batch_size: int, seed: int) -> None:
+        self.n_items, self.batch_size, self.seed = n_items, batch_size, seed
+        self.epoch, self.skip = 1, 0
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return math.ceil(self.n_items / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n_items).tolist()
+        for first in range(self.skip * self.batch_size, self.n_items, self.batch_size):
+            yield [Draw(index, self.epoch) for index in order[first : first + self.batch_size]]
+
+
+def make_loader(dataset: VoiceDataset, device: torch.device) -> DataLoader:
+    """A loader of training batches; its `batch_sampler` is an `EpochBatches`."""
+    train = dataset.config.train
+    # On a CPU, workers would only take the cores from the networks.
+    in_process = train.all_in_mem or device.type == "cpu"
+    workers = 0 if in_process else min(os.cpu_count() or 1, 5, len(dataset))
+    return DataLoader(
+        dataset,
+        batch_sampler=EpochBatches(len(dataset), train.batch_size, train.seed),
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+        worker_init_fn=_quiet_worker,
+        generator=torch.Generator(),  # or every epoch would draw from the global one, whose state a checkpoint keeps
+    )
+
+
+def _quiet_worker(_: int) -> None:
+    """Ctrl-C is the trainer's business; workers end when it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+
+
+def _window(item: Item, start: int, n_frames: int, hop_length: int) -> Item:
+    frames = slice(start, start + n_frames)
+    return item._replace(
+        units=item.units[:, frames],
+        f0=item.f0[frames],
+        uv=item.uv[frames],
+        spec=item.spec[:, frames],
+        wav=item.wav[start * hop_length : (start + n_frames) * hop_length],
+        volume=None if item.volume is None else item.volume[frames],
+    )
+
+
+def _pad(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Stacks along a new first axis, with zeros at the end of the last axis."""
+    flat = pad_sequence([tensor.movedim(-1, 0) for tensor in tensors], batch_first=True)
+    return flat.movedim(1, -1).contiguous()
