@@ -1,0 +1,126 @@
+"""What a run reports: TensorBoard curves, pictures and sounds under upstream's names, and one log line per interval."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modules.audio.mel import mel_from_spectrogram
+from modules.config.audio import AudioSpec
+from modules.data.dataset import Batch
+from modules.training.step import StepReport
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingLog:
+    """Writes TensorBoard events to a run's folder, those of validation to `eval/` below it.
+
+    Args:
+        folder: the run's folder.
+        audio: rate and mel of the model.
+    """
+
+    def __init__(self, folder: Path, audio: AudioSpec) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.audio = audio
+        self._train = SummaryWriter(str(folder))
+        self._eval = SummaryWriter(str(folder / "eval"))
+
+    def close(self) -> None:
+        """Flushes both files."""
+        self._train.close()
+        self._eval.close()
+
+    def step(self, step: int, epoch: int, report: StepReport, rate: float, batch: Batch, speed: float) -> None:
+        """Logs one step.
+
+        Args:
+            step: updates made.
+            epoch: from 1.
+            report: what the step found, with gradient norms.
+            rate: learning rate.
+            batch: what it was trained on; its first item is drawn.
+            speed: steps per second.
+        """
+        losses = {name: float(value) for name, value in report.losses._asdict().items()}
+        shown = " ".join(f"{name} {value:.3f}" for name, value in losses.items() if name != "lf0" or _has_lf0(report))
+        logger.info("step %d, epoch %d: %s, lr %.4g, %.2f steps/s", step, epoch, shown, rate, speed)
+        scalars = {
+            "loss/g/total": losses["total"],
+            "loss/d/total": losses["disc"],
+            "learning_rate": rate,
+            "grad_norm_d": float(report.grad_norm_d),
+            "grad_norm_g": float(report.grad_norm_g),
+            "loss/g/fm": losses["fm"],
+            "loss/g/mel": losses["mel"],
+            "loss/g/kl": losses["kl"],
+            "loss/g/lf0": losses["lf0"],
+            "loss/g/adv": losses["gen"],
+        }
+        for name, value in scalars.items():
+            self._train.add_scalar(name, value, step)
+        mel = mel_from_spectrogram(batch.spec[0, :, : int(batch.lengths[0])], self.audio)
+        pictures = {
+            "slice/mel_org": mel_picture(report.mel_real[0]),
+            "slice/mel_gen": mel_picture(report.mel_made[0]),
+            "all/mel": mel_picture(mel),
+        }
+        if _has_lf0(report):
+            pictures["all/lf0"] = curve_picture({"sung": report.lf0[0, 0], "predicted": report.pred_lf0[0, 0]})
+            pictures["all/norm_lf0"] = curve_picture({"sung": report.lf0[0, 0], "normalised": report.norm_lf0[0, 0]})
+        for name, picture in pictures.items():
+            self._train.add_image(name, picture, step, dataformats="HWC")
+
+    def validation_clip(self, step: int, index: int, made: torch.Tensor, real: torch.Tensor) -> None:
+        """Logs the sound of a validation clip; `made` and `real` are (T,) at the model's rate."""
+        for name, wav in (("gen", made), ("gt", real)):
+            samples = wav.detach().float().cpu().clamp(-1, 1)
+            self._eval.add_audio(f"{name}/audio_{index}", samples[None], step, self.audio.sampling_rate)
+
+    def validation_mel(self, step: int, index: int, made: torch.Tensor, real: torch.Tensor) -> None:
+        """Draws the log mels (M, N) of a validation clip."""
+        suffix = "" if index == 0 else f"_{index}"
+        for name, mel in (("gen", made), ("gt", real)):
+            self._eval.add_image(f"{name}/mel{suffix}", mel_picture(mel), step, dataformats="HWC")
+
+    def validation_loss(self, step: int, mel_loss: float) -> None:
+        """Logs the mean distance of all validation mels."""
+        self._eval.add_scalar("loss/mel", mel_loss, step)
+        self._train.flush()
+        self._eval.flush()
+
+
+def mel_picture(mel: torch.Tensor) -> np.ndarray:
+    """A log mel (M, N) in colours, low bands at the bottom: (3 M, 2 N, 3) uint8."""
+    from matplotlib import colormaps
+
+    values = np.flipud(mel.detach().float().cpu().numpy())
+    low, high = values.min(), values.max()
+    shades = (values - low) / max(high - low, 1e-6)
+    colours = (colormaps["viridis"](shades)[..., :3] * 255).astype(np.uint8)
+    return colours.repeat(3, axis=0).repeat(2, axis=1)
+
+
+def curve_picture(curves: dict[str, torch.Tensor]) -> np.ndarray:
+    """Named curves (N,) over frames in one plot: (200, 800, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 2), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot()
+    for name, curve in curves.items():
+        axes.plot(curve.detach().float().cpu().numpy(), label=name, linewidth=1)
+    axes.set_xlabel("frame")
+    axes.legend(loc="upper right")
+    figure.tight_layout()
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _has_lf0(report: StepReport) -> bool:
+    return report.pred_lf0 is not None

@@ -1,0 +1,274 @@
+"""Where a run stands: found, loaded and saved as a pair G_STEP.pth, D_STEP.pth in upstream's layout.
+
+A pair holds {'model', 'iteration' (epoch), 'optimizer', 'learning_rate'}, as other tools expect, and beside them the
+step, the batches done in the epoch, the config and the random state: what it takes to go on as if never stopped.
+`G_0.pth` and `D_0.pth` are somebody's base model: only their weights are read, and they are never written.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from modules.checkpoint import check_shapes, list_checkpoints, load_weights, save_together, step_of
+from modules.config.fit import explain_mismatch
+from modules.config.io import to_plain
+from modules.config.schema import Config, ModelConfig
+from modules.errors import CheckpointError
+from modules.training.step import VitsStep
+
+logger = logging.getLogger(__name__)
+
+# What must be as it was when the weights were made; all else may be changed between two runs.
+_DATA_KEYS = ("sampling_rate", "filter_length", "hop_length", "win_length")
+_MODEL_KEYS = tuple(
+    key for key in ModelConfig.model_fields if key not in ("n_layers_q", "speaker_embedding", "p_dropout")
+)
+
+
+@dataclass
+class TrainState:
+    """`step` updates made so far, the `epoch` they are in (from 1), and how many of its batches are done."""
+
+    step: int = 0
+    epoch: int = 1
+    batches_done: int = 0
+
+
+@dataclass(frozen=True)
+class Start:
+    """The checkpoints that a run starts from: a pair with `step` > 0 to go on, a base with `step` 0, or none."""
+
+    step: int = 0
+    g: Path | None = None
+    d: Path | None = None
+
+
+def find_start(folder: Path) -> Start:
+    """The newest complete pair in a run's folder, else its base model, else nothing.
+
+    Raises:
+        CheckpointError: there is a generator to go on from, but the discriminators are missing everywhere.
+    """
+    found = {prefix: {step_of(path): path for path in list_checkpoints(folder, prefix)} for prefix in "GD"}
+    pairs = sorted(set(found["G"]) & set(found["D"]) - {0})
+    newest = pairs[-1] if pairs else 0
+    alone = [path for prefix in "GD" for step, path in found[prefix].items() if step > newest]
+    if alone and not pairs and any(step for step in found["G"]):
+        g = alone[0]
+        raise CheckpointError(
+            f"{g}: has no {_partner(g)} beside it, and training needs both. Put that file there; or rename {g.name} "
+            f"to G_0.pth to start from it as a base model; or use another run name (-m)."
+        )
+    for path in alone:
+        logger.warning("%s: has no %s beside it (stopped while saving?), so it is not used", path, _partner(path))
+    if pairs:
+        return Start(newest, found["G"][newest], found["D"][newest])
+    return Start(0, found["G"].get(0), found["D"].get(0))
+
+
+def load_start(start: Start, step: VitsStep, config: Config) -> TrainState:
+    """Brings networks, optimisers and random state to where `start` says.
+
+    Raises:
+        CheckpointError: a file is damaged, or does not fit the config; the text names the keys or tensors.
+    """
+    if start.step == 0:
+        _load_base(start, step, config)
+        return TrainState()
+    content = {path: load_weights(path) for path in (start.g, start.d)}
+    for path, values in content.items():
+        _check_config(path, values.get("config"), config)
+        if not isinstance(values.get("iteration"), int):
+            raise CheckpointError(f"{path}: holds no epoch ('iteration'); it is not a training checkpoint")
+    g, d = content[start.g], content[start.d]
+    _load_generator(step.net_g, _weights_of(g, start.g), start.g, config)
+    _load_discriminators(step.net_d, _weights_of(d, start.d), start.d)
+    _load_optimizer(step.optim_g, g.get("optimizer"), start.g)
+    _load_optimizer(step.optim_d, d.get("optimizer"), start.d)
+    if g.get("scaler") and step.scaler.is_enabled():
+        step.scaler.load_state_dict(g["scaler"])
+    _set_random_state(g.get("random", {}), step.device)
+    return TrainState(start.step, max(g["iteration"], 1), int(g.get("batches_done", 0)))
+
+
+def save_state(folder: Path, state: TrainState, step: VitsStep, config: Config) -> tuple[Path, Path]:
+    """Writes the pair of this step and deletes what `train.keep_ckpts` does not keep; returns both paths.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written.
+    """
+    assert state.step > 0, "step 0 is the name of base models"
+    paths = folder / f"G_{state.step}.pth", folder / f"D_{state.step}.pth"
+    networks = (step.net_g, step.optim_g), (step.net_d, step.optim_d)
+    shared = {
+        "learning_rate": config.train.learning_rate,
+        "step": state.step,
+        "batches_done": state.batches_done,
+        "config": to_plain(config),
+        "random": _random_state(step.device),
+        "scaler": step.scaler.state_dict(),
+    }
+    save_together(
+        {
+            path: {"model": net.state_dict(), "iteration": state.epoch, "optimizer": optimizer.state_dict(), **shared}
+            for path, (net, optimizer) in zip(paths, networks)
+        }
+    )
+    prune_pairs(folder, config.train.keep_ckpts)
+    return paths
+
+
+def prune_pairs(folder: Path, keep: int) -> None:
+    """Keeps the newest `keep` complete pairs and whatever is newer than they are; 0 keeps everything.
+
+    By step, not by date, and never step 0.
+    """
+    found = {prefix: {step_of(path): path for path in list_checkpoints(folder, prefix)} for prefix in "GD"}
+    pairs = sorted(set(found["G"]) & set(found["D"]) - {0})
+    if keep <= 0 or len(pairs) <= keep:
+        return
+    oldest = pairs[-keep]
+    for paths in found.values():
+        for step, path in paths.items():
+            if 0 < step < oldest:
+                path.unlink(missing_ok=True)
+
+
+def _load_base(start: Start, step: VitsStep, config: Config) -> None:
+    if start.g is not None:
+        found = _weights_of(load_weights(start.g), start.g)
+        _load_generator(step.net_g, _without_foreign_speakers(found, step.net_g, start.g), start.g, config)
+    if start.d is not None:
+        _load_discriminators(step.net_d, _weights_of(load_weights(start.d), start.d), start.d)
+    there = [path for path in (start.g, start.d) if path is not None]
+    for path in there:
+        logger.info("starting from the weights of %s", path)
+    if len(there) == 1:
+        logger.warning("%s: has no %s beside it; that half of the model starts untrained", there[0], _partner(there[0]))
+
+
+def _without_foreign_speakers(found: dict[str, torch.Tensor], net: nn.Module, path: Path) -> dict[str, torch.Tensor]:
+    """A base may have another number of speakers; their vectors are then learned anew."""
+    key, wanted = "emb_g.weight", net.state_dict()
+    if key not in found or key not in wanted or found[key].shape[1:] != wanted[key].shape[1:]:
+        return found
+    n_found, n_wanted = len(found[key]), len(wanted[key])
+    if n_found == n_wanted:
+        return found
+    logger.warning(
+        "%s: is for %d speakers, model.n_speakers is %d; speaker vectors start untrained", path, n_found, n_wanted
+    )
+    return {**found, key: wanted[key]}
+
+
+def _weights_of(content: dict, path: Path) -> dict[str, torch.Tensor]:
+    found = content.get("model")
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise CheckpointError(f"{path}: not a training checkpoint: it holds no weights under 'model'")
+    return found
+
+
+def _load_generator(net: nn.Module, found: dict[str, torch.Tensor], path: Path, config: Config) -> None:
+    wanted = net.state_dict()
+    if not any(name.startswith("enc_q.") for name in found) and any(name.startswith("enc_q.") for name in wanted):
+        raise CheckpointError(
+            f"{path}: has no posterior encoder (enc_q): it was compressed for conversion and cannot be trained on. "
+            "Use the checkpoint that it was made from."
+        )
+    problem = explain_mismatch(found, wanted, str(config.path or "the config"))
+    if problem:
+        raise CheckpointError(f"{path}: {problem}")
+    net.load_state_dict({name: found[name] for name in wanted})
+
+
+def _load_discriminators(net: nn.Module, found: dict[str, torch.Tensor], path: Path) -> None:
+    wanted = net.state_dict()
+    try:
+        check_shapes(found, wanted, path)
+    except CheckpointError as error:
+        likely = "Likely cause: model.discriminator_channels or model.use_spectral_norm."
+        raise CheckpointError(f"{error} {likely}") from None
+    net.load_state_dict({name: found[name] for name in wanted})
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, path: Path) -> None:
+    """Takes the moments; rates and other settings stay those of the config.
+
+    A checkpoint without moments (stripped to save space) trains on with fresh ones.
+    """
+    saved_state = saved.get("state") if isinstance(saved, dict) else None
+    if not saved_state:
+        logger.warning("%s: holds no optimizer state; the optimizer starts afresh", path)
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, moments in saved_state.items():
+        shape = list(moments["exp_avg"].shape)
+        if index >= len(parameters) or shape != list(parameters[index].shape):
+            wanted = list(parameters[index].shape) if index < len(parameters) else "no such tensor"
+            raise CheckpointError(
+                f"{path}: the optimizer state of tensor {index} has the shape {shape}, the network {wanted}. "
+                "Use the config.json that was saved with this checkpoint."
+            )
+    # Clones: the file is memory-mapped, and the moments are changed in place from now on.
+    state = {
+        index: {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in moments.items()}
+        for index, moments in saved_state.items()
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _check_config(path: Path, stored: Any, config: Config) -> None:
+    """Compares the config that a checkpoint carries with the run's, where a difference would break the model.
+
+    Raises:
+        CheckpointError: names every differing key with both values.
+    """
+    if not isinstance(stored, dict):
+        return  # a published checkpoint; its tensors are compared instead
+    try:
+        before = Config.model_validate(stored)
+    except ValidationError:
+        raise CheckpointError(
+            f"{path}: the config stored in it cannot be read; it was made by another version"
+        ) from None
+    changed = []
+    for section, keys in (("data", _DATA_KEYS), ("model", _MODEL_KEYS)):
+        for key in keys:
+            was, is_now = getattr(getattr(before, section), key), getattr(getattr(config, section), key)
+            if was != is_now:
+                changed.append(f"{section}.{key} was {was!r}, now {is_now!r}")
+    for speaker, number in before.spk.items():
+        if config.spk.get(speaker, number) != number:
+            changed.append(f"spk: the id of {speaker!r} was {number}, now {config.spk[speaker]}")
+    if changed:
+        raise CheckpointError(
+            f"{path}: was trained with another config: {'; '.join(changed)}. Restore these values in "
+            f"{config.path or 'the config'} to go on, or start a new run with another name (-m)."
+        )
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def _set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"].clone())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].clone(), device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"].clone())
+
+
+def _partner(path: Path) -> str:
+    return ("D" if path.name.startswith("G") else "G") + path.name[1:]

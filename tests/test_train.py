@@ -1,0 +1,173 @@
+"""train.py as a user meets it: what it says, where it goes on, and how it stops."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_voices import make_workspace
+
+import train
+from modules.checkpoint import load_weights
+from modules.config.io import load_config, save_config
+from modules.errors import CheckpointError, ConfigError, DataError, UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_workspace(tmp_path, log_interval=1)
+    return tmp_path
+
+
+def run(*flags: str) -> int:
+    return train.main(["-c", "configs/config.json", "-m", "44k", "-d", "cpu", *flags])
+
+
+def names(folder: Path = Path("logs/44k")) -> list[str]:
+    return sorted(path.name for path in folder.glob("[GD]_*.pth"))
+
+
+def change_config(**model) -> None:
+    config = load_config("configs/config.json")
+    for key, value in model.items():
+        setattr(config.model, key, value)
+    save_config(config, "configs/config.json")
+
+
+def start_subprocess(*flags: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "train.py"), "-m", "44k", "-d", "cpu", *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment
+    )
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.02)
+
+
+def test_a_run_says_what_it_does_and_ends_with_the_next_command(workspace, capsys):
+    assert run("--max_steps", "2") == 0
+    out, err = capsys.readouterr()
+    assert names() == ["D_2.pth", "G_2.pth"]
+    assert "speakers: alto (2 clips), bass (2 clips)" in err and "device cpu" in err
+    assert "4 clips" in err and "2 steps per epoch" in err and "M parameters" in err and "step 2, epoch 1" in err
+    assert out == (
+        'Next: python inference_main.py -m "logs/44k/G_2.pth" -c "logs/44k/config.json" -n SONG.wav -s "alto" -t 0\n'
+    )
+    assert "step 2, epoch 1" in Path("logs/44k/train.log").read_text("utf-8")
+    assert Path("logs/44k/config.json").read_bytes() == Path("configs/config.json").read_bytes()
+
+
+def test_the_same_command_goes_on_and_one_that_is_done_says_so(workspace, capsys):
+    assert run("--max_steps", "1") == 0
+    assert run("--max_steps", "3") == 0
+    assert "going on from logs/44k/G_1.pth: step 1, epoch 1" in capsys.readouterr().err
+    stamps = {path: path.stat().st_mtime_ns for path in Path("logs/44k").glob("*.pth")}
+    assert run("--max_steps", "3") == 0
+    out, err = capsys.readouterr()
+    assert "nothing to do: step 3 is reached already" in err
+    assert 'Next: python inference_main.py -m "logs/44k/G_3.pth"' in out
+    assert {path: path.stat().st_mtime_ns for path in Path("logs/44k").glob("*.pth")} == stamps
+
+
+def test_a_run_that_does_not_fit_is_refused_and_its_config_stays(workspace):
+    run("--max_steps", "1")
+    kept = Path("logs/44k/config.json").read_bytes()
+    change_config(hidden_channels=16)
+    with pytest.raises(CheckpointError, match=r"model\.hidden_channels was 8, now 16"):
+        run("--max_steps", "2")
+    assert names() == ["D_1.pth", "G_1.pth"] and Path("logs/44k/config.json").read_bytes() == kept
+
+
+def test_a_damaged_checkpoint_is_refused_not_overwritten(workspace):
+    run("--max_steps", "1")
+    Path("logs/44k/G_1.pth").write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match=r"G_1\.pth"):
+        run("--max_steps", "2")
+    assert Path("logs/44k/G_1.pth").read_bytes() == b"broken" and names() == ["D_1.pth", "G_1.pth"]
+
+
+def test_a_base_model_is_started_from_and_never_written(workspace, capsys):
+    run("--max_steps", "1")
+    Path("logs/44k").rename("logs/old")
+    Path("logs/44k").mkdir()
+    for prefix in "GD":
+        shutil.copyfile(f"logs/old/{prefix}_1.pth", f"logs/44k/{prefix}_0.pth")
+    before = [Path(f"logs/44k/{prefix}_0.pth").read_bytes() for prefix in "GD"]
+    assert run("--max_steps", "1") == 0
+    assert "starting from the weights of logs/44k/G_0.pth" in capsys.readouterr().err
+    assert [Path(f"logs/44k/{prefix}_0.pth").read_bytes() for prefix in "GD"] == before
+    assert names() == ["D_0.pth", "D_1.pth", "G_0.pth", "G_1.pth"]
+
+
+def test_the_config_of_a_run_can_be_used_in_place(workspace):
+    run("--max_steps", "1")
+    assert train.main(["-c", "logs/44k/config.json", "-m", "44k", "-d", "cpu", "--max_steps", "2"]) == 0
+    assert load_config("logs/44k/config.json").spk == {"alto": 0, "bass": 1}
+
+
+@pytest.mark.parametrize(
+    "break_it, error, message",
+    [
+        (lambda: Path("configs/config.json").unlink(), ConfigError, "preprocess_flist_config"),
+        (lambda: Path("filelists/train.txt").unlink(), DataError, r"train\.txt.*preprocess_flist_config"),
+        (lambda: Path("filelists/val.txt").write_text("\n"), DataError, r"val\.txt.*preprocess_flist_config"),
+        (lambda: Path("dataset/44k/bass/clip 1.wav").unlink(), DataError, r"clip 1\.wav, which is not there"),
+        (lambda: Path("dataset/44k/bass/clip 1.spec.pt").unlink(), DataError, r"clip 1\.spec\.pt.*preprocess_hubert"),
+        (lambda: Path("dataset/44k/alto").rename("dataset/44k/tenor"), DataError, "which is not there"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_command_that_makes_it(workspace, break_it, error, message):
+    break_it()
+    with pytest.raises(error, match=message) as caught:
+        run("--max_steps", "1")
+    assert "\n" not in str(caught.value) and not names()
+
+
+@pytest.mark.parametrize("flags", [["--max_steps", "0"], ["-d", "tpu"], ["-m", " "]])
+def test_flags_that_make_no_sense_are_refused(workspace, flags):
+    with pytest.raises(UsageError):
+        run(*flags)
+
+
+def test_ctrl_c_saves_and_says_where(workspace):
+    process = start_subprocess()
+    log = Path("logs/44k/train.log")
+    wait_for(lambda: log.is_file() and "step 2," in log.read_text("utf-8"), process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    step = load_weights(next(Path("logs/44k").glob("G_*.pth")))["step"]
+    assert step >= 2 and names() == [f"D_{step}.pth", f"G_{step}.pth"]
+    assert f"stopped at step {step}: saved logs/44k/G_{step}.pth" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.1, 0.3])
+def test_a_kill_at_any_moment_leaves_a_run_that_goes_on(workspace, delay):
+    config = load_config("configs/config.json")
+    config.train.eval_interval, config.train.keep_ckpts = 1, 1
+    save_config(config, "configs/config.json")
+    process = start_subprocess()
+    wait_for(lambda: len(names()) >= 2, process)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+    for name in names():
+        assert load_weights(Path("logs/44k") / name)["step"] == int(name[2:-4]), "whole, or not there"
+    reached = max(int(name[2:-4]) for name in names() if name.startswith("G_"))
+    assert run("--max_steps", str(reached + 1)) == 0
+    assert {f"D_{reached + 1}.pth", f"G_{reached + 1}.pth"} <= set(names())
+    assert not list(Path("logs/44k").glob(".*")), "temporary files of the killed run are gone"

@@ -1,0 +1,221 @@
+"""The loop: it learns, it goes on exactly where it stopped, and it stops before anything broken is saved."""
+
+import logging
+import signal
+import threading
+
+import pytest
+import torch
+from tiny_voices import make_workspace
+
+from models import build_synthesizer
+from modules.checkpoint import list_checkpoints, load_weights
+from modules.data.dataset import VoiceDataset, make_loader
+from modules.errors import UserError
+from modules.training.guards import LossWatch, StopRequest
+from modules.training.step import Losses
+from modules.training.vits_trainer import VitsTrainer
+from vdecoder.discriminators import MultiPeriodDiscriminator
+
+CPU = torch.device("cpu")
+
+
+class Run:
+    """A trainer in `logs/NAME` with what it needs, as train.py builds it."""
+
+    def __init__(self, config, folder):
+        torch.manual_seed(config.train.seed)
+        net_d = MultiPeriodDiscriminator(channels=config.model.discriminator_channels)
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.trainer = VitsTrainer(build_synthesizer(config), net_d, config, CPU, folder, show_progress=False)
+        self.trainer.start()
+        self.loader = make_loader(VoiceDataset("filelists/train.txt", config), CPU)
+        self.validation = [VoiceDataset("filelists/val.txt", config, training=False).item(0)]
+
+    def __call__(self, max_steps):
+        return self.trainer.run(self.loader, self.validation, max_steps)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make_workspace(tmp_path, vol_aug=True)
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.pth"))
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    nets = run.trainer.step.net_g, run.trainer.step.net_d
+    return {
+        f"{index}.{name}": value.clone() for index, net in enumerate(nets) for name, value in net.named_parameters()
+    }
+
+
+def test_the_mel_loss_falls_on_one_tiny_batch(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = make_workspace(tmp_path, 2)
+    run = Run(config, tmp_path / "logs/a")
+    batch = next(iter(run.loader))
+    mels = [float(run.trainer.step.run(batch).losses.mel) for _ in range(40)]
+    assert sum(mels[-5:]) < 0.7 * sum(mels[:5])
+
+
+def test_resuming_is_identical_to_not_stopping(workspace, tmp_path):
+    straight = Run(workspace, tmp_path / "logs/straight")
+    straight(7)
+    for steps in (1, 3, 4, 7):  # two batches an epoch: stops in the middle of epochs and at their ends
+        resumed = Run(workspace, tmp_path / "logs/resumed")
+        resumed(steps)
+    wanted, found = weights(straight), weights(resumed)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert vars(resumed.trainer.state) == vars(straight.trainer.state)
+    before, after = (load_weights(run.folder / "G_7.pth")["optimizer"]["state"] for run in (straight, resumed))
+    assert all(torch.equal(before[key]["exp_avg_sq"], after[key]["exp_avg_sq"]) for key in before)
+
+
+def test_validation_and_logging_do_not_change_what_is_learned(workspace, tmp_path):
+    plain = Run(workspace, tmp_path / "logs/plain")
+    plain(3)
+    workspace.train.eval_interval = workspace.train.log_interval = 1
+    watched = Run(workspace, tmp_path / "logs/watched")
+    watched(3)
+    wanted, found = weights(plain), weights(watched)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_the_rate_follows_the_epoch_and_is_not_multiplied_by_resuming(workspace, tmp_path):
+    workspace.train.lr_decay = 0.5
+    for steps in (1, 2, 3, 4, 5):
+        run = Run(workspace, tmp_path / "logs/a")
+        run(steps)
+    assert run.trainer.state.epoch == 3
+    rates = {group["lr"] for group in run.trainer.step.optim_g.param_groups}
+    assert rates == {workspace.train.learning_rate * 0.25}
+
+
+def test_only_the_newest_pairs_are_kept_and_the_base_always(workspace, tmp_path):
+    workspace.train.eval_interval, workspace.train.keep_ckpts = 1, 2
+    base = Run(workspace, tmp_path / "logs/base")
+    base(1)
+    folder = tmp_path / "logs/a"
+    folder.mkdir()
+    for prefix in "GD":
+        (base.folder / f"{prefix}_1.pth").rename(folder / f"{prefix}_0.pth")
+    content = (folder / "G_0.pth").read_bytes()
+    Run(workspace, folder)(4)
+    assert names(folder) == ["D_0.pth", "D_3.pth", "D_4.pth", "G_0.pth", "G_3.pth", "G_4.pth"]
+    assert (folder / "G_0.pth").read_bytes() == content
+
+
+def test_the_end_of_the_epochs_ends_the_run_with_a_checkpoint(workspace, tmp_path):
+    workspace.train.epochs = 2
+    outcome = Run(workspace, tmp_path / "logs/a")(None)
+    assert outcome.step == 4 and outcome.model_path.name == "G_4.pth" and not outcome.interrupted
+    again = Run(workspace, tmp_path / "logs/a")
+    assert again(None) == outcome and names(again.folder) == ["D_4.pth", "G_4.pth"]
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_files_and_nothing_is_saved(workspace, tmp_path):
+    run = Run(workspace, tmp_path / "logs/a")
+    run(2)
+    with torch.no_grad():
+        run.trainer.step.net_g.dec.conv_post.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"step 3: the loss is not finite .*dataset/44k/\w+/clip \d\.wav"):
+        run(4)
+    assert names(run.folder) == ["D_2.pth", "G_2.pth"]
+
+
+def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(workspace, tmp_path):
+    run = Run(workspace, tmp_path / "logs/a")
+    original = run.trainer.step.run
+
+    def breaking(batch, with_norms=False):
+        report = original(batch, with_norms)
+        with torch.no_grad():
+            run.trainer.step.net_d.discriminators[2].conv_post.bias.fill_(float("inf"))
+        return report
+
+    run.trainer.step.run = breaking
+    with pytest.raises(UserError, match="step 1: weights are not finite"):
+        run(1)
+    assert names(run.folder) == []
+
+
+def test_a_clip_that_cannot_be_loaded_stops_the_run_by_name(workspace, tmp_path):
+    run = Run(workspace, tmp_path / "logs/a")
+    for path in tmp_path.rglob("*.f0.npy"):
+        path.write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"clip \d\.wav\.f0\.npy.*preprocess_hubert_f0"):
+        run(2)
+
+
+def test_a_request_to_stop_saves_the_current_step(workspace, tmp_path):
+    run = Run(workspace, tmp_path / "logs/a")
+    original = run.trainer.step.run
+
+    def stopping(batch, with_norms=False):
+        if run.trainer.state.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return original(batch, with_norms)
+
+    run.trainer.step.run = stopping
+    handler = signal.getsignal(signal.SIGTERM)
+    outcome = run(100)
+    assert outcome.interrupted and outcome.step == 3 and outcome.model_path.name == "G_3.pth"
+    assert names(run.folder) == ["D_3.pth", "G_3.pth"] and signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_second_interrupt_ends_at_once_and_other_threads_are_left_alone():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    found = []
+
+    def elsewhere():
+        with StopRequest() as stop:
+            found.append(stop.requested)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_watch_names_the_loss_and_a_dozen_files_at_most(value):
+    losses = Losses(*torch.ones(7))
+    watch = LossWatch()
+    watch.push(1, ["a.wav"], losses)
+    with pytest.raises(UserError, match=r"step 2: .*kl (nan|inf).*clip 11 \.\.\.") as caught:
+        watch.push(2, [f"clip {index}" for index in range(20)], losses._replace(kl=torch.tensor(value)))
+    assert "clip 12" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_curves_pictures_and_sounds_have_upstreams_names(workspace, tmp_path, caplog):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    workspace.train.log_interval = workspace.train.eval_interval = 2
+    with caplog.at_level(logging.INFO):
+        Run(workspace, tmp_path / "logs/a")(2)
+    events = EventAccumulator(str(tmp_path / "logs/a")).Reload().Tags()
+    scalars = (
+        "loss/g/total loss/d/total learning_rate grad_norm_d grad_norm_g loss/g/fm loss/g/mel loss/g/kl loss/g/lf0"
+    )
+    assert set(scalars.split()) <= set(events["scalars"])
+    assert set(events["images"]) == set("slice/mel_org slice/mel_gen all/mel all/lf0 all/norm_lf0".split())
+    events = EventAccumulator(str(tmp_path / "logs/a/eval")).Reload().Tags()
+    assert set(events["audio"]) == {"gen/audio_0", "gt/audio_0"} and set(events["images"]) == {"gen/mel", "gt/mel"}
+    line = next(record.getMessage() for record in caplog.records if record.getMessage().startswith("step 2, epoch 1"))
+    assert all(f" {name} " in line for name in ("disc", "gen", "fm", "mel", "kl", "lf0", "lr"))
+
+
+def test_no_step_means_no_checkpoint(workspace, tmp_path):
+    workspace.train.epochs = 1
+    run = Run(workspace, tmp_path / "logs/a")
+    run.trainer.state.epoch = 2
+    assert run(None).model_path is None and not list_checkpoints(run.folder, "G")
