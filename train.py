@@ -90,11 +90,13 @@ def _build_trainer(config, device, folder: Path):
 
 def _introduce(trainer, training, n_batches: int, config_path: Path) -> None:
     """Says what is about to be trained, on what, and where."""
+    from modules.data.filelist import speaker_of
+
     for path in training.too_short:
         logger.warning("%s: is shorter than train.segment_size and is left out", path)
     counts = {speaker: 0 for speaker in trainer.config.spk}
     for path in training.clips:
-        counts[path.parent.name] += 1
+        counts[speaker_of(path)] += 1
     parameters = [
         sum(parameter.numel() for parameter in net.parameters()) / 1e6
         for net in (trainer.step.net_g, trainer.step.net_d)

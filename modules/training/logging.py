@@ -21,14 +21,16 @@ class TrainingLog:
     Args:
         folder: the run's folder.
         audio: rate and mel of the model.
+        step: where the run goes on; what a run that was killed logged after it is hidden.
     """
 
-    def __init__(self, folder: Path, audio: AudioSpec) -> None:
+    def __init__(self, folder: Path, audio: AudioSpec, step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.audio = audio
-        self._train = SummaryWriter(str(folder))
-        self._eval = SummaryWriter(str(folder / "eval"))
+        first = step + 1 if step else None
+        self._train = SummaryWriter(str(folder), purge_step=first)
+        self._eval = SummaryWriter(str(folder / "eval"), purge_step=first)
 
     def close(self) -> None:
         """Flushes both files."""

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from modules.audio.mel import mel_spectrogram
+from modules.config.audio import AudioSpec
 from modules.config.schema import Config
 from modules.data.dataset import Batch, Item
 from modules.errors import UserError
@@ -92,7 +93,7 @@ class VitsTrainer:
         """
         if self._finished(max_steps):
             return Outcome(self.saved, self.state.step, False)
-        log = TrainingLog(self.folder, self.config.audio)
+        log = TrainingLog(self.folder, self.config.audio, self.state.step)
         total = self._last_step(len(loader.batch_sampler), max_steps)
         bar = tqdm(
             total=total,
@@ -219,7 +220,7 @@ class VitsTrainer:
         return last if max_steps is None else min(last, max_steps)
 
 
-def _validation_samples(audio) -> int:
+def _validation_samples(audio: AudioSpec) -> int:
     return int(VALIDATION_SECONDS * audio.frame_rate) * audio.hop_length
 
 
