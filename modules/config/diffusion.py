@@ -1,0 +1,134 @@
+"""The typed mirror of diffusion.yaml: field name = key = so-vits-svc's key; every default lives here."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field
+
+from modules.config.io import report_unknown_keys, to_plain, validate
+from modules.config.schema import Positive, Section
+from modules.errors import ConfigError
+from modules.files import write_text
+
+
+class DiffusionData(Section):
+    """`data`: rate, clips and units."""
+
+    sampling_rate: Positive = 44100
+    block_size: Positive = 512
+    duration: Annotated[float, Field(gt=0)] = 2
+    encoder: str = "vec768l12"
+    cnhubertsoft_gate: int = 10  # other tools
+    encoder_sample_rate: Positive = 16000  # other tools
+    encoder_hop_size: Positive = 320  # other tools
+    encoder_out_channels: Positive = 768
+    training_files: str = "filelists/train.txt"
+    validation_files: str = "filelists/val.txt"
+    extensions: list[str] = Field(default_factory=lambda: ["wav"])  # other tools
+    unit_interpolate_mode: str = "left"
+
+
+class DiffusionModel(Section):
+    """`model`: the shape of the denoiser."""
+
+    type: str = "Diffusion"  # other tools
+    n_layers: Positive = 20
+    n_chans: Positive = 512
+    n_hidden: Positive = 256
+    use_pitch_aug: bool = True
+    timesteps: Positive = 1000
+    k_step_max: int | None = 0
+    n_spk: Positive = 1
+
+
+class DiffusionVocoder(Section):
+    """`vocoder`: the pretrained mel vocoder."""
+
+    type: str = "nsf-hifigan"
+    ckpt: str = "pretrain/nsf_hifigan/model"
+
+
+class DiffusionInfer(Section):
+    """`infer`: the sampler."""
+
+    speedup: int = 10
+    method: str | None = "dpm-solver++"
+
+
+class DiffusionEnv(Section):
+    """`env`: where training writes."""
+
+    expdir: str = "logs/44k/diffusion"
+    gpu_id: int = 0
+
+
+class DiffusionTrain(Section):
+    """`train`: how the denoiser is trained."""
+
+    num_workers: Annotated[int, Field(ge=0)] = 4
+    amp_dtype: str = "fp32"
+    batch_size: Positive = 48
+    cache_all_data: bool = True
+    cache_device: str = "cpu"
+    cache_fp16: bool = True
+    epochs: Positive = 100000
+    interval_log: Positive = 10
+    interval_val: Positive = 2000
+    interval_force_save: Positive = 5000
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    decay_step: Positive = 100000
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
+    weight_decay: Annotated[float, Field(ge=0)] = 0
+    save_opt: bool = False
+
+
+class DiffusionConfig(Section):
+    """A whole diffusion.yaml."""
+
+    data: DiffusionData = Field(default_factory=DiffusionData)
+    model: DiffusionModel = Field(default_factory=DiffusionModel)
+    device: str = "cuda"
+    vocoder: DiffusionVocoder = Field(default_factory=DiffusionVocoder)
+    infer: DiffusionInfer = Field(default_factory=DiffusionInfer)
+    env: DiffusionEnv = Field(default_factory=DiffusionEnv)
+    train: DiffusionTrain = Field(default_factory=DiffusionTrain)
+    spk: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+
+
+def load_diffusion_config(path: Path | str) -> DiffusionConfig:
+    """A checked config from a YAML file.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key near a known one, or a wrong type.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Make it with: python preprocess_flist_config.py") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]}). Mend it.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds a {type(values).__name__}; expected sections data, model, train, ...")
+    return parse_diffusion_config(values, path)
+
+
+def parse_diffusion_config(values: dict[str, Any], path: Path | None = None) -> DiffusionConfig:
+    """A checked config from parsed YAML; `path` is only for messages. Raises ConfigError as `load_diffusion_config`."""
+    name = str(path) if path else "diffusion config"
+    values = {key: value for key, value in values.items() if value is not None or key == "spk"}
+    if values.get("spk") is None:
+        values.pop("spk", None)
+    report_unknown_keys(DiffusionConfig, values, name)
+    return validate(DiffusionConfig, values, name)
+
+
+def dump_diffusion_config(config: DiffusionConfig) -> str:
+    """The YAML text of a config: keys in the schema's order, names readable in any script."""
+    return yaml.safe_dump(to_plain(config), allow_unicode=True, sort_keys=False)
+
+
+def save_diffusion_config(config: DiffusionConfig, path: Path | str) -> None:
+    """Writes plain YAML, whole or not at all."""
+    write_text(path, dump_diffusion_config(config))

@@ -1,0 +1,65 @@
+"""What a new config differs in from the defaults of `schema.py`: presets and the encoder's widths, nothing repeated."""
+
+import copy
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "base": {"data": {"unit_interpolate_mode": "nearest"}},
+    "tiny": {
+        "data": {"unit_interpolate_mode": "nearest"},
+        "model": {
+            "filter_channels": 512,
+            "upsample_initial_channel": 400,
+            "use_depthwise_conv": True,
+            "flow_share_parameter": True,
+        },
+    },
+    # The whole model, a fraction of its channels: learns a voice on two CPU cores. Not for a voice you keep.
+    "micro": {
+        "data": {"unit_interpolate_mode": "nearest"},
+        "train": {
+            "batch_size": 4,
+            "learning_rate": 4e-4,
+            "log_interval": 20,
+            "eval_interval": 200,
+            "segment_size": 10240,
+        },
+        "model": {
+            "inter_channels": 64,
+            "hidden_channels": 64,
+            "filter_channels": 192,
+            "n_layers": 3,
+            "gin_channels": 64,
+            "upsample_initial_channel": 128,
+            "discriminator_channels": 128,
+            "use_depthwise_conv": True,
+            "use_automatic_f0_prediction": False,
+        },
+    },
+}
+
+# Keys of `model` that a preset, the encoder or a flag decides; all else in that section is the user's.
+DECIDED_MODEL_KEYS = (
+    "speech_encoder ssl_dim gin_channels filter_channels inter_channels hidden_channels n_layers "
+    "upsample_initial_channel discriminator_channels use_depthwise_conv flow_share_parameter vol_embedding "
+    "use_transformer_flow use_automatic_f0_prediction"
+).split()
+
+
+def preset_values(name: str, encoder: str, encoder_dim: int) -> dict[str, Any]:
+    """The values of a new config.json: a preset, with the widths that go with the encoder.
+
+    Speaker vector and feed-forward layers grow with the units, as in so-vits-svc: both are as wide as the units, the
+    feed-forward layers at least 768. `tiny` keeps its 512, `micro` all of its own.
+
+    Args:
+        name: "base", "tiny" or "micro".
+        encoder: name of the speech encoder.
+        encoder_dim: width of its units.
+    """
+    values = copy.deepcopy(PRESETS[name])
+    model = values.setdefault("model", {})
+    model.update({"speech_encoder": encoder, "ssl_dim": encoder_dim})
+    model.setdefault("gin_channels", encoder_dim)
+    model.setdefault("filter_channels", max(768, encoder_dim))
+    return values
