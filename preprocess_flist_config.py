@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _write_configs(arguments, width: int, speakers: list[str]) -> dict[str, int]:
     """Writes both configuration files and returns the speakers' ids."""
-    from modules.config.io import parse_config, to_plain
+    from modules.config.io import parse_config
     from modules.config.presets import preset_values
 
     path = Path("configs/config.json")
@@ -71,8 +71,7 @@ def _write_configs(arguments, width: int, speakers: list[str]) -> dict[str, int]
     values["data"]["validation_files"] = arguments.val_list.as_posix()
     if arguments.tf_flow:
         values["model"].update({"use_transformer_flow": True, "flow_share_parameter": True})
-    order = {"train": {}, "data": {}, "model": {}, "spk": {}}
-    new = to_plain(parse_config({**order, **values, "spk": ids}))
+    new = parse_config({**values, "spk": ids}).model_dump(mode="json")
     _save_json(path, _keep_edits(path, old, new))
     _write_diffusion(arguments, width, ids)
     return ids
