@@ -96,9 +96,12 @@ def encoder_dim(name: str) -> int:
     Raises:
         UsageError: unknown.
     """
-    if name in _PLANNED_DIMS and name not in ENCODERS:
-        return _PLANNED_DIMS[name]
-    return ENCODERS.get(name).dim
+    if name in ENCODERS:
+        return ENCODERS.get(name).dim
+    if name not in _PLANNED_DIMS:
+        known = sorted({*ENCODERS.names(), *_PLANNED_DIMS})
+        raise UsageError(f"unknown speech encoder {name!r}. Known: {', '.join(known)}.")
+    return _PLANNED_DIMS[name]
 
 
 def encoder_identity(name: str) -> str:
