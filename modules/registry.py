@@ -57,9 +57,7 @@ class Registry(Generic[T]):
         """
         self._search()
         if name not in self._entries:
-            near = get_close_matches(name, self._entries, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise UsageError(f"unknown {self.kind} {name!r}.{hint} Known: {', '.join(self.names())}.")
+            raise UsageError(unknown_name(self.kind, name, self.names()))
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -74,3 +72,10 @@ class Registry(Generic[T]):
             if not module.name.startswith("_"):
                 importlib.import_module(f"{self.package}.{module.name}")
         self._searched = True
+
+
+def unknown_name(kind: str, name: str, known: list[str]) -> str:
+    """The text for a name that does not exist: the nearest one there is, and all of them."""
+    near = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."

@@ -1,14 +1,16 @@
 """ENCODERS, and what all speech encoders share: input checks, 16 kHz, 50 frames a second."""
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 
 from modules.errors import AudioError, UsageError
 from modules.pretrain import Weights, checksum
-from modules.registry import Registry
+from modules.registry import Registry, unknown_name
 
 
-class SpeechEncoder:
+class SpeechEncoder(ABC):
     """Speech to content units.
 
     A subclass names itself, its width and its files, and has one method, `units`.
@@ -56,9 +58,9 @@ class SpeechEncoder:
         # A normal tensor: inference tensors may not enter training.
         return units.float().clone()
 
+    @abstractmethod
     def units(self, wav: torch.Tensor) -> torch.Tensor:
         """Units (D, N') of `wav` (T,), T > 0, on the encoder's device."""
-        raise NotImplementedError
 
 
 ENCODERS: Registry[type[SpeechEncoder]] = Registry("speech encoder", "modules.encoders")
@@ -99,8 +101,7 @@ def encoder_dim(name: str) -> int:
     if name in ENCODERS:
         return ENCODERS.get(name).dim
     if name not in _PLANNED_DIMS:
-        known = sorted({*ENCODERS.names(), *_PLANNED_DIMS})
-        raise UsageError(f"unknown speech encoder {name!r}. Known: {', '.join(known)}.")
+        raise UsageError(unknown_name(ENCODERS.kind, name, sorted({*ENCODERS.names(), *_PLANNED_DIMS})))
     return _PLANNED_DIMS[name]
 
 

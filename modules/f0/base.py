@@ -3,6 +3,8 @@
 A predictor is a subclass of `PitchPredictor` with one method, `track`; everything around it is written once, here.
 """
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ DEFAULT_THRESHOLD = 0.05
 _UNVOICED_BELOW_HZ = 0.001
 
 
-class PitchPredictor:
+class PitchPredictor(ABC):
     """Pitch of a clip on the model's frames.
 
     Args:
@@ -72,9 +74,9 @@ class PitchPredictor:
         assert curve.shape == (n_frames,), f"{self.name}: {curve.shape} for {n_frames} frames"
         return fill_gaps(curve)
 
+    @abstractmethod
     def track(self, wav: np.ndarray, n_frames: int) -> np.ndarray:
         """Pitch in Hz, (N,), 0 where unvoiced, of `wav` (T,) float64."""
-        raise NotImplementedError
 
     @property
     def hop_seconds(self) -> float:
