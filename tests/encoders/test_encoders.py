@@ -1,6 +1,10 @@
 """Every speech encoder whose weights are here keeps the same promises."""
 
+import importlib
+import sys
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,3 +86,26 @@ def test_missing_weights_name_the_file_and_the_source(monkeypatch, tmp_path):
     monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path)
     with pytest.raises(MissingWeights, match=r"pretrain/medium.pt: not found .*https://.*medium.pt"):
         build_encoder("whisper-ppg", "cpu")
+
+
+def test_the_example_in_the_readme_is_a_whole_encoder(monkeypatch, tmp_path):
+    readme = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text("utf-8")
+    example = readme.split("`modules/encoders/myvec.py`:\n```python\n")[1].split("```")[0]
+
+    class Model(torch.nn.Module):
+        def forward(self, wav):
+            return torch.zeros(1, wav.shape[-1] // 320, 512)
+
+    monkeypatch.setitem(sys.modules, "myvec", SimpleNamespace(load_model=lambda path: Model()))
+    monkeypatch.chdir(tmp_path)
+    ENCODERS.names()
+    monkeypatch.setattr(ENCODERS, "_entries", dict(ENCODERS._entries))
+    (tmp_path / "plug.py").write_text(example, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("plug")
+    with pytest.raises(MissingWeights, match=r"pretrain/myvec\.pt"):
+        build_encoder("myvec", "cpu")
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain/myvec.pt").touch()
+    assert build_encoder("myvec", "cpu").encode(np.zeros(16000, dtype=np.float32)).shape == (512, 50)
+    assert encoder_dim("myvec") == 512
