@@ -112,7 +112,7 @@ class VoiceDataset(Dataset):
         item = self._cache[index] if self._cache is not None else self._load(self.clips[index])
         if not self.training:
             return item
-        generator = np.random.default_rng((self.config.train.seed, epoch, index))
+        generator = _generator(self.config.train.seed, epoch, index)
         if self.augments_volume and generator.random() < 0.5:
             item = change_volume(item, generator)
         n_frames = len(item.f0)
@@ -220,7 +220,7 @@ class EpochBatches(Sampler):
         return math.ceil(self.n_items / self.batch_size)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n_items).tolist()
+        order = _generator(self.seed, self.epoch).permutation(self.n_items).tolist()
         for first in range(self.skip * self.batch_size, self.n_items, self.batch_size):
             yield [Draw(index, self.epoch) for index in order[first : first + self.batch_size]]
 
@@ -260,6 +260,11 @@ def _window(item: Item, start: int, n_frames: int, hop_length: int) -> Item:
         wav=item.wav[start * hop_length : (start + n_frames) * hop_length],
         volume=None if item.volume is None else item.volume[frames],
     )
+
+
+def _generator(seed: int, *place: int) -> np.random.Generator:
+    """Random numbers of one place in the run; a negative seed, which torch takes, is folded to 32 bits."""
+    return np.random.default_rng((seed & 0xFFFFFFFF, *place))
 
 
 def _pad(tensors: list[torch.Tensor]) -> torch.Tensor:

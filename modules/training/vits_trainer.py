@@ -136,6 +136,7 @@ class VitsTrainer:
         looked = 0.0
         for batch in loader:
             if isinstance(batch, UserError):
+                self._save()  # a file that went missing must not cost the steps since the last checkpoint
                 raise batch
             report = self._advance(batch, log)
             bar.update()

@@ -118,6 +118,7 @@ def test_every_epoch_has_all_items_in_an_order_of_its_own():
     batches.epoch, batches.skip = 2, 1
     assert list(batches) == seen[1][1:], "a resumed epoch goes on where it stopped"
     assert list(EpochBatches(7, 3, seed=6)) != seen[0]
+    assert len(list(EpochBatches(7, 3, seed=-1))) == 3
 
 
 def test_the_cache_gives_the_same_items(workspace):

@@ -188,6 +188,21 @@ def test_a_clip_that_cannot_be_loaded_stops_the_run_by_name(workspace, tmp_path)
         run(2)
 
 
+def test_a_file_that_goes_missing_does_not_cost_the_steps_before(workspace, tmp_path):
+    run = Run(workspace, tmp_path / "logs/a")
+    original = run.trainer.step.run
+
+    def breaking(batch, with_norms=False):
+        for path in tmp_path.rglob("*.soft.pt"):
+            path.unlink()
+        return original(batch, with_norms)
+
+    run.trainer.step.run = breaking
+    with pytest.raises(UserError, match=r"soft\.pt: is missing.*preprocess_hubert_f0"):
+        run(9)
+    assert names(run.folder) == ["D_1.pth", "G_1.pth"]
+
+
 def test_a_request_to_stop_saves_the_current_step(workspace, tmp_path):
     run = Run(workspace, tmp_path / "logs/a")
     original = run.trainer.step.run
