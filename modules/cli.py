@@ -42,7 +42,7 @@ def run(main: Callable[[list[str] | None], int | None]) -> None:
     """
     # Read when torch is first imported: how long a waiting thread of GNU OpenMP spins before it sleeps. By default a
     # training step on two cores takes 0.8 s, but 50 s beside one other busy program; with this it is 0.8 s and 3 s.
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     for stream in (sys.stdout, sys.stderr):  # Windows consoles default to a code page that cannot print every name
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")

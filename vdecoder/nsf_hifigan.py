@@ -99,8 +99,6 @@ class NSFGenerator(nn.Module):
         self.noise_convs = nn.ModuleList(
             _noise_conv(width, math.prod(spec.upsample_rates[stage + 1 :])) for stage, width in enumerate(widths)
         )
-        # Convolutions start as torch initialises them. The N(0, 0.01) of the paper's code never took effect there:
-        # weight norm computes the weight anew from g and v before its first use.
         self.conv_pre = NormedConv1d(in_channels, first, 7, padding=3)
         self.ups = nn.ModuleList(
             _upsampler(wide, width, kernel, rate)
@@ -119,6 +117,23 @@ class NSFGenerator(nn.Module):
         self.conv_post = NormedConv1d(widths[-1], 1, 7, padding=3)
         self.snake_post = make_activation(spec.activation, widths[-1], slope=LAST_SLOPE, overwrite=True)
         self.cond = None if cond_channels is None else nn.Conv1d(cond_channels, first, 1)
+        self._start_from_the_source()
+
+    @torch.no_grad()
+    def _start_from_the_source(self) -> None:
+        """Makes an untrained generator pass the harmonic source through, so that the first thing it sings is the pitch.
+
+        HiFi-GAN's code means to draw these from N(0, 0.01) but sets them where weight norm overwrites them, and
+        training then spends its first thousand steps getting rid of a buzz at the frame rate. Here they take effect:
+        residual blocks start near the identity, the path from the frames is quiet, and all harmonics start equal.
+        """
+        quiet = [*self.ups, *(conv for conv in self.resblocks.modules() if isinstance(conv, NormedConv1d))]
+        for conv in quiet:
+            conv.weight_v.normal_(0.0, 0.01)
+            conv.weight_g.copy_(torch.linalg.vector_norm(conv.weight_v, dim=(1, 2), keepdim=True))
+            conv.bias.zero_()
+        self.m_source.l_linear.weight.fill_(1 / 3)
+        self.m_source.l_linear.bias.zero_()
 
     def forward(self, x: torch.Tensor, f0: torch.Tensor, g: torch.Tensor | None = None) -> torch.Tensor:
         """The waveform of `x` at pitch `f0`.
