@@ -73,11 +73,6 @@ _PLANNED_DIMS = {
     "cnhubertlarge": 1024,
     "dphubert": 768,
     "wavlmbase+": 768,
-    "vec256l9-onnx": 256,
-    "vec256l12-onnx": 256,
-    "vec768l9-onnx": 768,
-    "vec768l12-onnx": 768,
-    "hubertsoft-onnx": 256,
 }
 
 

@@ -1,0 +1,115 @@
+"""`*-onnx`: ContentVec and HuBERT-Soft as ONNX graphs, run by onnxruntime (an extra)."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from modules.catalogue import weights_of
+from modules.encoders.base import ENCODERS, SpeechEncoder
+from modules.errors import CheckpointError, UsageError
+from modules.pretrain import require
+
+# What the convolutions at the front see at once; shorter clips give no frame.
+_RECEPTIVE_FIELD = 400
+
+
+class OnnxEncoder(SpeechEncoder):
+    """An exported encoder: audio (1, 1, T) in, units (1, N', D) out.
+
+    Runs on CUDA where the device is one and onnxruntime was built for it, else on the CPU; the units come back on the
+    device that was asked for.
+
+    Raises:
+        UsageError: onnxruntime is not installed.
+        CheckpointError: not an ONNX file, or its units have another width.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        super().__init__(device)
+        self._path = require(*self.weights)
+        runtime = _import_onnxruntime(self.name)
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            self._session = runtime.InferenceSession(
+                str(self._path), options, providers=_providers(runtime, self.device)
+            )
+        except Exception as error:  # onnxruntime raises a class of its own for each status code
+            reason = str(error).strip().splitlines()[0][:160]
+            raise CheckpointError(f"{self._path}: not a usable ONNX file ({reason}). Download it again.") from None
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[0].name
+
+    def units(self, wav: torch.Tensor) -> torch.Tensor:
+        """The graph's first output, channel-first."""
+        audio = F.pad(wav, (0, max(0, _RECEPTIVE_FIELD - len(wav)))).cpu().numpy()
+        units = self._session.run([self._output], {self._input: audio[None, None].astype(np.float32)})[0]
+        if units.ndim != 3 or units.shape[2] != self.dim:
+            raise CheckpointError(
+                f"{self._path}: gives {list(units.shape)}, but {self.name} needs [1, frames, {self.dim}]. "
+                "It is the graph of another encoder; download the right one."
+            )
+        return torch.from_numpy(units[0].T.copy()).to(self.device)
+
+
+def _import_onnxruntime(name: str):
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UsageError(
+            f"speech encoder {name} needs onnxruntime. Install it with: pip install -r requirements-extras.txt"
+        ) from None
+    onnxruntime.set_default_logger_severity(3)  # its warnings are about graph optimisation
+    return onnxruntime
+
+
+def _providers(runtime, device: torch.device) -> list:
+    """CUDA first where it was asked for and is there; upstream used it for `cuda` but not for `cuda:0`."""
+    if device.type == "cuda" and "CUDAExecutionProvider" in runtime.get_available_providers():
+        return [("CUDAExecutionProvider", {"device_id": device.index or 0}), "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
+
+
+@ENCODERS.register("vec256l9-onnx")
+class Vec256Layer9Onnx(OnnxEncoder):
+    """ContentVec, layer 9, projected."""
+
+    name = "vec256l9-onnx"
+    dim = 256
+    weights = weights_of("vec256l9-onnx")
+
+
+@ENCODERS.register("vec256l12-onnx")
+class Vec256Layer12Onnx(OnnxEncoder):
+    """ContentVec, layer 12, projected."""
+
+    name = "vec256l12-onnx"
+    dim = 256
+    weights = weights_of("vec256l12-onnx")
+
+
+@ENCODERS.register("vec768l9-onnx")
+class Vec768Layer9Onnx(OnnxEncoder):
+    """ContentVec, layer 9."""
+
+    name = "vec768l9-onnx"
+    dim = 768
+    weights = weights_of("vec768l9-onnx")
+
+
+@ENCODERS.register("vec768l12-onnx")
+class Vec768Layer12Onnx(OnnxEncoder):
+    """ContentVec, layer 12."""
+
+    name = "vec768l12-onnx"
+    dim = 768
+    weights = weights_of("vec768l12-onnx")
+
+
+@ENCODERS.register("hubertsoft-onnx")
+class HubertSoftOnnx(OnnxEncoder):
+    """HuBERT-Soft."""
+
+    name = "hubertsoft-onnx"
+    dim = 256
+    weights = weights_of("hubertsoft-onnx")
