@@ -8,6 +8,7 @@ What is there and up to date stays; run it again after an interruption or a chan
 Example: python preprocess_hubert_f0.py --f0_predictor fcpe --num_processes 2
 """
 
+import contextlib
 import logging
 from collections import Counter
 from dataclasses import dataclass
@@ -28,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--f0_predictor",
         default="fcpe",
-        help="what hears the melody: fcpe, crepe, harvest, dio or pm. fcpe is exact, quick and needs no download; "
-        "rmvpe comes with a later version",
+        help="what hears the melody: rmvpe, fcpe, crepe, harvest, dio, pm or swift. fcpe is exact, quick and needs no "
+        "download; README.md compares them",
     )
     parser.add_argument("--num_processes", type=int, default=1, help="worker processes; 0 = one for each core")
     parser.add_argument("--use_diff", action="store_true", help="for shallow diffusion; comes with a later version")
@@ -40,10 +41,11 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
 
     from modules.data.features import missing
+    from modules.f0.base import PREDICTORS
     from modules.files import remove_leftovers
 
     configure_logging()
-    _check_predictor(arguments.f0_predictor)
+    PREDICTORS.get(arguments.f0_predictor)
     clips = _find_clips(arguments.in_dir)
     recipe = _read_recipe(arguments.config, arguments.f0_predictor)
     remove_leftovers(arguments.in_dir)
@@ -54,14 +56,6 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     next_step(f"python train.py -c {arguments.config.as_posix()} -m 44k")
     return 0
-
-
-def _check_predictor(name: str) -> None:
-    from modules.f0.base import PREDICTORS
-
-    if name == "rmvpe" and name not in PREDICTORS:
-        raise UsageError("--f0_predictor rmvpe comes with a later version; use --f0_predictor fcpe")
-    PREDICTORS.get(name)
 
 
 def _find_clips(folder: Path) -> list[Path]:
@@ -77,6 +71,7 @@ def _read_recipe(config_path: Path, predictor: str):
     from modules.config.io import load_config
     from modules.data.features import FeatureRecipe
     from modules.encoders.base import encoder_dim, encoder_identity
+    from modules.f0.base import predictor_identity
 
     config = load_config(config_path)
     name, width = config.model.speech_encoder, config.model.ssl_dim
@@ -85,7 +80,9 @@ def _read_recipe(config_path: Path, predictor: str):
             f"{config_path}: model.ssl_dim is {width}, but {name} gives units {encoder_dim(name)} wide. "
             f"Make the config again with: python preprocess_flist_config.py --speech_encoder {name}"
         )
-    return FeatureRecipe(encoder_identity(name), predictor, config.audio, config.model.vol_embedding)
+    return FeatureRecipe(
+        encoder_identity(name), predictor_identity(predictor), config.audio, config.model.vol_embedding
+    )
 
 
 def _with_bar(clips: list[Path], description: str):
@@ -94,11 +91,59 @@ def _with_bar(clips: list[Path], description: str):
     return tqdm(clips, desc=description, unit="file", dynamic_ncols=True, leave=False, delay=1)
 
 
-@dataclass
-class _Worker:
-    """What one process keeps from clip to clip: the recipe and the networks that it needs."""
+@dataclass(frozen=True)
+class _Plan:
+    """Who does what.
+
+    Args:
+        recipe: what is wanted.
+        device: where the networks run.
+        workers: processes that prepare clips; 1 is a thread of this process.
+        threads: for the computations of one worker.
+        later: features that the workers leave to this process.
+        needed: features that are missing anywhere.
+    """
 
     recipe: object
+    device: object
+    workers: int
+    threads: int
+    later: tuple[str, ...]
+    needed: frozenset[str]
+
+    @property
+    def predictor_here(self) -> bool:
+        return "f0" in self.needed and "f0" in self.later
+
+    @property
+    def encoder_here(self) -> bool:
+        return "units" in self.needed and "units" in self.later
+
+
+def _make_plan(todo: dict[Path, list[str]], recipe, device: str | None, wanted_workers: int) -> _Plan:
+    """One process for the networks of a GPU; on a CPU, whole clips side by side as soon as there are two processes."""
+    import os
+
+    from modules.device import choose_device
+    from modules.f0.base import PREDICTORS
+    from modules.parallel import choose_workers
+
+    chosen = choose_device(device)
+    workers = choose_workers(wanted_workers, len(todo))
+    if chosen.type == "cuda":
+        later = ("units", "f0") if PREDICTORS.get(recipe.predictor_name).is_network else ("units",)
+    else:
+        later = ("units",) if workers == 1 else ()
+    threads = max(1, (os.cpu_count() or 1) // max(2, workers))
+    needed = frozenset(name for names in todo.values() for name in names)
+    return _Plan(recipe, chosen, workers, threads, later, needed)
+
+
+@dataclass
+class _Worker:
+    """What one worker keeps from clip to clip: the plan and the networks that it needs."""
+
+    plan: _Plan
     encoder: object = None
     predictor: object = None
 
@@ -106,51 +151,65 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def _start_worker(recipe, device: str | None, needs_encoder: bool, needs_predictor: bool, threads: int | None) -> None:
+def _start_worker(plan: _Plan) -> None:
     global _worker
     import torch
 
-    from modules.device import choose_device
+    torch.set_num_threads(plan.threads)
+    _worker = _Worker(plan)
+    if "units" in plan.needed and not plan.encoder_here:
+        _worker.encoder = _build_encoder(plan)
+    if "f0" in plan.needed and not plan.predictor_here:
+        _worker.predictor = _build_predictor(plan)
+
+
+def _build_encoder(plan: _Plan):
     from modules.encoders.base import build_encoder
+
+    return build_encoder(plan.recipe.encoder_name, plan.device)
+
+
+def _build_predictor(plan: _Plan):
     from modules.f0.base import build_predictor
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    chosen = choose_device(device)
-    _worker = _Worker(recipe)
-    if needs_encoder:
-        _worker.encoder = build_encoder(recipe.encoder.split(":")[0], chosen)
-    if needs_predictor:
-        limits = {"threshold": recipe.threshold, "f0_min": recipe.f0_min, "f0_max": recipe.f0_max}
-        _worker.predictor = build_predictor(recipe.predictor, recipe.audio, device=chosen, **limits)
+    recipe = plan.recipe
+    limits = {"threshold": recipe.threshold, "f0_min": recipe.f0_min, "f0_max": recipe.f0_max}
+    return build_predictor(recipe.predictor_name, recipe.audio, device=plan.device, **limits)
 
 
-def _extract_one(path: Path) -> list[str]:
-    from modules.data.features import extract
+def _prepare_one(path: Path):
+    from modules.data.extraction import extract
 
-    return extract(path, _worker.recipe, _worker.encoder, _worker.predictor)
+    return extract(path, _worker.plan.recipe, _worker.encoder, _worker.predictor, _worker.plan.later)
 
 
 def _extract_all(todo: dict[Path, list[str]], recipe, device: str | None, wanted_workers: int):
     """How many of each feature were made, and the reason for every clip that gave none."""
-    import os
+    from tqdm import tqdm
 
-    from modules.device import choose_device
-    from modules.parallel import choose_workers, run_pool
+    from modules.data.extraction import BATCH_SECONDS, QUEUE_CLIPS, Networks, in_background
+    from modules.parallel import run_pool
 
-    choose_device(device)
-    workers = choose_workers(wanted_workers, len(todo))
-    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
-    needed = Counter(name for names in todo.values() for name in names)
-    settings = (recipe, device, bool(needed["units"]), bool(needed["f0"]), threads)
     made, skipped = Counter(), {}
-    for path, result in run_pool(_extract_one, list(todo), workers, _start_worker, settings, "features"):
-        if isinstance(result, Exception):
-            reason = str(result) if isinstance(result, UserError) else f"{type(result).__name__}: {result}"
-            skipped[path] = reason.removeprefix(f"{path}: ")
-            logger.warning("%s: %s", path, skipped[path])
-        else:
-            made.update([*result, "clips"])
+    if not todo:
+        return made, skipped
+    plan = _make_plan(todo, recipe, device, wanted_workers)
+    encoder = _build_encoder(plan) if plan.encoder_here else None
+    predictor = _build_predictor(plan) if plan.predictor_here else None
+    networks = Networks(recipe, encoder, predictor, BATCH_SECONDS if plan.device.type == "cuda" else 0.0)
+    prepared = run_pool(_prepare_one, list(todo), plan.workers, _start_worker, (plan,), show=False)
+    ahead = in_background(prepared, QUEUE_CLIPS)
+    with contextlib.closing(ahead), tqdm(total=len(todo), desc="features", unit="file", dynamic_ncols=True) as bar:
+        for path, result in networks.finish(ahead):
+            bar.update()
+            if isinstance(result, Exception):
+                reason = str(result) if isinstance(result, UserError) else f"{type(result).__name__}: {result}"
+                skipped[path] = reason.removeprefix(f"{path}: ")
+                logger.warning("%s: %s", path, skipped[path])
+                continue
+            made.update([*result.names, "clips"])
+            if result.unvoiced:
+                logger.warning("%s: no pitch was found in it; a clip without a voice teaches nothing", path)
     return made, skipped
 
 

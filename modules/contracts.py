@@ -55,6 +55,10 @@ class SpeechEncoder(Protocol):
         """Units (D, N') float32 on the encoder's device of `wav` (T,) at `sampling_rate`, N' near T / hop_length."""
         ...
 
+    def encode_batch(self, wavs: list[np.ndarray]) -> list[torch.Tensor]:
+        """The same of several clips at once."""
+        ...
+
 
 class F0Predictor(Protocol):
     """Audio to pitch."""

@@ -38,6 +38,7 @@ def run_pool(
     initializer: Callable[..., None] | None = None,
     initargs: tuple = (),
     description: str = "",
+    show: bool = True,
 ) -> Iterator[tuple[Item, Any]]:
     """Applies `function` to every item and yields (item, result) as they finish, below one progress bar.
 
@@ -52,11 +53,12 @@ def run_pool(
         initializer: called once in each worker before its first item.
         initargs: arguments of `initializer`.
         description: text before the bar.
+        show: whether there is a bar; without it, whoever takes the results shows one.
 
     Raises:
         Exception: whatever `initializer` raises.
     """
-    with tqdm(total=len(items), desc=description, unit="file", dynamic_ncols=True, disable=not items) as bar:
+    with tqdm(total=len(items), desc=description, unit="file", dynamic_ncols=True, disable=not (items and show)) as bar:
         runner = _run_here if workers <= 1 else _run_in_processes
         for item, result in runner(function, items, workers, initializer, initargs):
             bar.update()

@@ -152,7 +152,6 @@ def test_a_killed_run_resumes_and_leaves_nothing_half_written(workspace):
     "flags, text",
     [
         (["--use_diff"], "--use_diff comes with the diffusion model"),
-        (["--f0_predictor", "rmvpe"], "rmvpe comes with a later version; use --f0_predictor fcpe"),
         (["--f0_predictor", "fcpee"], "unknown f0 predictor 'fcpee'. Did you mean fcpe"),
         (["--num_processes", "-1"], "--num_processes -1"),
         (["-d", "cuda:9"], "device 'cuda:9' is not available here"),

@@ -10,7 +10,8 @@ from signals import sung
 from modules.config.io import parse_config, save_config
 from modules.config.schema import Config
 from modules.contracts import F0
-from modules.data.features import FeatureRecipe, extract
+from modules.data.extraction import extract
+from modules.data.features import FeatureRecipe
 from modules.data.filelist import write_list
 
 RATE = 44100

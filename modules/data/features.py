@@ -1,4 +1,4 @@
-"""The features of one clip: how they are made, stored, found stale, and read. Owns every name, shape and dtype.
+"""The features of one clip: how they are stored, found stale, and read. Owns every name, shape and dtype.
 
     X.wav                the clip
     X.wav.soft.pt        units    (1, D, N') float32 at the encoder's 50 frames a second
@@ -11,18 +11,14 @@ Names and shapes are so-vits-svc's; its f0 was a pickled object, which is not re
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from modules.audio.io import read, resample
-from modules.audio.mel import spectrogram
-from modules.audio.volume import frame_volume
+from modules.audio.io import read
 from modules.config.audio import AudioSpec
-from modules.contracts import F0Predictor, SpeechEncoder
 from modules.errors import AudioError, DataError
 from modules.f0.base import DEFAULT_THRESHOLD
 from modules.f0.convert import F0_MAX, F0_MIN
@@ -42,7 +38,7 @@ class FeatureRecipe:
 
     Args:
         encoder: `encoder_identity(name)`, the encoder's name and the checksum of its weights.
-        predictor: name of the pitch predictor.
+        predictor: `predictor_identity(name)`, the predictor's name and its version or checksum.
         audio: the model's rate and spectrum.
         with_volume: whether a loudness curve is wanted.
         threshold, f0_min, f0_max: as the predictor is built.
@@ -55,6 +51,16 @@ class FeatureRecipe:
     threshold: float = DEFAULT_THRESHOLD
     f0_min: float = F0_MIN
     f0_max: float = F0_MAX
+
+    @property
+    def encoder_name(self) -> str:
+        """The encoder's name."""
+        return self.encoder.split(":")[0]
+
+    @property
+    def predictor_name(self) -> str:
+        """The predictor's name."""
+        return self.predictor.split(":")[0]
 
     def by_feature(self) -> dict[str, dict]:
         """What each wanted feature depends on, as JSON stores it."""
@@ -108,44 +114,29 @@ def missing(wav_path: Path, recipe: FeatureRecipe) -> list[str]:
     return [name for name in wanted if current.get(name) != wanted[name] or not path_of(wav_path, name).is_file()]
 
 
-def extract(
-    wav_path: Path, recipe: FeatureRecipe, encoder: SpeechEncoder | None, predictor: F0Predictor | None
-) -> list[str]:
-    """Makes the missing features of a clip and returns their names.
+def store(wav_path: Path, recipe: FeatureRecipe, made: dict[str, torch.Tensor | np.ndarray]) -> None:
+    """Writes features of a clip.
 
     A feature is struck off the sidecar before its file is replaced and entered after: whenever this is interrupted,
     what the sidecar lists is whole and right.
 
     Args:
         wav_path: the clip.
-        recipe: what is wanted.
-        encoder: may be None where no units are missing.
-        predictor: may be None where no f0 is missing.
-
-    Raises:
-        AudioError: the clip cannot be read, or is too short.
-        DataError: it has another rate than the config.
+        recipe: how they were made.
+        made: name -> what `ClipFeatures` holds; `f0` as (2, N), pitch and voicing.
     """
-    names, wanted = missing(wav_path, recipe), recipe.by_feature()
-    if not names:
-        return []
-    wav = _read_clip(wav_path, recipe.audio)
-    digest, stored = sha256_of(wav_path), _read_sidecar(wav_path)
+    digest, stored, wanted = sha256_of(wav_path), _read_sidecar(wav_path), recipe.by_feature()
     entries = stored.get("features", {}) if stored.get("wav_sha256") == digest else {}
-    entries = {name: entry for name, entry in entries.items() if name not in names}
+    entries = {name: entry for name, entry in entries.items() if name not in made}
     if stored:
         write_json(_sidecar(wav_path), {"wav_sha256": digest, "features": entries})
-    makers: dict[str, Callable[[], None]] = {
-        "units": lambda: _make_units(wav_path, wav, recipe.audio, encoder),
-        "f0": lambda: _make_f0(wav_path, wav, predictor),
-        "spec": lambda: _make_spec(wav_path, wav, recipe.audio),
-        "volume": lambda: _make_volume(wav_path, wav, recipe.audio),
-    }
-    for name in names:
-        makers[name]()
-    entries.update({name: wanted[name] for name in names})
+    for name, value in made.items():
+        if name in ("units", "spec"):
+            _save_tensor(path_of(wav_path, name), value[None] if name == "units" else value)
+        else:
+            _save_array(path_of(wav_path, name), value)
+    entries.update({name: wanted[name] for name in made})
     write_json(_sidecar(wav_path), {"wav_sha256": digest, "features": entries})
-    return names
 
 
 def load(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool = False) -> ClipFeatures:
@@ -162,7 +153,7 @@ def load(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool = Fal
         AudioError: the clip itself cannot be read.
     """
     _check_sidecar(wav_path, audio, encoder, with_volume)
-    wav = torch.from_numpy(_read_clip(wav_path, audio))
+    wav = torch.from_numpy(read_clip(wav_path, audio))
     units = _read_tensor(wav_path, "units", 3)[0]
     pitch = _read_array(wav_path, "f0", 2)
     spec = _read_tensor(wav_path, "spec", 2)
@@ -189,35 +180,13 @@ def load(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool = Fal
     )
 
 
-def _make_units(wav_path: Path, wav: np.ndarray, audio: AudioSpec, encoder: SpeechEncoder) -> None:
-    units = encoder.encode(resample(wav, audio.sampling_rate, encoder.sampling_rate))
-    _save_tensor(path_of(wav_path, "units"), units[None].float().cpu())
+def read_clip(wav_path: Path, audio: AudioSpec) -> np.ndarray:
+    """The clip itself, (T,) float32.
 
-
-def _make_f0(wav_path: Path, wav: np.ndarray, predictor: F0Predictor) -> None:
-    found = predictor.predict(wav)
-    _save_array(path_of(wav_path, "f0"), np.stack([found.f0, found.uv]))
-
-
-def _make_spec(wav_path: Path, wav: np.ndarray, audio: AudioSpec) -> None:
-    _save_tensor(path_of(wav_path, "spec"), spectrogram(torch.from_numpy(wav), audio))
-
-
-def _make_volume(wav_path: Path, wav: np.ndarray, audio: AudioSpec) -> None:
-    _save_array(path_of(wav_path, "volume"), frame_volume(torch.from_numpy(wav), audio.hop_length).numpy())
-
-
-def _save_tensor(path: Path, tensor: torch.Tensor) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(tensor.contiguous().clone(), temporary)
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with atomic_path(path) as temporary:
-        np.save(temporary, array.astype(np.float32), allow_pickle=False)
-
-
-def _read_clip(wav_path: Path, audio: AudioSpec) -> np.ndarray:
+    Raises:
+        AudioError: it cannot be read, or is too short.
+        DataError: it has another rate than the config.
+    """
     wav, rate = read(wav_path)
     if rate != audio.sampling_rate:
         raise DataError(
@@ -230,6 +199,16 @@ def _read_clip(wav_path: Path, audio: AudioSpec) -> np.ndarray:
     if not np.isfinite(wav).all():
         raise AudioError(f"{wav_path}: holds samples that are not finite; remove the file")
     return wav
+
+
+def _save_tensor(path: Path, tensor: torch.Tensor) -> None:
+    with atomic_path(path) as temporary:
+        torch.save(tensor.float().cpu().contiguous().clone(), temporary)
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with atomic_path(path) as temporary:
+        np.save(temporary, array.astype(np.float32), allow_pickle=False)
 
 
 def _read_tensor(wav_path: Path, name: str, n_dims: int) -> torch.Tensor:

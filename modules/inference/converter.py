@@ -96,6 +96,7 @@ class VoiceConverter:
         self.parts = parts
         self.audio = parts.audio
         self._resample = SincResampler(parts.device)
+        self._heard_pitch = False
 
     def check(self, options: ConversionOptions) -> None:
         """Refuses a request that this voice cannot fulfil.
@@ -173,13 +174,21 @@ class VoiceConverter:
             )
         timeline = Timeline(source.rate, self.audio.sampling_rate)
         window = Window(source, found.gain)
+        self._heard_pitch, was_voiced = False, False
         for segment in slice_silence(found.rms, found.n_samples, source.rate, options.slice_db):
             if segment.voiced:
+                was_voiced = True
                 pieces = plan_pieces(segment, source.rate, options, found.rms, found.rms_hop)
                 for wav in self._convert_stretch(pieces, window, timeline, options):
                     yield wav, True
             else:
                 yield from ((wav, False) for wav in self._silence(timeline.length(segment.start, segment.end)))
+        if was_voiced and not self._heard_pitch:
+            logger.warning(
+                "%s: no pitch was heard anywhere, so the result is toneless. Is it music without a voice, or very "
+                "noisy? Try another -f0p, or a lower threshold (-ft)",
+                source.name,
+            )
 
     def _silence(self, length: int) -> Iterator[np.ndarray]:
         step = int(SILENCE_BLOCK_SECONDS * self.audio.sampling_rate)
@@ -241,6 +250,7 @@ class VoiceConverter:
         wav = self._resample(torch.from_numpy(chunk), rate, self.audio.sampling_rate)
         n_frames = self.audio.n_frames(len(wav))
         curve = parts.predictor.predict(wav.cpu().numpy())
+        self._heard_pitch |= bool(curve.uv.any())
         f0 = torch.from_numpy(curve.f0).to(parts.device) * 2.0 ** (options.transpose / 12)
         uv = torch.from_numpy(curve.uv).to(parts.device)
         heard = self._resample(wav, self.audio.sampling_rate, parts.encoder.sampling_rate)

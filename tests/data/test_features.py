@@ -14,7 +14,9 @@ from modules.audio.mel import spectrogram
 from modules.audio.volume import frame_volume
 from modules.config.audio import AudioSpec
 from modules.contracts import F0
-from modules.data.features import COMMAND, FeatureRecipe, extract, load, missing, path_of
+from modules.data import features
+from modules.data.extraction import extract
+from modules.data.features import COMMAND, FeatureRecipe, load, missing, path_of
 from modules.errors import AudioError, DataError
 
 AUDIO = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
@@ -40,7 +42,7 @@ class FakePredictor:
 
 
 def make(path, recipe=RECIPE):
-    return extract(path, recipe, FakeEncoder(), FakePredictor())
+    return extract(path, recipe, FakeEncoder(), FakePredictor()).names
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_what_was_made_is_loaded_and_nothing_is_made_twice(clip):
     make(clip)
     before = stamps(clip)
     assert missing(clip, RECIPE) == [] and make(clip) == []
-    assert extract(clip, RECIPE, None, None) == [] and stamps(clip) == before
+    assert extract(clip, RECIPE, None, None).names == [] and stamps(clip) == before
     found = load(clip, AUDIO, "fake", with_volume=True)
     assert found.units.shape == (3, 50) and found.spec.shape == (1025, 86)
     assert found.f0.shape == found.uv.shape == found.volume.shape == (86,)
@@ -135,10 +137,16 @@ def test_an_interruption_anywhere_leaves_nothing_that_is_believed_wrongly(clip, 
     make(clip)
     other = FeatureRecipe("fake:2", "pm", dataclasses.replace(AUDIO, hop_length=256), with_volume=True)
 
-    def stop(*_):
-        raise KeyboardInterrupt
+    def stop_there(save):
+        def guarded(path, value):
+            if path == path_of(clip, name):
+                raise KeyboardInterrupt
+            save(path, value)
 
-    monkeypatch.setattr(f"modules.data.features._make_{name}", stop)
+        return guarded
+
+    for saver in ("_save_tensor", "_save_array"):
+        monkeypatch.setattr(features, saver, stop_there(getattr(features, saver)))
     with pytest.raises(KeyboardInterrupt):
         make(clip, other)
     monkeypatch.undo()
