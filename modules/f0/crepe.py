@@ -29,6 +29,7 @@ class CrepePredictor(PitchPredictor):
     """
 
     name = "crepe"
+    is_network = True
 
     def track(self, wav: np.ndarray, n_frames: int) -> np.ndarray:
         """Network, best path through its bins, then the cleaning of `clean`."""

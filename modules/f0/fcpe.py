@@ -29,6 +29,7 @@ class FcpePredictor(PitchPredictor):
     """
 
     name = "fcpe"
+    is_network = True
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)

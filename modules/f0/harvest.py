@@ -19,6 +19,7 @@ class HarvestPredictor(PitchPredictor):
         import pyworld
 
         rate = self.audio.sampling_rate
+        wav = wav.astype(np.float64)
         coarse, times = pyworld.harvest(
             wav, rate, f0_floor=self.f0_min, f0_ceil=self.f0_max, frame_period=1000 * self.hop_seconds
         )

@@ -21,7 +21,7 @@ class PraatPredictor(PitchPredictor):
         """Praat places as many frames as fit and centres them; the ends it leaves out are unvoiced."""
         import parselmouth
 
-        pitch = parselmouth.Sound(wav, self.audio.sampling_rate).to_pitch_ac(
+        pitch = parselmouth.Sound(wav.astype(np.float64), self.audio.sampling_rate).to_pitch_ac(
             time_step=self.hop_seconds,
             voicing_threshold=VOICING_THRESHOLD,
             pitch_floor=self.f0_min,

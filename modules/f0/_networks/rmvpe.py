@@ -1,0 +1,181 @@
+"""RMVPE's network: a U-net over the log mel, then a GRU over time; parameter names as in the published `rmvpe.pt`.
+
+Source: Wei, Cao, Dan and Chen, "RMVPE: A Robust Model for Vocal Pitch Estimation in Polyphonic Music", 2023,
+arXiv 2306.15412. The published file also holds a "timbre filter" for the U-net's shortcuts, which nothing runs.
+"""
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+UNUSED_PREFIX = "unet.tf."
+
+
+@dataclass(frozen=True)
+class RmvpeSizes:
+    """What varies from file to file; the defaults are the published network.
+
+    Args:
+        channels: of the first level; each further level has twice as many.
+        levels: that halve time and frequency.
+        middle_layers: at the bottom of the U.
+        blocks: in each layer.
+        maps: that the U-net hands to the GRU.
+        n_mels: bands of the input.
+        hidden: GRU units in each direction.
+        gru_layers: stacked.
+        bins: of the output.
+    """
+
+    channels: int = 16
+    levels: int = 5
+    middle_layers: int = 4
+    blocks: int = 4
+    maps: int = 3
+    n_mels: int = 128
+    hidden: int = 256
+    gru_layers: int = 1
+    bins: int = 360
+
+    @classmethod
+    def of(cls, state: dict[str, torch.Tensor]) -> "RmvpeSizes":
+        """The sizes that the tensors of a file show.
+
+        Raises:
+            KeyError: a tensor that shows one is missing.
+        """
+        maps, channels = state["cnn.weight"].shape[:2]
+        hidden = state["fc.0.gru.weight_hh_l0"].shape[1]
+        return cls(
+            channels=channels,
+            levels=_count(state, r"unet\.encoder\.layers\.(\d+)\."),
+            middle_layers=_count(state, r"unet\.intermediate\.layers\.(\d+)\."),
+            blocks=_count(state, r"unet\.encoder\.layers\.0\.conv\.(\d+)\."),
+            maps=maps,
+            n_mels=state["fc.0.gru.weight_ih_l0"].shape[1] // maps,
+            hidden=hidden,
+            gru_layers=_count(state, r"fc\.0\.gru\.weight_hh_l(\d+)$"),
+            bins=state["fc.1.weight"].shape[0],
+        )
+
+
+def _count(state: dict[str, torch.Tensor], pattern: str) -> int:
+    numbers = {int(match[1]) for key in state if (match := re.match(pattern, key))}
+    if not numbers:
+        raise KeyError(pattern)
+    return max(numbers) + 1
+
+
+class Rmvpe(nn.Module):
+    """Log mel to scores over pitch bins."""
+
+    def __init__(self, sizes: RmvpeSizes | None = None) -> None:
+        super().__init__()
+        sizes = sizes or RmvpeSizes()
+        self.multiple = 2**sizes.levels
+        self.n_mels = sizes.n_mels
+        self.unet = _Unet(sizes)
+        self.cnn = nn.Conv2d(sizes.channels, sizes.maps, 3, padding=1)
+        self.fc = nn.Sequential(
+            _BidirectionalGru(sizes.maps * sizes.n_mels, sizes.hidden, sizes.gru_layers),
+            nn.Linear(2 * sizes.hidden, sizes.bins),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+        """Scores (B, n, bins), 0 to 1, of a log mel (B, n_mels, n); n must be a multiple of `multiple`."""
+        maps = self.cnn(self.unet(mel.transpose(1, 2).unsqueeze(1)))
+        return self.fc(maps.transpose(1, 2).flatten(2))
+
+
+class _Unet(nn.Module):
+    def __init__(self, sizes: RmvpeSizes) -> None:
+        super().__init__()
+        widths = [sizes.channels * 2**level for level in range(sizes.levels + 1)]
+        self.encoder = nn.Module()
+        self.encoder.bn = nn.BatchNorm2d(1)
+        self.encoder.layers = nn.ModuleList(
+            _Layer(before, after, sizes.blocks) for before, after in zip([1, *widths], widths[:-1])
+        )
+        middle = [widths[-2], *[widths[-1]] * sizes.middle_layers]
+        self.intermediate = nn.Module()
+        self.intermediate.layers = nn.ModuleList(
+            _Layer(before, after, sizes.blocks) for before, after in pairwise(middle)
+        )
+        self.decoder = nn.Module()
+        self.decoder.layers = nn.ModuleList(
+            _UpLayer(before, after, sizes.blocks) for before, after in zip(widths[:0:-1], widths[-2::-1])
+        )
+        self.halve = nn.AvgPool2d(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 1, n, n_mels) to (B, channels, n, n_mels)."""
+        x = self.encoder.bn(x)
+        shortcuts = []
+        for layer in self.encoder.layers:
+            x = layer(x)
+            shortcuts.append(x)
+            x = self.halve(x)
+        for layer in self.intermediate.layers:
+            x = layer(x)
+        for layer in self.decoder.layers:
+            x = layer(x, shortcuts.pop())
+        return x
+
+
+class _Layer(nn.Module):
+    def __init__(self, before: int, after: int, blocks: int) -> None:
+        super().__init__()
+        self.conv = _blocks(before, after, blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+class _UpLayer(nn.Module):
+    def __init__(self, before: int, after: int, blocks: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(
+            nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+        )
+        self.conv2 = _blocks(2 * after, after, blocks)
+
+    def forward(self, x: torch.Tensor, shortcut: torch.Tensor) -> torch.Tensor:
+        return self.conv2(torch.cat([self.conv1(x), shortcut], dim=1))
+
+
+def _blocks(before: int, after: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(_Residual(before, after), *(_Residual(after, after) for _ in range(blocks - 1)))
+
+
+class _Residual(nn.Module):
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(before, after, 3, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+            nn.Conv2d(after, after, 3, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+        )
+        if before != after:
+            self.shortcut = nn.Conv2d(before, after, 1)
+        self.widens = before != after
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + (self.shortcut(x) if self.widens else x)
+
+
+class _BidirectionalGru(nn.Module):
+    def __init__(self, inputs: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(inputs, hidden, layers, batch_first=True, bidirectional=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gru(x)[0]
