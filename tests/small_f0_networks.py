@@ -5,12 +5,18 @@ storing megabytes of them.
 """
 
 import math
+import zlib
 from pathlib import Path
 
 import golden_rule
+import numpy as np
 import torch
 
+from modules.f0._networks.pcmer import Pcmer, PcmerSizes
+
 SEED = 4
+PCMER_RANGE = (32.70, 1975.5)  # Hz of the first and the last bin
+SMALL_PCMER = PcmerSizes(channels=64, layers=2, heads=2)
 
 
 def seeded_state(names: list[str], shapes: list[tuple[int, ...]]) -> dict[str, torch.Tensor]:
@@ -46,4 +52,28 @@ def write_rmvpe(folder: Path) -> Path:
     path = folder / "pretrain/rmvpe.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"model": rmvpe_state()}, path)
+    return path
+
+
+def pcmer(sizes: PcmerSizes) -> Pcmer:
+    """A PCmer with the weights of `golden_rule`; the random features of its attention follow a rule of their own."""
+    network = Pcmer(sizes).eval()
+    golden_rule.fill(network)
+    for name, buffer in network.named_buffers():
+        if name.endswith("projection_matrix"):
+            seed = zlib.crc32(name.encode())
+            drawn = np.random.RandomState(seed).standard_normal(buffer.numel()).astype(np.float32)
+            buffer.copy_(torch.from_numpy(drawn).reshape(buffer.shape))
+    low, high = (1200 * math.log2(edge / 10) for edge in PCMER_RANGE)
+    network.cent_table.copy_(torch.from_numpy(np.linspace(low, high, sizes.bins)))
+    return network
+
+
+def write_fcpe(folder: Path, sizes: PcmerSizes = SMALL_PCMER) -> Path:
+    """Puts so-vits-svc's form of `pretrain/fcpe.pt` into a workspace."""
+    path = folder / "pretrain/fcpe.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mel = {"sampling_rate": 16000, "num_mels": sizes.n_mels, "n_fft": 1024, "win_size": 1024, "hop_size": 160}
+    config = {"mel": {**mel, "fmin": 0, "fmax": 8000}, "model": {"n_layers": sizes.layers}}
+    torch.save({"config": config, "model": pcmer(sizes).state_dict()}, path)
     return path

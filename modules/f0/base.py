@@ -183,3 +183,26 @@ def resize_f0(f0: np.ndarray, n_frames: int) -> np.ndarray:
 def resize_nearest(f0: np.ndarray, n_frames: int) -> np.ndarray:
     """A curve (n,) with frames repeated or left out to make `n_frames`; frame i takes floor(i * n / N)."""
     return F.interpolate(torch.from_numpy(f0)[None, None], size=n_frames, mode="nearest")[0, 0].numpy()
+
+
+def sample_curve(f0: np.ndarray, hop_seconds: float, times: np.ndarray) -> np.ndarray:
+    """A curve read at other times: the nearest frame says whether there is a voice, its neighbours how high.
+
+    Between two voiced frames the logarithm of the pitch is interpolated, so that a glide stays a glide.
+
+    Args:
+        f0: (n,) Hz, 0 where unvoiced; frame i is at i hops.
+        hop_seconds: of `f0`.
+        times: (N,) seconds.
+
+    Returns:
+        (N,) Hz, 0 where unvoiced.
+    """
+    at = np.clip(times / hop_seconds, 0, len(f0) - 1)
+    nearest = np.round(at).astype(np.int64)
+    left = np.floor(at).astype(np.int64)
+    right = np.minimum(left + 1, len(f0) - 1)
+    both = (f0[left] > 0) & (f0[right] > 0)
+    log = np.log(np.where(f0 > 0, f0, 1.0))
+    blended = np.exp(log[left] + (at - left) * (log[right] - log[left]))
+    return np.where(both, blended, f0[nearest])

@@ -1,4 +1,4 @@
-"""What the predictors with a file of weights share: reading it, filling the network from it, the way to its rate."""
+"""What predictors with a file of weights share: reading the weights, filling the network, the way to its rate."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from modules.checkpoint import load_weights
 from modules.errors import CheckpointError
 from modules.torchaudio_compat import import_torchaudio
 
@@ -21,15 +20,6 @@ def read_state(content: dict) -> dict[str, torch.Tensor]:
     tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     # Copied: the file is mapped into memory, and somebody may replace it while this runs.
     return {key.removeprefix("module."): value.clone() for key, value in tensors.items()}
-
-
-def read_file(path: Path) -> dict:
-    """The content of a file of weights; a file that could run code is refused.
-
-    Raises:
-        CheckpointError: as `modules.checkpoint.load_weights`.
-    """
-    return load_weights(path)
 
 
 def fill_network(build: Callable[[], nn.Module], state: dict[str, torch.Tensor], path: Path, name: str) -> nn.Module:

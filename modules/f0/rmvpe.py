@@ -11,7 +11,8 @@ from modules.f0._networks.rmvpe import UNUSED_PREFIX, Rmvpe, RmvpeSizes
 from modules.f0.base import PREDICTORS, PitchPredictor, resize_nearest
 from modules.f0.blocks import BlockPlan, run_in_blocks
 from modules.f0.decode import BIN_CENTS, cents_to_hz, local_average
-from modules.f0.network import fill_network, make_resampler, read_file, read_state
+from modules.f0.network import fill_network, make_resampler, read_state
+from modules.foreign import load_foreign
 from modules.pretrain import checksum, require
 
 SPECTRUM = AudioSpec(16000, 1024, 160, 1024, 128, 30.0, 8000.0)
@@ -41,7 +42,7 @@ class RmvpePredictor(PitchPredictor):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         path = require(*weights_of("rmvpe"))
-        state = read_state(read_file(path))
+        state = read_state(load_foreign(path))
         state = {key: value for key, value in state.items() if not key.startswith(UNUSED_PREFIX)}
         self._network = fill_network(lambda: Rmvpe(RmvpeSizes.of(state)), state, path, "rmvpe").to(self.device)
         self._resample = make_resampler(self.audio.sampling_rate, SPECTRUM.sampling_rate, self.device)

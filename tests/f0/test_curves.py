@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from modules.f0.base import fill_gaps, resize_f0, resize_nearest
+from modules.f0.base import fill_gaps, resize_f0, resize_nearest, sample_curve
 from modules.f0.convert import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0, shift_semitones
 from modules.f0.crepe import clean, mean_filter, median_filter
-from modules.f0.fcpe import sample_curve
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 

@@ -126,37 +126,6 @@ def test_the_curve_equals_the_golden(name):
     np.testing.assert_array_equal(found.uv, golden[f"{name}_uv"])
 
 
-def test_fcpe_equals_the_golden_before_resizing():
-    golden = np.load(GOLDENS / "f0_predictors.npz")
-    wav = golden["in_wav_int16"].astype(np.float64) / 32768
-    found = predictor("fcpe").track_native(wav, threshold=0.006)
-    np.testing.assert_allclose(found, golden["torchfcpe_real_weights_f0_native"].ravel(), atol=0.1)
-
-
-def test_fcpe_with_a_higher_threshold_finds_fewer_voiced_frames():
-    wav = np.load(GOLDENS / "f0_predictors.npz")["in_wav_int16"] / 32768
-    shares = [
-        build_predictor("fcpe", spec(), threshold=threshold, device="cpu").predict(wav).uv.mean()
-        for threshold in (0.0, 0.05, 0.6)
-    ]
-    assert shares[0] == 1 and shares[0] > shares[1] > shares[2]
-
-
-def test_fcpe_in_windows_equals_fcpe_at_once(monkeypatch):
-    wav = sung(np.geomspace(150, 500, 5 * 44100), 44100).astype(np.float64)
-    whole = predictor("fcpe").track_native(wav)
-    monkeypatch.setattr("modules.f0.fcpe.WINDOW_SECONDS", 1)
-    pieces = predictor("fcpe").track_native(wav)
-    assert pieces.shape == whole.shape
-    # A normalisation layer sees the whole window, so the two differ by a few cents.
-    assert np.abs(cents(pieces, whole)[5:-5]).max() < 10
-
-
-def test_fcpe_prints_nothing(capsys):
-    build_predictor("fcpe", spec(), device="cpu").predict(2.5 * sung(np.full(9000, 250.0), 44100))
-    assert capsys.readouterr() == ("", "")
-
-
 @pytest.mark.slow
 def test_crepe_equals_the_golden():
     golden = np.load(GOLDENS / "f0_predictors.npz")
