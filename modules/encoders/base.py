@@ -5,9 +5,9 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 
-from modules.errors import AudioError, UsageError
+from modules.errors import AudioError
 from modules.pretrain import Weights, checksum
-from modules.registry import Registry, unknown_name
+from modules.registry import Registry
 
 
 class SpeechEncoder(ABC):
@@ -77,39 +77,25 @@ class SpeechEncoder(ABC):
 
 ENCODERS: Registry[type[SpeechEncoder]] = Registry("speech encoder", "modules.encoders")
 
-# Width of the encoders that configs may name and a later version brings.
-_PLANNED_DIMS = {
-    "vec768l12": 768,
-    "vec256l9": 256,
-    "hubertsoft": 256,
-    "cnhubertlarge": 1024,
-    "dphubert": 768,
-    "wavlmbase+": 768,
-}
-
 
 def build_encoder(name: str, device: torch.device | str) -> SpeechEncoder:
     """The encoder of that name, loaded.
 
     Raises:
-        UsageError: unknown, or not in this version; the text lists those there are.
+        UsageError: unknown, or it needs a package that is not installed.
         MissingWeights: its file is not there.
         CheckpointError: its file cannot be used.
     """
-    return _class_of(name)(device)
+    return ENCODERS.get(name)(device)
 
 
 def encoder_dim(name: str) -> int:
-    """Width D of an encoder's units, also for the encoders that this version cannot run.
+    """Width D of an encoder's units; needs none of its files.
 
     Raises:
         UsageError: unknown.
     """
-    if name in ENCODERS:
-        return ENCODERS.get(name).dim
-    if name not in _PLANNED_DIMS:
-        raise UsageError(unknown_name(ENCODERS.kind, name, sorted({*ENCODERS.names(), *_PLANNED_DIMS})))
-    return _PLANNED_DIMS[name]
+    return ENCODERS.get(name).dim
 
 
 def encoder_identity(name: str) -> str:
@@ -118,13 +104,4 @@ def encoder_identity(name: str) -> str:
     Raises:
         UsageError, MissingWeights: as `build_encoder`.
     """
-    return f"{name}:{checksum(*_class_of(name).weights)}"
-
-
-def _class_of(name: str) -> type[SpeechEncoder]:
-    if name in _PLANNED_DIMS and name not in ENCODERS:
-        raise UsageError(
-            f"speech encoder {name!r} is not supported in this version yet. Supported: {', '.join(ENCODERS.names())}. "
-            "Choose one with: python preprocess_flist_config.py --speech_encoder NAME"
-        )
-    return ENCODERS.get(name)
+    return f"{name}:{checksum(*ENCODERS.get(name).weights)}"

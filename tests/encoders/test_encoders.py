@@ -30,7 +30,7 @@ def test_units_have_the_encoders_width_and_50_frames_a_second(name):
     wav = babble(16000)
     before = wav.copy()
     units = encoder(name).encode(wav)
-    assert units.shape == (encoder_dim(name), 50) and units.dtype == torch.float32
+    assert units.shape[0] == encoder_dim(name) and units.shape[1] in (49, 50) and units.dtype == torch.float32
     assert encoder(name).dim == encoder_dim(name) and encoder(name).name == name
     np.testing.assert_array_equal(wav, before)
     assert not units.is_inference() and not units.requires_grad
@@ -46,7 +46,9 @@ def test_the_same_audio_gives_the_same_units(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_short_audio_works(name, n_samples, n_frames):
     units = encoder(name).encode(babble(16319)[:n_samples])
-    assert units.shape == (encoder_dim(name), n_frames)
+    # Convolutions without padding see 400 samples at once, so the HuBERT family may be a frame short.
+    assert units.shape[0] == encoder_dim(name) and n_frames - 1 <= units.shape[1] <= n_frames
+    assert units.shape[1] or not n_samples
     assert units.isfinite().all()
 
 
@@ -68,11 +70,25 @@ def test_the_embedded_encoder_is_there():
     assert encoder_identity("whisper-ppg-base").startswith("whisper-ppg-base:")
 
 
-def test_an_encoder_of_a_later_version_says_what_there_is_now():
-    assert encoder_dim("vec768l12") == 768
-    assert encoder_dim("vec256l9-onnx") == 256
-    with pytest.raises(UsageError, match=r"not supported in this version yet.*whisper-ppg-base"):
-        build_encoder("vec768l12", "cpu")
+def test_every_name_of_so_vits_svc_is_there_with_its_width():
+    assert {name: encoder_dim(name) for name in NAMES} == {
+        "cnhubertlarge": 1024,
+        "dphubert": 768,
+        "hubertsoft": 256,
+        "hubertsoft-onnx": 256,
+        "vec256l12-onnx": 256,
+        "vec256l9": 256,
+        "vec256l9-onnx": 256,
+        "vec768l12": 768,
+        "vec768l12-onnx": 768,
+        "vec768l9-onnx": 768,
+        "wavlmbase+": 768,
+        "whisper-ppg": 1024,
+        "whisper-ppg-base": 512,
+        "whisper-ppg-large": 1280,
+        "whisper-ppg-small": 768,
+        "whisper-ppg-tiny": 384,
+    }
 
 
 def test_an_unknown_encoder_lists_the_known_ones():

@@ -1,0 +1,134 @@
+"""`vec768l12`, `vec256l9`, `cnhubertlarge`: HuBERT models that fairseq saved. Base of the whole family."""
+
+import logging
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from modules.catalogue import weights_of
+from modules.encoders._networks.hubert import HOP, RECEPTIVE_FIELD, HubertNetwork, rename
+from modules.encoders.base import ENCODERS, SpeechEncoder
+from modules.errors import CheckpointError
+from modules.foreign import load_foreign, state_dict_of
+from modules.pretrain import require
+
+logger = logging.getLogger(__name__)
+
+# Longer audio goes through in windows: a minute needs 3 GB. Up to here the numbers are those of the whole clip.
+WINDOW_FRAMES = 60 * 50
+CONTEXT_FRAMES = 2 * 50
+
+
+class HubertEncoder(SpeechEncoder):
+    """What the family shares: one network, one layer of it, a projection where the encoder has one.
+
+    Each frame sees 400 samples and the next starts 320 later, so audio of T samples gives (T - 400) // 320 + 1 frames;
+    less than 400 samples are padded to one frame.
+    """
+
+    # Transformer layer whose output is taken, counted from 1; None is the end of the network.
+    layer: int | None = None
+    projected = False
+    # Samples of silence put before and behind.
+    padding = 0
+
+    def __init__(self, device: torch.device | str) -> None:
+        super().__init__(device)
+        self.path = require(*self.weights)
+        self._network = self._load(self.path)
+        self._check()
+        self._network.to(self.device)
+
+    def _load(self, path: Path) -> HubertNetwork:
+        """The network in the file; a subclass whose file is of another form has its own."""
+        return HubertNetwork(rename(state_dict_of(load_foreign(path), path), "fairseq"), path)
+
+    def _check(self) -> None:
+        network = self._network
+        if self.layer is not None and network.n_layers < self.layer:
+            raise CheckpointError(
+                f"{self.path}: has {network.n_layers} layers, {self.name} needs layer {self.layer}. Wrong file."
+            )
+        if self.projected and network.final_proj is None:
+            raise CheckpointError(f"{self.path}: has no final_proj, which {self.name} needs. It is another model.")
+        width = network.final_proj.out_features if self.projected else self._width()
+        if width != self.dim:
+            raise CheckpointError(f"{self.path}: gives units {width} wide, {self.name} needs {self.dim}. Wrong file.")
+
+    def _width(self) -> int:
+        return self._network.network.encoder.transformer.layer_norm.normalized_shape[0]
+
+    def units(self, wav: torch.Tensor) -> torch.Tensor:
+        """One clip, in windows where it is longer than a minute."""
+        wav = self._pad(wav)
+        n_frames = (len(wav) - RECEPTIVE_FIELD) // HOP + 1
+        if n_frames <= WINDOW_FRAMES:
+            return self._run(wav[None], [len(wav)])[0]
+        logger.info(
+            "%s: %.0f s in windows of a minute; they see %.0f s of their neighbours", self.name, n_frames / 50, 2
+        )
+        parts = []
+        step = WINDOW_FRAMES - 2 * CONTEXT_FRAMES
+        for start in range(0, n_frames, step):
+            first = max(0, start - CONTEXT_FRAMES)
+            last = min(n_frames, start + step + CONTEXT_FRAMES)
+            window = wav[first * HOP : (last - 1) * HOP + RECEPTIVE_FIELD]
+            rows = self._run(window[None], [len(window)])[0]
+            parts.append(rows[:, start - first : min(n_frames, start + step) - first])
+        return torch.cat(parts, dim=1)
+
+    def units_batch(self, wavs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Clips together where each still gets its own numbers, else one by one."""
+        longest = max(map(len, wavs), default=0)
+        same = len({len(wav) for wav in wavs}) == 1
+        fits = longest <= WINDOW_FRAMES * HOP
+        if len(wavs) < 2 or not fits or not (same or self._network.is_exact_when_padded):
+            return super().units_batch(wavs)
+        padded = [self._pad(wav) for wav in wavs]
+        lengths = [len(wav) for wav in padded]
+        return self._run(torch.stack([F.pad(wav, (0, max(lengths) - len(wav))) for wav in padded]), lengths)
+
+    def _pad(self, wav: torch.Tensor) -> torch.Tensor:
+        wav = F.pad(wav, (self.padding, self.padding))
+        return F.pad(wav, (0, max(0, RECEPTIVE_FIELD - len(wav))))
+
+    def _run(self, wavs: torch.Tensor, lengths: list[int]) -> list[torch.Tensor]:
+        rows = self._network(wavs, lengths, self.layer)
+        if not self.projected:
+            return rows
+        return [self._network.final_proj(row.T).T for row in rows]
+
+
+@ENCODERS.register("vec768l12")
+class ContentVec768(HubertEncoder):
+    """ContentVec, layer 12: the encoder of most published 4.1 voices.
+
+    Source: Qian and others, "ContentVec: An Improved Self-Supervised Speech Representation by Disentangling Speakers",
+    2022, arXiv 2204.09224.
+    """
+
+    name = "vec768l12"
+    dim = 768
+    layer = 12
+    weights = weights_of("contentvec")
+
+
+@ENCODERS.register("vec256l9")
+class ContentVec256(HubertEncoder):
+    """ContentVec, layer 9, projected: the encoder of published 4.0 voices."""
+
+    name = "vec256l9"
+    dim = 256
+    layer = 9
+    projected = True
+    weights = weights_of("contentvec")
+
+
+@ENCODERS.register("cnhubertlarge")
+class ChineseHubertLarge(HubertEncoder):
+    """HuBERT large, trained on Mandarin; its input is not normalised, as in so-vits-svc."""
+
+    name = "cnhubertlarge"
+    dim = 1024
+    weights = weights_of("cnhubert")

@@ -1,0 +1,155 @@
+"""Reading checkpoints that other tools wrote, without their packages and without running anything in them.
+
+fairseq and others save their settings beside the tensors, as objects of their own classes. Here every such object
+becomes an inert `Stand-in` that only holds what was stored. Names from anywhere else are refused before a byte is
+unpickled, and the unpickler itself is torch's restricted one, which knows no others.
+"""
+
+import pickletools
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modules.checkpoint import load_weights
+from modules.errors import CheckpointError
+
+# Packages whose objects are settings and may be stood in for; a dot at the end means everything below.
+_SETTINGS = (
+    "fairseq.",
+    "omegaconf.",
+    "hydra.",
+    "argparse.Namespace",
+    "typing.",
+    "collections.",
+    "enum.",
+    "numpy.",
+)
+_PLAIN_TYPES = (dict, list, tuple, set, frozenset, int, float, complex, bool, str, bytes, bytearray, slice, range)
+_BUILTINS = {f"{module}.{kind.__name__}": kind for module in ("builtins", "__builtin__") for kind in _PLAIN_TYPES}
+_BUILTINS |= {f"{module}.object": None for module in ("builtins", "__builtin__")}
+_LEGACY_PICKLES = 5  # torch before 1.6: magic number, protocol, machine, content, names of the storages
+# Where tools keep the weights, in the order in which they are looked for.
+_WEIGHT_KEYS = ("model", "state_dict", "model_state_dict", "hubert", "generator", "net")
+
+
+class StandIn:
+    """What is left of an object of a foreign class: its name, what it was made from and its state.
+
+    Args:
+        args: what the constructor was called with.
+    """
+
+    class_name = ""
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def load_foreign(path: Path | str) -> dict:
+    """The content of a checkpoint, tensors on the CPU, settings as `StandIn` objects (see `plain`).
+
+    Args:
+        path: `.pt`, `.pth` or `.safetensors`.
+
+    Raises:
+        CheckpointError: no such file, damaged, or it names something that is neither a tensor nor a setting.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors" or not path.is_file():
+        return load_weights(path)
+    wanted = _globals_of(path)
+    refused = sorted(name for name in wanted if not (name in _BUILTINS or name.startswith(_SETTINGS)))
+    if refused:
+        raise CheckpointError(
+            f"{path}: refused, it holds more than weights and settings ({', '.join(refused[:4])}) and reading it could "
+            "run code. Get the file from its original source."
+        )
+    allowed = [(_BUILTINS.get(name) or _stand_in(name), name) for name in wanted]
+    with torch.serialization.safe_globals(allowed):
+        return load_weights(path)
+
+
+def plain(value: Any) -> Any:
+    """Settings as plain dictionaries, lists and values, whatever they were stored as.
+
+    An omegaconf node becomes its content, any other object the dictionary of its attributes, or else the argument that
+    it was made from (an enumeration's value).
+    """
+    if isinstance(value, StandIn):
+        state = value.state
+        if isinstance(state, dict):
+            for key in ("_content", "_val"):
+                if key in state:
+                    return plain(state[key])
+            return {str(key): plain(item) for key, item in state.items()}
+        return plain(value.args[0]) if len(value.args) == 1 else [plain(item) for item in value.args]
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def state_dict_of(content: dict, path: Path | str) -> dict[str, torch.Tensor]:
+    """The weights in what `load_foreign` returned, however they are wrapped, without a leading `module.`.
+
+    Args:
+        content: the whole file.
+        path: for the message.
+
+    Raises:
+        CheckpointError: no weights in it.
+    """
+    for candidate in (content, *(content[key] for key in _WEIGHT_KEYS if isinstance(content.get(key), dict))):
+        tensors = {name: value for name, value in candidate.items() if isinstance(value, torch.Tensor)}
+        if tensors:
+            prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
+            return {name.removeprefix(prefix): value for name, value in tensors.items()}
+    keys = ", ".join(sorted(map(str, content))[:6])
+    raise CheckpointError(f"{path}: holds no weights (its entries: {keys or 'none'})")
+
+
+def _stand_in(name: str) -> type[StandIn]:
+    return type(name.rsplit(".", 1)[-1], (StandIn,), {"class_name": name})
+
+
+def _globals_of(path: Path) -> set[str]:
+    """Dotted names that the file's pickles ask for beyond what torch itself allows; nothing is unpickled.
+
+    Raises:
+        CheckpointError: damaged.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            return set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        return _legacy_globals(path)
+    except Exception as error:  # damaged bytes raise a dozen kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise CheckpointError(
+            f"{path}: damaged or not a weights file ({reason}). Restore it from a copy, or download it again."
+        ) from None
+
+
+def _legacy_globals(path: Path) -> set[str]:
+    """The same for a file of torch before 1.6, which is several pickles one after the other."""
+    found: set[str] = set()
+    with path.open("rb") as file:
+        for _ in range(_LEGACY_PICKLES):
+            strings: list[str] = []
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "GLOBAL":
+                    found.add(argument.replace(" ", "."))
+                elif opcode.name == "STACK_GLOBAL":
+                    found.add(".".join(strings[-2:]))
+                elif isinstance(argument, str):
+                    strings.append(argument)
+    return {name for name in found if not name.startswith("torch.") and name != "collections.OrderedDict"}

@@ -1,0 +1,149 @@
+"""The HuBERT family against fairseq, upstream's numbers and plain restatements of what its papers say."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden_rule import load_golden, rule_value, tensor
+from signals import babble
+
+from modules.encoders import hubert
+from modules.encoders._networks.hubert import HubertNetwork, rename
+from modules.encoders.base import ENCODERS, build_encoder
+from modules.errors import CheckpointError
+from modules.foreign import load_foreign, state_dict_of
+
+FIXTURES = Path(__file__).resolve().parent.parent / "goldens" / "fairseq"
+LENGTHS = (400, 1039, 6000, 6321)
+
+
+def network(name: str) -> HubertNetwork:
+    path = FIXTURES / f"{name}.pt"
+    return HubertNetwork(rename(state_dict_of(load_foreign(path), path), "fairseq"), path)
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch) -> Path:
+    """A pretrain folder that is searched alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path / "nowhere")
+    (tmp_path / "pretrain").mkdir()
+    return tmp_path / "pretrain"
+
+
+def small(name: str, weights: Path, monkeypatch, fixture: str, dim: int, layer: int | None):
+    """A registered encoder on one of fairseq's small models, its width and layer made to fit."""
+    kind = ENCODERS.get(name)
+    (weights.parent / kind.weights[0].path).write_bytes((FIXTURES / f"{fixture}.pt").read_bytes())
+    monkeypatch.setattr(kind, "dim", dim)
+    monkeypatch.setattr(kind, "layer", layer)
+    return build_encoder(name, "cpu")
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3, None])
+@pytest.mark.parametrize("name", ["base", "large"])
+def test_every_layer_equals_fairseqs(name, layer):
+    features, ours = np.load(FIXTURES / "features.npz"), network(name)
+    for length in LENGTHS:
+        wav = torch.from_numpy(features["wav"][:length])[None]
+        expected = torch.from_numpy(features[f"{name}_{length}_{layer or 'end'}"].T)
+        torch.testing.assert_close(ours(wav, [length], layer)[0], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "name, fixture, dim, layer, key",
+    [
+        ("vec768l12", "base", 128, 3, "3"),
+        ("vec256l9", "base", 24, 2, "2_projected"),
+        ("cnhubertlarge", "large", 128, None, "end"),
+    ],
+)
+def test_the_encoders_give_the_layer_and_projection_of_their_names(
+    weights, monkeypatch, name, fixture, dim, layer, key
+):
+    features, encoder = np.load(FIXTURES / "features.npz"), small(name, weights, monkeypatch, fixture, dim, layer)
+    for length in LENGTHS:
+        expected = torch.from_numpy(features[f"{fixture}_{length}_{key}"].T)
+        torch.testing.assert_close(encoder.encode(features["wav"][:length]), expected, atol=1e-4, rtol=0)
+
+
+def test_the_full_size_network_equals_upstreams_numbers():
+    golden = load_golden("rule/hubert_base_full")
+    shapes = [tuple(map(int, text.split("x"))) for text in golden["param_shapes"].tolist()]
+    filled = {key: tensor(rule_value(key, shape)) for key, shape in zip(golden["param_keys"].tolist(), shapes)}
+    ours = HubertNetwork(rename(filled, "fairseq"), Path("filled.pt"))
+    wav = tensor(golden["in_wav16k_int16"].astype(np.float32) / 32768)[None]
+    layer9 = ours(wav, [16000], 9)[0]
+    found = {
+        "vec768l12": ours(wav, [16000], 12)[0],
+        "layer9_768": layer9,
+        "vec256l9": ours.final_proj(layer9.T).T,
+        "conv_features": ours.convolve(wav, [16000])[0][0].T,
+    }
+    for key, value in found.items():
+        expected = tensor(golden[key][0])
+        torch.testing.assert_close(value, expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("fixture", ["base", "large"])
+def test_a_clip_in_a_batch_gets_the_numbers_that_it_gets_alone(weights, monkeypatch, fixture):
+    name = {"base": "vec768l12", "large": "cnhubertlarge"}[fixture]
+    encoder = small(name, weights, monkeypatch, fixture, 128, 3 if fixture == "base" else None)
+    clips = [babble(16000)[:n] for n in (16000, 5000, 399, 0, 7321, 16000)]
+    for clip, units in zip(clips, encoder.encode_batch(clips), strict=True):
+        torch.testing.assert_close(units, encoder.encode(clip), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("n_samples, n_frames", [(0, 0), (1, 1), (399, 1), (400, 1), (719, 1), (720, 2), (16000, 49)])
+def test_the_number_of_frames_is_the_convolutions(weights, monkeypatch, n_samples, n_frames):
+    encoder = small("vec768l12", weights, monkeypatch, "base", 128, 3)
+    units = encoder.encode(babble(16000)[:n_samples])
+    assert units.shape == (128, n_frames) and units.isfinite().all()
+
+
+def test_silence_gives_finite_units_and_the_same_ones_each_time(weights, monkeypatch):
+    encoder = small("vec768l12", weights, monkeypatch, "base", 128, 3)
+    units = encoder.encode(np.zeros(8000, np.float32))
+    assert units.isfinite().all() and units.equal(encoder.encode(np.zeros(8000, np.float32)))
+
+
+def test_long_audio_goes_through_in_windows_that_fit_together(weights, monkeypatch, caplog):
+    """The group norm sees a window instead of the clip, so a little is lost; on even material it is very little."""
+    caplog.set_level(logging.INFO)
+    encoder = small("cnhubertlarge", weights, monkeypatch, "large", 128, None)
+    wav = babble(5 * 16000 + 777)
+    whole = encoder.encode(wav)
+    assert not caplog.records
+    monkeypatch.setattr(hubert, "WINDOW_FRAMES", 120)
+    monkeypatch.setattr(hubert, "CONTEXT_FRAMES", 30)
+    windows = encoder.encode(wav)
+    assert windows.shape == whole.shape and "in windows of a minute" in caplog.text
+    assert torch.cosine_similarity(windows, whole, dim=0).min() > 0.98
+
+
+@pytest.mark.parametrize(
+    "name, change, text",
+    [
+        ("vec768l12", {"dim": 768, "layer": 3}, "gives units 128 wide, vec768l12 needs 768"),
+        ("vec768l12", {"dim": 128, "layer": 12}, "has 3 layers, vec768l12 needs layer 12"),
+        ("vec256l9", {"dim": 256, "layer": 2}, "gives units 24 wide, vec256l9 needs 256"),
+    ],
+)
+def test_another_model_under_the_name_is_refused(weights, monkeypatch, name, change, text):
+    with pytest.raises(CheckpointError, match=text):
+        small(name, weights, monkeypatch, "base", **change)
+
+
+def test_an_incomplete_file_names_the_tensor(tmp_path):
+    path = FIXTURES / "base.pt"
+    tensors = state_dict_of(load_foreign(path), path)
+    gone = {key: value for key, value in tensors.items() if key != "encoder.layers.1.fc2.weight"}
+    with pytest.raises(CheckpointError, match=r"layers\.1\.feed_forward\.output_dense\.weight is missing"):
+        HubertNetwork(rename(gone, "fairseq"), path)
+    with pytest.raises(CheckpointError, match="no network of the HuBERT family"):
+        HubertNetwork(rename({"something.else": torch.zeros(3)}, "fairseq"), path)
+    wrong = {**tensors, "layer_norm.weight": torch.zeros(3)}
+    with pytest.raises(CheckpointError, match=r"layer_norm\.weight is \[3\], \[16\] is expected"):
+        HubertNetwork(rename(wrong, "fairseq"), path)
