@@ -4,17 +4,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from modules.f0.base import PREDICTORS, PitchPredictor, resize_nearest
+from modules.f0.base import PREDICTORS, PitchPredictor, package_version, resize_nearest
+from modules.f0.decode import CENTS_PER_BIN, FIRST_BIN_CENTS, N_BINS
 from modules.torchaudio_compat import import_torchcrepe
 
 BATCH_FRAMES = 1024  # frames whose path is looked for together, as voices were made with
-NETWORK_FRAMES = 64  # frames in the network at once: 1024 need 1.9 GB, 64 need 0.3 GB, with the same result
+NETWORK_FRAMES = 64  # frames in the network at once on a CPU: 1024 need 1.9 GB, 64 need 0.3 GB, with the same result
+NETWORK_FRAMES_GPU = 512
+LOUDNESS_FRAMES = 1024  # spectra held at once
 SILENCE_DB = -60.0  # A-weighted; quieter frames are unvoiced
 _FILTER_FRAMES = 3
-_BINS = 360
-_CENTS_PER_BIN = 20
-_FIRST_BIN_CENTS = 1997.3794084376191  # above 10 Hz: 31.7 Hz
 _LARGEST_STEP_BINS = 12  # the path may move less than this from one frame to the next
+_LOUDNESS_WINDOW = 1024
+_DYNAMIC_RANGE_DB = 80.0  # a bin counts as no quieter than this below the loudest of the clip
+_LEAST_POWER = 1e-10
+_LEAST_DB = -100.0
 
 
 @PREDICTORS.register("crepe")
@@ -24,6 +28,10 @@ class CrepePredictor(PitchPredictor):
     torchcrepe adds random noise of up to 20 cents to every frame to hide the width of its bins; we decode without it,
     so that the same audio gives the same pitch, and smooth with the mean filter instead.
 
+    Frames do not hear each other and their path is looked for 1024 at a time (12 s), so a long wave is heard as a short
+    one and takes no more memory, but for its copy at 16 kHz. The path is found on the CPU, in compiled code: one
+    transfer for 1024 frames.
+
     Source: Kim, Salamon, Li and Bello, "CREPE: A Convolutional Representation for Pitch Estimation", 2018,
     arXiv 1802.06182.
     """
@@ -31,21 +39,66 @@ class CrepePredictor(PitchPredictor):
     name = "crepe"
     is_network = True
 
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._torchcrepe = import_torchcrepe()
+        self._torchcrepe.load.model(self.device, "full")
+
+    @classmethod
+    def identity(cls) -> str:
+        """Name and version of the package."""
+        return f"{cls.name}:{package_version('torchcrepe')}"
+
     def track(self, wav: np.ndarray, n_frames: int) -> np.ndarray:
         """Network, best path through its bins, then the cleaning of `clean`."""
-        torchcrepe = import_torchcrepe()
+        audio = torch.from_numpy(wav.astype(np.float32))[None]
         rate, hop = self.audio.sampling_rate, self.audio.hop_length
-        audio = torch.from_numpy(wav).float()[None]
-        parts = []
-        with torch.no_grad():
-            for frames in torchcrepe.preprocess(audio, rate, hop, BATCH_FRAMES, self.device, pad=True):
-                salience = [torchcrepe.infer(part, "full", self.device) for part in frames.split(NETWORK_FRAMES)]
-                likelihood = torch.cat(salience).T[None]
-                found = torchcrepe.postprocess(likelihood, self.f0_min, self.f0_max, best_path, return_periodicity=True)
-                parts.append([values.cpu() for values in found])
-        pitch, periodicity = (torch.cat(values, dim=1) for values in zip(*parts))
-        loudness = torchcrepe.loudness.a_weighted(audio, rate, hop, pad=True)
+        if rate != self._torchcrepe.SAMPLE_RATE:
+            audio = self._torchcrepe.resample(audio, rate)
+            hop = int(hop * self._torchcrepe.SAMPLE_RATE / rate)
+        pitch, periodicity = self.hear(audio, hop)
+        loudness = a_weighted(audio[0], hop)
         return resize_nearest(clean(pitch, periodicity, loudness, self.threshold), n_frames)
+
+    @torch.inference_mode()
+    def hear(self, audio: torch.Tensor, hop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pitch in Hz and confidence, both (1, n), of a wave (1, T) at 16 kHz, n = T // hop + 1."""
+        package, parts = self._torchcrepe, []
+        at_once = NETWORK_FRAMES if self.device.type == "cpu" else NETWORK_FRAMES_GPU
+        for frames in package.preprocess(audio, package.SAMPLE_RATE, hop, BATCH_FRAMES, self.device, pad=True):
+            salience = [package.infer(part, "full", self.device) for part in frames.split(at_once)]
+            likelihood = torch.cat(salience).T[None]
+            parts.append(package.postprocess(likelihood, self.f0_min, self.f0_max, best_path, return_periodicity=True))
+        pitch, periodicity = (torch.cat(values, dim=1).cpu() for values in zip(*parts))
+        return pitch, periodicity
+
+
+def a_weighted(audio: torch.Tensor, hop: int) -> torch.Tensor:
+    """Loudness as torchcrepe measures it: A-weighted dB of each bin, and their mean.
+
+    Its own function holds the spectrum of the whole wave at once, half a gigabyte for twelve minutes.
+
+    Args:
+        audio: (T,) float32 at 16 kHz.
+        hop: samples from frame to frame.
+
+    Returns:
+        (1, T // hop + 1) dB.
+    """
+    weights = torch.from_numpy(import_torchcrepe().loudness.perceptual_weights()).float()
+    half = _LOUDNESS_WINDOW // 2
+    padded = F.pad(audio, (half, half))
+    window = torch.hann_window(_LOUDNESS_WINDOW)
+
+    def levels(first: int) -> torch.Tensor:
+        piece = padded[first * hop : (first + LOUDNESS_FRAMES - 1) * hop + _LOUDNESS_WINDOW]
+        spectrum = torch.stft(piece, _LOUDNESS_WINDOW, hop, window=window, center=False, return_complex=True)
+        return 10 * torch.log10(spectrum.abs().square().clamp_min(_LEAST_POWER))
+
+    starts = range(0, len(audio) // hop + 1, LOUDNESS_FRAMES)
+    floor = max(levels(first).max().item() for first in starts) - _DYNAMIC_RANGE_DB
+    means = [(levels(first).clamp_min(floor) + weights).clamp_min(_LEAST_DB).mean(dim=0) for first in starts]
+    return torch.cat(means)[None]
 
 
 def clean(pitch: torch.Tensor, periodicity: torch.Tensor, loudness: torch.Tensor, threshold: float) -> np.ndarray:
@@ -78,12 +131,12 @@ def best_path(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     from librosa.sequence import viterbi
 
-    bins = np.arange(_BINS)
+    bins = np.arange(N_BINS)
     transition = np.maximum(_LARGEST_STEP_BINS - np.abs(bins[:, None] - bins), 0).astype(np.float64)
     transition /= transition.sum(axis=1, keepdims=True)
     likelihood = torch.softmax(logits, dim=1)[0].cpu().numpy()
     path = torch.from_numpy(viterbi(likelihood, transition).astype(np.int64))[None].to(logits.device)
-    return path, 10 * 2 ** ((_CENTS_PER_BIN * path + _FIRST_BIN_CENTS) / 1200)
+    return path, 10 * 2 ** ((CENTS_PER_BIN * path + FIRST_BIN_CENTS) / 1200)
 
 
 def median_filter(values: torch.Tensor, frames: int) -> torch.Tensor:

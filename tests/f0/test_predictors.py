@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from signals import sung
 from small_f0_networks import write_rmvpe
 
 from modules.config.audio import AudioSpec
 from modules.errors import AudioError, UsageError
-from modules.f0.base import PREDICTORS, PitchPredictor, build_predictor
+from modules.f0.base import PREDICTORS, PitchPredictor, build_predictor, predictor_identity
+from modules.f0.crepe import CrepePredictor, a_weighted
+from modules.torchaudio_compat import import_torchcrepe
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens" / "rule"
 RATES = (32000, 44100, 48000)
@@ -112,6 +115,13 @@ def test_samples_that_are_not_finite_are_refused(name):
         predictor(name).predict(wav)
 
 
+def test_the_identity_says_what_a_curve_depends_on():
+    assert predictor_identity("pm") == "pm"
+    assert predictor_identity("crepe") == "crepe:torchcrepe-0.0.24"
+    with pytest.raises(UsageError, match="yin"):
+        predictor_identity("yin")
+
+
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(UsageError, match="crepe, dio, fcpe, harvest, pm, rmvpe"):
         build_predictor("yin", spec())
@@ -127,8 +137,51 @@ def test_the_curve_equals_the_golden(name):
 
 
 @pytest.mark.slow
-def test_crepe_equals_the_golden():
+def test_crepe_equals_the_golden_at_every_stage():
     golden = np.load(GOLDENS / "f0_predictors.npz")
-    found = predictor("crepe").predict(golden["in_wav_int16"].astype(np.float32) / 32768)
+    wav = golden["in_wav_int16"].astype(np.float32) / 32768
+    crepe = predictor("crepe")
+    stages = []
+
+    def hear(audio, hop):
+        stages.append(CrepePredictor.hear(crepe, audio, hop))
+        return stages[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crepe, "hear", hear)
+        found = crepe.predict(wav)
+    pitch, periodicity = stages[0]
+    # The path goes through the same bins; scores are those of the same weights, rounded on another machine.
+    np.testing.assert_allclose(pitch, golden["raw_crepe_pitch"], rtol=1e-5)
+    np.testing.assert_allclose(periodicity, golden["raw_crepe_periodicity"], atol=1e-3)
     np.testing.assert_allclose(found.f0, golden["crepe_f0"], atol=0.1)
     np.testing.assert_array_equal(found.uv, golden["crepe_uv"])
+
+
+@pytest.mark.parametrize("level", [1.0, 1e-3])
+def test_crepes_loudness_in_pieces_equals_torchcrepes(monkeypatch, level):
+    wav = np.load(GOLDENS / "f0_predictors.npz")["in_wav_int16"].astype(np.float32)[: 3 * 16000] / 32768 * level
+    wav[20000:30000] = 0
+    monkeypatch.setattr("modules.f0.crepe.LOUDNESS_FRAMES", 100)
+    found = a_weighted(torch.from_numpy(wav), 185)
+    wanted = import_torchcrepe().loudness.a_weighted(torch.from_numpy(wav)[None], 16000, 185, pad=True)
+    torch.testing.assert_close(found, wanted, atol=1e-3, rtol=0)
+
+
+def test_crepe_in_pieces_equals_crepe_at_once(monkeypatch):
+    """With a stand-in for the network, since it hears every frame by itself: what matters is how they are cut."""
+    crepe = predictor("crepe")
+
+    def scores(frames, model, device):
+        spectrum = torch.fft.rfft(frames).abs()[:, :360]
+        return spectrum / spectrum.amax(dim=1, keepdim=True)
+
+    monkeypatch.setattr(crepe._torchcrepe, "infer", scores)
+    wav = sung(np.geomspace(150, 500, 15 * 44100), 44100)
+    whole = crepe.predict(wav)
+    assert crepe.audio.n_frames(len(wav)) > 1024
+    monkeypatch.setattr("modules.f0.crepe.NETWORK_FRAMES", 7)
+    monkeypatch.setattr("modules.f0.crepe.LOUDNESS_FRAMES", 50)
+    pieces = crepe.predict(wav)
+    np.testing.assert_array_equal(pieces.f0, whole.f0)
+    np.testing.assert_array_equal(pieces.uv, whole.uv)
