@@ -104,6 +104,7 @@ class SynthesizerTrn(nn.Module):
         n_flow_layer: int = 4,
         n_layers_trans_flow: int = 3,
         use_transformer_flow: bool = False,
+        clamp_f0_high: bool = False,
         **unused: object,
     ) -> None:
         super().__init__()
@@ -111,6 +112,7 @@ class SynthesizerTrn(nn.Module):
             raise ConfigError(f"model.vocoder_name is {vocoder_name!r}. Known: {', '.join(ACTIVATIONS)}.")
         spec = TransformerSpec(hidden_channels, filter_channels, n_heads, n_layers, kernel_size, p_dropout)
         self.segment_size = segment_size
+        self.clamp_f0_high = clamp_f0_high
         self.emb_g = nn.Embedding(n_speakers, gin_channels)
         self.emb_vol = nn.Linear(1, hidden_channels) if vol_embedding else None
         self.pre = nn.Conv1d(ssl_dim, hidden_channels, 5, padding=2)
@@ -188,7 +190,7 @@ class SynthesizerTrn(nn.Module):
             factor = torch.empty(c.shape[0], 1, device=c.device).uniform_(0.8, 1.2)
             norm_lf0 = normalize_lf0(lf0, mask, uv, factor)
             pred_lf0 = self.f0_decoder(x, norm_lf0, mask, speaker)
-        _, m_p, logs_p = self.enc_p(x, f0_to_coarse(f0), mask)
+        _, m_p, logs_p = self.enc_p(x, f0_to_coarse(f0, self.clamp_f0_high), mask)
         z_mask = sequence_mask(spec_lengths, spec.shape[2])
         z, m_q, logs_q = self.enc_q(spec, z_mask, speaker)
         z_p = self.flow(z, z_mask, speaker)
@@ -233,7 +235,7 @@ class SynthesizerTrn(nn.Module):
         if predict_f0:
             f0 = self._predict_f0(x, f0, uv, speaker)
         with contextlib.nullcontext() if seed is None else _seeded(c.device, seed):
-            z_p, _, _ = self.enc_p(x, f0_to_coarse(f0), None, noise_scale)
+            z_p, _, _ = self.enc_p(x, f0_to_coarse(f0, self.clamp_f0_high), None, noise_scale)
             z = self.flow(z_p, None, speaker, reverse=True)
             wav = self.dec.in_windows(z, f0, speaker)
             # Upstream's source draws a second, unused noise. Whoever goes on drawing then gets upstream's numbers.

@@ -176,3 +176,14 @@ def test_what_the_model_cannot_do_is_refused_by_name():
         network.infer(*inputs, predict_f0=True)
     with pytest.raises(ConfigError, match="Known: nsf-hifigan, nsf-snake-hifigan"):
         small_voice(vocoder_name="hifigan")
+
+
+@pytest.mark.parametrize("clamp", [False, True])
+def test_pitch_above_the_last_step_is_embedded_as_the_config_says(clamp):
+    golden = golden_rule.load_golden("rule/syn_small")
+    network = small_voice(clamp_f0_high=clamp)
+    units, f0, uv, speaker = inputs_of(golden)
+    seen = []
+    network.enc_p.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+    network.infer(units, torch.full_like(f0, 1500.0), uv, speaker, vol=tensor(golden["in_vol"]))
+    assert (seen[0] == (255 if clamp else 0)).all()

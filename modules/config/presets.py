@@ -59,7 +59,7 @@ def preset_values(name: str, encoder: str, encoder_dim: int) -> dict[str, Any]:
     """
     values = copy.deepcopy(PRESETS[name])
     model = values.setdefault("model", {})
-    model.update({"speech_encoder": encoder, "ssl_dim": encoder_dim})
+    model.update({"speech_encoder": encoder, "ssl_dim": encoder_dim, "clamp_f0_high": True})
     model.setdefault("gin_channels", encoder_dim)
     model.setdefault("filter_channels", max(768, encoder_dim))
     return values

@@ -107,6 +107,7 @@ class ModelConfig(Section):
     use_automatic_f0_prediction: bool = True
     use_transformer_flow: bool = False
     discriminator_channels: Positive = 1024
+    clamp_f0_high: bool = False
 
     def generator_kwargs(self) -> dict[str, Any]:
         """The arguments of `SynthesizerTrn` besides spec_channels, segment_size and sampling_rate."""

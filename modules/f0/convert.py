@@ -22,7 +22,8 @@ def f0_to_coarse(f0: torch.Tensor, clamp_high: bool = False) -> torch.Tensor:
     Args:
         f0: any shape, Hz.
         clamp_high: what lies above the last step gets row 255. By default it gets row 0, as published 4.1 models were
-            trained: from about 1103 Hz on.
+            trained: from about 1103 Hz on. A model decides with `model.clamp_f0_high` of its config: absent in
+            published ones, which means no; yes in those that `preprocess_flist_config.py` writes.
 
     Returns:
         int64 of the same shape: 1 at 50 Hz and below (0 Hz too), 255 at 1100 Hz.

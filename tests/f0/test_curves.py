@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from modules.config.presets import preset_values
+from modules.config.schema import Config
 from modules.f0.base import fill_gaps, resize_f0, resize_nearest, sample_curve
 from modules.f0.convert import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0, shift_semitones
 from modules.f0.crepe import clean, mean_filter, median_filter
@@ -110,3 +112,9 @@ def test_the_decoders_axis_has_an_inverse_and_semitones_double_in_twelve():
     torch.testing.assert_close(lf0_to_f0(f0_to_lf0(f0)), f0, atol=1e-3, rtol=1e-5)
     torch.testing.assert_close(shift_semitones(f0, 12), 2 * f0)
     np.testing.assert_allclose(shift_semitones(np.array([0.0, 220.0]), -12), [0, 110])
+
+
+def test_a_model_embeds_high_pitch_as_its_config_says():
+    assert Config().model.clamp_f0_high is False, "published checkpoints were trained with row 0"
+    assert preset_values("base", "vec768l12", 768)["model"]["clamp_f0_high"] is True
+    assert Config(model={"clamp_f0_high": True}).model.generator_kwargs()["clamp_f0_high"] is True
