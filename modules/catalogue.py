@@ -7,8 +7,22 @@ file name the command that brings it.
 from dataclasses import dataclass
 
 from modules.errors import UsageError
-from modules.pretrain import Weights
 from modules.registry import unknown_name
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A pretrained file.
+
+    Args:
+        path: where it lies in the workspace, with `/`; mostly starts with `pretrain/`.
+        url: where it can be had.
+        sha256: of the published file, or its first digits, or None where nobody published one.
+    """
+
+    path: str
+    url: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -17,7 +31,7 @@ class Package:
 
     Args:
         name: what a user types after `download.py`.
-        files: what lies on the disk in the end; several are alternatives only where `alternatives` says so.
+        files: what lies on the disk in the end.
         size: of the transfer, in MB, about.
         licence: of the weights, or what is known of it.
         needed_by: in words, for the table.
@@ -197,3 +211,8 @@ def package(name: str) -> Package:
 def weights_of(name: str) -> tuple[Weights, ...]:
     """The files of a package; arguments and errors as `package`."""
     return package(name).files
+
+
+def package_with(path: str) -> Package | None:
+    """The package that brings a file, or None."""
+    return next((found for found in PACKAGES if any(weights.path == path for weights in found.files)), None)

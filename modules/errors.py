@@ -30,3 +30,7 @@ class DataError(UserError):
 
 class UsageError(UserError):
     """Flags that contradict each other, name something unknown, or ask for what this version cannot do."""
+
+
+class DownloadError(UserError):
+    """A transfer failed, or what came is not what was published. The text says whether the same command goes on."""
