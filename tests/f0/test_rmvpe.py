@@ -96,7 +96,10 @@ def test_the_curve_of_a_long_wave_equals_that_of_the_wave_at_once(predictor):
     predictor.threshold = 0.52  # the scores of this net are near 0.5
     whole = predictor.predict(wav)
     predictor._plan = BlockPlan(44100, multiple=4, seconds=2, context_seconds=0.5)
+    lengths = []
+    predictor._network.register_forward_pre_hook(lambda network, inputs: lengths.append(inputs[0].shape[2]))
     found = predictor.predict(wav)
+    assert len(lengths) == 5 and max(lengths) <= 204, "spectrum and network, too, see no more than a piece"
     assert 0 < whole.uv.mean() <= 1
     # A rounding error in the scores is a hundredth of a cent in the mean of nine bins of nearly equal score.
     assert np.abs(1200 * np.log2(found.f0 / whole.f0)).max() < 0.1
