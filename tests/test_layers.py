@@ -75,7 +75,7 @@ TOP_LEVEL = {"modules", "vdecoder", "diffusion", "cluster", "models", "assemble"
 def source_files() -> list[Path]:
     folders = ["modules", "vdecoder", "diffusion", "cluster"]
     nested = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    return sorted([*ROOT.glob("*.py"), *nested])
+    return sorted([*ROOT.glob("*.py"), *(ROOT / "pretrain").glob("*.py"), *nested])
 
 
 def place_of(path: Path) -> str:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(
     path
-    for path in [*ROOT.glob("*.py"), *(ROOT / "cluster").glob("train_*.py")]
+    for path in [*ROOT.glob("*.py"), *(ROOT / "cluster").glob("train_*.py"), *(ROOT / "pretrain").glob("*.py")]
     if '__name__ == "__main__"' in path.read_text("utf-8")
 )
 

@@ -1,7 +1,7 @@
 """`whisper-ppg-*`: the audio encoder of OpenAI's Whisper, in five sizes. Its features say what is spoken.
 
 Whisper was trained on 30 s windows, and its features depend on where in the window a sound lies (6 s later: cosine
-0.9). So a clip must be laid out alike in training and in conversion. `whisper-ppg` and `whisper-ppg-large` keep
+0.7). So a clip must be laid out alike in training and in conversion. `whisper-ppg` and `whisper-ppg-large` keep
 so-vits-svc's layout, one 30 s window padded with zeros, because published models were trained so. The others use
 windows about as long as a training clip:
 
@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from modules.catalogue import weights_of
 from modules.encoders._networks.whisper import load_encoder, log_mel
 from modules.encoders.base import ENCODERS, SpeechEncoder
 from modules.pretrain import Weights, require
 
-_URL = "https://openaipublic.azureedge.net/main/whisper/models/"
 FRAMES_PER_SECOND = 50
 
 
@@ -98,8 +98,7 @@ class WhisperTiny(WhisperPpg):
 
     name = "whisper-ppg-tiny"
     dim = 384
-    _sha256 = "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9"
-    weights = (Weights("pretrain/tiny.pt", f"{_URL}{_sha256}/tiny.pt", _sha256),)
+    weights = weights_of("whisper-tiny")
 
 
 @ENCODERS.register("whisper-ppg-base")
@@ -108,9 +107,8 @@ class WhisperBase(WhisperPpg):
 
     name = "whisper-ppg-base"
     dim = 512
-    _sha256 = "ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e"
     weights = (
-        Weights("pretrain/base.pt", f"{_URL}{_sha256}/base.pt", _sha256),
+        *weights_of("whisper-base"),
         Weights(
             "pretrain/whisper-ppg-base/whisper_base_encoder_int8.safetensors",
             "part of this repository: git checkout -- pretrain/whisper-ppg-base",
@@ -125,8 +123,7 @@ class WhisperSmall(WhisperPpg):
 
     name = "whisper-ppg-small"
     dim = 768
-    _sha256 = "9ecf779972d90ba49c06d968637d720dd632c55bbf19d441fb42bf17a411e794"
-    weights = (Weights("pretrain/small.pt", f"{_URL}{_sha256}/small.pt", _sha256),)
+    weights = weights_of("whisper-small")
 
 
 @ENCODERS.register("whisper-ppg")
@@ -136,8 +133,7 @@ class WhisperMedium(WhisperPpg):
     name = "whisper-ppg"
     dim = 1024
     layout = FULL_WINDOWS
-    _sha256 = "345ae4da62f9b3d59415adc60127b97c714f32e89e936602e85993674d08dcb1"
-    weights = (Weights("pretrain/medium.pt", f"{_URL}{_sha256}/medium.pt", _sha256),)
+    weights = weights_of("whisper-medium")
 
 
 @ENCODERS.register("whisper-ppg-large")
@@ -147,5 +143,4 @@ class WhisperLarge(WhisperPpg):
     name = "whisper-ppg-large"
     dim = 1280
     layout = FULL_WINDOWS
-    _sha256 = "81f7c96c852ee8fc832187b0132e569d6c3065a3252ed18e56effd0b6a73e524"
-    weights = (Weights("pretrain/large-v2.pt", f"{_URL}{_sha256}/large-v2.pt", _sha256),)
+    weights = weights_of("whisper-large-v2")
