@@ -13,7 +13,7 @@ from modules.config.io import load_config
 from modules.config.schema import Config
 from modules.device import choose_device, choose_dtype
 from modules.encoders.base import ENCODERS, build_encoder, encoder_dim
-from modules.errors import CheckpointError, ConfigError, UsageError
+from modules.errors import CheckpointError, ConfigError
 from modules.f0.base import PREDICTORS, build_predictor
 from modules.inference.converter import ConverterParts, VoiceConverter
 
@@ -110,10 +110,8 @@ def check_predictor(name: str) -> None:
     """Refuses a pitch predictor that is not there.
 
     Raises:
-        UsageError: unknown, or known but not in this version.
+        UsageError: unknown; the text lists those there are.
     """
-    if name == "rmvpe" and name not in PREDICTORS:
-        raise UsageError("-f0p rmvpe comes with a later version; use -f0p fcpe")
     PREDICTORS.get(name)
 
 

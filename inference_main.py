@@ -99,10 +99,10 @@ def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
     add("-s", "--spk_list", nargs="+", metavar="NAME", help=speakers)
     keys = "semitones up (or down: -12) for each file; the first counts for files without one"
     add("-t", "--trans", type=int, nargs="+", default=[0], metavar="N", help=keys)
-    predictors = "how the melody is read: pm, dio, harvest, crepe, fcpe (rmvpe comes with a later version)"
+    predictors = "how the melody is read: pm, dio, harvest, crepe, fcpe, rmvpe or swift; README.md compares them"
     add("-f0p", "--f0_predictor", default="pm", metavar="NAME", help=predictors)
     add("-fmp", "--f0_mean_pooling", action="store_true", help="the same as -f0p crepe (so-vits-svc 4.0's flag)")
-    threshold = "confidence below which crepe and fcpe call a frame unvoiced, 0 to 1"
+    threshold = "confidence below which crepe, fcpe, rmvpe and swift call a frame unvoiced, 0 to 1"
     add("-ft", "--f0_filter_threshold", type=float, default=0.05, metavar="X", help=threshold)
     auto = "the model speaks with its own pitch: for speech; a song goes out of tune"
     add("-a", "--auto_predict_f0", action="store_true", help=auto)

@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from modules.errors import DownloadError
-from modules.files import sha256_of, write_json
+from modules.files import atomic_path, sha256_of, write_json
 
 _CHUNK = 1 << 18
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that another try may change
@@ -47,6 +48,10 @@ class Patience:
 
 class _Interrupted(Exception):
     """An attempt ended early; the next one goes on."""
+
+
+class _WrongRange(_Interrupted):
+    """The server cannot send the rest; the next attempt starts over."""
 
 
 def fetch(url: str, target: Path, sha256: str | None = None, patience: Patience = Patience()) -> str:
@@ -100,12 +105,12 @@ def extract_members(archive: Path, members: dict[str, Path]) -> None:
             for name, target in members.items():
                 info = _member(listed, name, archive)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = target.with_name(target.name + ".part")
-                with opened.open(info) as source, unfinished.open("wb") as file:
+                with atomic_path(target) as unfinished, opened.open(info) as source, unfinished.open("wb") as file:
                     shutil.copyfileobj(source, file)
-                unfinished.replace(target)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise DownloadError(f"{archive}: not a usable zip ({error}). Delete it and try again.") from None
+    except OSError as error:
+        raise DownloadError(f"{archive}: could not be unpacked ({error.strerror or error})") from None
 
 
 def _member(listed: dict[str, zipfile.ZipInfo], name: str, archive: Path) -> zipfile.ZipInfo:
@@ -130,6 +135,8 @@ def _fill(url: str, part: Path, note: Path, name: str, patience: Patience) -> No
             _attempt(url, part, note, name, patience.stall_seconds)
             return
         except _Interrupted as error:
+            if isinstance(error, _WrongRange):
+                note.unlink(missing_ok=True)
             here = part.stat().st_size if part.exists() else 0
             fruitless, pause = (fruitless + 1, pause) if here <= farthest else (1, patience.pause_seconds)
             farthest = max(farthest, here)
@@ -190,7 +197,7 @@ def _place(answer, offset: int, url: str) -> tuple[int, int | None]:
     span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     start = span.split("-")[0]
     if start != str(offset):
-        raise DownloadError(f"{url}: asked for the rest from byte {offset}, the server sent {span or 'something else'}")
+        raise _WrongRange(f"the server sent {span or 'something else'} when asked for the rest from byte {offset}")
     return offset, int(total) if total.isdigit() else None if length is None else offset + length
 
 

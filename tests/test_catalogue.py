@@ -129,7 +129,23 @@ def test_base_models_come_by_name_only_and_never_over_a_users(script, server, mo
     assert script.main(["--all"]) == 0 and not Path("logs").exists()
     Path("logs/44k").mkdir(parents=True)
     Path("logs/44k/G_0.pth").write_bytes(b"mine")
-    assert script.main(["base-x"]) == 0 and Path("logs/44k/G_0.pth").read_bytes() == b"mine"
+    for flags in ([], ["--force"]):
+        assert script.main(["base-x", *flags]) == 0 and Path("logs/44k/G_0.pth").read_bytes() == b"mine"
+
+
+def test_of_a_zip_only_what_is_missing_is_written(script, server, monkeypatch):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("v/model", b"theirs")
+        archive.writestr("v/config.json", b"{}")
+    server.body = packed.getvalue()
+    files = (Weights("pretrain/v/model", server.url), Weights("pretrain/v/config.json", server.url))
+    members = ("v/model", "v/config.json")
+    offer(script, monkeypatch, Package("v", files, 1, "MIT", "x", archive=server.url, members=members))
+    Path("pretrain/v").mkdir(parents=True)
+    Path("pretrain/v/model").write_bytes(b"mine")
+    assert script.main(["v"]) == 0
+    assert Path("pretrain/v/model").read_bytes() == b"mine" and Path("pretrain/v/config.json").read_bytes() == b"{}"
 
 
 @pytest.mark.parametrize("how", ["flag", "pair", "environment"])

@@ -29,7 +29,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.etag, self.ranges, self.requests = BODY, '"one"', True, []
         self.breaks, self.stalls, self.announced, self.status, self.kind = [], False, None, None, "application/x"
-        self.last_modified = None
+        self.last_modified, self.wrong_range = None, False
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     @property
@@ -67,7 +67,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         rest = server.body[start:]
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(server.body) - 1}/{len(server.body)}")
+            claimed = start + 5 if server.wrong_range else start
+            self.send_header("Content-Range", f"bytes {claimed}-{len(server.body) - 1}/{len(server.body)}")
         self.send_header("Content-Type", server.kind)
         if server.etag:
             self.send_header("ETag", server.etag)
@@ -170,6 +171,12 @@ def test_a_server_without_ranges_sends_it_all_again(server, target):
     server.ranges, server.breaks = False, [200_000]
     fetch(server.url, target, SHA, QUICK)
     assert target.read_bytes() == BODY
+
+
+def test_a_server_that_sends_another_range_is_asked_for_everything(server, target):
+    server.breaks, server.wrong_range = [200_000], True
+    fetch(server.url, target, SHA, QUICK)
+    assert server.requests == [None, "bytes=200000-", None] and target.read_bytes() == BODY
 
 
 def test_a_part_that_is_whole_already_is_recognised(server, target):
@@ -306,6 +313,13 @@ def test_links_bombs_gaps_and_damage_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "_LARGEST_MEMBER", 1000)
     with pytest.raises(DownloadError, match="would be"):
         extract_members(archive, {"other": tmp_path / "model"})
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("model", BODY[:500] * 2)
+    damaged = bytearray((tmp_path / "bad.zip").read_bytes())
+    damaged[40:300] = bytes(260)
+    (tmp_path / "bad.zip").write_bytes(damaged)
+    with pytest.raises(DownloadError, match="not a usable zip"):
+        extract_members(tmp_path / "bad.zip", {"model": tmp_path / "model"})
     (tmp_path / "bad.zip").write_bytes(b"PK nothing")
     with pytest.raises(DownloadError, match="not a usable zip"):
         extract_members(tmp_path / "bad.zip", {"model": tmp_path / "model"})

@@ -90,13 +90,10 @@ def test_both_spellings_of_the_noise_flag_are_understood():
         ["-usm"],
         ["-se"],
         ["-eh"],
-        ["-f0p", "rmvpe", "-s", "alto", "-n", "song"],
     ],
 )
 def test_what_comes_later_is_refused_by_its_name(workspace, flags, monkeypatch):
     monkeypatch.setattr(assemble, "read_voice_config", lambda path: Config(spk={"alto": 0}))
-    if flags[1:] == ["rmvpe"] and "rmvpe" in assemble.PREDICTORS:
-        pytest.skip("rmvpe is there")
     with pytest.raises(UsageError, match=f"{flags[0]}.*later version"):
         inference_main.main(flags)
     assert not (workspace / "results").exists()

@@ -17,6 +17,7 @@ from signals import sung
 import preprocess_hubert_f0
 from modules.config.io import save_config
 from modules.config.schema import Config
+from modules.data.features import path_of
 from modules.errors import ConfigError, DataError, MissingWeights, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,6 +126,16 @@ def test_two_workers_make_the_same_as_one(workspace):
         torch.testing.assert_close(torch.load(path, weights_only=True), tensor, atol=1e-3, rtol=1e-3)
 
 
+def listed() -> dict[Path, list[str]]:
+    """Clip -> the features that its sidecar lists."""
+    sidecars = list(Path("dataset").rglob("*.features.json"))
+    texts = {path: path.read_text("utf-8") for path in sidecars}
+    return {
+        Path(str(path).removesuffix(".features.json")): list(json.loads(text)["features"])
+        for path, text in texts.items()
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_killed_run_resumes_and_leaves_nothing_half_written(workspace):
@@ -133,18 +144,16 @@ def test_a_killed_run_resumes_and_leaves_nothing_half_written(workspace):
     command = [sys.executable, str(ROOT / "preprocess_hubert_f0.py"), "-d", "cpu", "--f0_predictor", "dio"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while len(list(Path("dataset").rglob("*.features.json"))) < 3 and time.monotonic() < deadline:
+    while sum("units" in names for names in listed().values()) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = {path for path in made() if path.suffix == ".json"}
-    before = made()
-    assert 3 <= len(done) < 16
+    done, before = listed(), made()
+    assert 3 <= sum("units" in names for names in done.values()) < 16
     assert run() == 0
-    assert len([path for path in made() if path.suffix == ".json"]) == 16
-    finished = {str(path).removesuffix(".features.json") for path in done}
-    kept = [path for path in before if any(str(path).startswith(name) for name in finished)]
-    assert all(made()[path] == before[path] for path in kept), "finished clips are not made again"
+    assert all(set(names) == {"units", "f0", "spec"} for names in listed().values()) and len(listed()) == 16
+    kept = [path_of(clip, name) for clip, names in done.items() for name in names]
+    assert all(made()[path] == before[path] for path in kept), "finished features are not made again"
     assert not list(Path("dataset").rglob(".*partial*"))
 
 
@@ -179,15 +188,25 @@ def test_a_config_whose_width_is_not_the_encoders_is_refused(workspace):
         run()
 
 
-def test_an_encoder_of_a_later_version_is_refused_before_anything_is_made(workspace):
+def test_a_missing_encoder_or_predictor_is_said_before_anything_is_made(workspace, monkeypatch):
+    monkeypatch.setattr("modules.pretrain.CODE_ROOT", workspace / "nowhere")
     write_config(speech_encoder="vec768l12", ssl_dim=768)
-    with pytest.raises(UsageError, match="not supported in this version yet"):
+    with pytest.raises(MissingWeights, match=r"python pretrain/download\.py contentvec"):
         run()
-    write_config(speech_encoder="whisper-ppg", ssl_dim=1024)
-    if not (ROOT / "pretrain" / "medium.pt").is_file():
-        with pytest.raises(MissingWeights, match=r"pretrain/medium\.pt: not found"):
-            run()
+    monkeypatch.undo()
+    monkeypatch.chdir(workspace)
+    write_config()
+    if not (ROOT / "pretrain" / "rmvpe.pt").is_file():
+        with pytest.raises(MissingWeights, match=r"python pretrain/download\.py rmvpe"):
+            run("--f0_predictor", "rmvpe")
     assert not made()
+
+
+def test_a_clip_without_a_voice_is_named(workspace, caplog):
+    noise = 0.05 * np.random.default_rng(0).standard_normal(44100)
+    soundfile.write("dataset/44k/alto/a.wav", noise, 44100)
+    assert run() == 0
+    assert "a.wav: no pitch was found in it" in caplog.text and "b.wav: no pitch" not in caplog.text
 
 
 def test_the_weights_identity_is_part_of_the_sidecar(workspace):
