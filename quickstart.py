@@ -23,7 +23,7 @@ CODE = Path(__file__).resolve().parent
 VENV = CODE / ".venv"
 SONG = "sing_vocadito_14.flac"
 SPEAKER = "be_ksenya_f"
-DEFAULT_STEPS = 400
+DEFAULT_STEPS = 700
 
 
 class Stop(Exception):
@@ -125,7 +125,7 @@ def run_recipe(python: Path, workspace: Path, steps: int) -> tuple[Path, Path]:
         run_script(python, workspace, script, *flags)
 
     run("resample.py")
-    run("preprocess_flist_config.py", "--micro", "--speech_encoder", "whisper-ppg-base")
+    run("preprocess_flist_config.py", "--micro", "--vol_aug", "--speech_encoder", "whisper-ppg-base")
     run("preprocess_hubert_f0.py", "--f0_predictor", "fcpe")
     run("train.py", "-c", "configs/config.json", "-m", "44k", "--max_steps", str(steps))
     model = newest_model(workspace / "logs" / "44k").relative_to(workspace).as_posix()

@@ -4,7 +4,7 @@ Call them outside of autocast. Scores and maps come from discriminators: a list 
 
 Source: Mao et al., "Least Squares Generative Adversarial Networks", 2017, arXiv:1611.04076, equation 2 (targets 0 and
 1); Kong, Kim and Bae, "HiFi-GAN", 2020, arXiv:2010.05646, equations 5 to 8; Kim, Kong and Son, "VITS", 2021,
-arXiv:2106.06103, equation 4.
+arXiv:2106.06103, equation 4; Yamamoto, Song and Kim, "Parallel WaveGAN", 2020, arXiv:1910.11480, equations 3 to 6.
 """
 
 import torch
@@ -62,3 +62,32 @@ def kl_loss(
     z_p, logs_q, m_p, logs_p, mask = (x.float() for x in (z_p, logs_q, m_p, logs_p, mask))
     divergence = logs_p - logs_q - 0.5 + 0.5 * (z_p - m_p).square() * torch.exp(-2 * logs_p)
     return (divergence * mask).sum() / mask.sum()
+
+
+STFT_SIZES = (512, 1024, 2048)
+_POWER_FLOOR = 1e-7
+
+
+def stft_loss(real: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+    """How far the linear spectra of two waves are apart, averaged over three resolutions.
+
+    At each, the spectral convergence plus the mean difference of log magnitudes. Unlike a mel spectrum, a linear one
+    tells harmonics from pulses of another rate up to the highest frequencies.
+
+    Args:
+        real: (B, T) float32, T at least 2048; no gradient flows into it.
+        made: (B, T).
+
+    Returns:
+        A scalar.
+    """
+    terms = []
+    for n_fft in STFT_SIZES:
+        window = torch.hann_window(n_fft, device=real.device)
+        both = torch.cat([real.detach().float(), made.float()])
+        spectra = torch.stft(both, n_fft, n_fft // 4, window=window, center=False, return_complex=True)
+        magnitude = torch.sqrt(spectra.real.square() + spectra.imag.square() + _POWER_FLOOR)
+        r, m = magnitude.chunk(2)
+        convergence = torch.linalg.vector_norm(r - m) / torch.linalg.vector_norm(r)
+        terms.append(convergence + F.l1_loss(m.log(), r.log()))
+    return torch.stack(terms).mean()

@@ -1,10 +1,13 @@
 """Losses equal upstream's numbers, and a few values that can be worked out by hand."""
 
+import math
+
 import golden_rule
+import pytest
 import torch
 from golden_rule import tensor
 
-from modules.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss
+from modules.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss, stft_loss
 
 GOLDEN = golden_rule.load_golden("rule/losses")
 
@@ -63,3 +66,19 @@ def test_padded_frames_have_no_part_in_the_divergence():
 def test_half_precision_scores_are_judged_in_single_precision():
     scores = [torch.full((2, 5), 300.0, dtype=torch.float16)]
     assert discriminator_loss(scores, scores).isfinite(), "300 squared is too large for fp16"
+
+
+def test_linear_spectra_tell_pitches_apart_and_equal_ones_cost_nothing():
+    times = torch.arange(10240) / 44100
+    low, near, far = (torch.sin(2 * torch.pi * f * times)[None] for f in (220.0, 230.0, 440.0))
+    assert stft_loss(low, low).item() == 0
+    assert 0.1 < stft_loss(low, near) < stft_loss(low, far)
+    made = low.clone().requires_grad_()
+    real = far.clone().requires_grad_()
+    stft_loss(real, made * 0.5).backward()
+    assert made.grad.abs().max() > 0 and real.grad is None
+
+
+def test_a_wave_of_twice_the_height_costs_what_can_be_worked_out():
+    wave = torch.randn(2, 8192, generator=torch.Generator().manual_seed(0))
+    assert stft_loss(wave, 2 * wave).item() == pytest.approx(1 + math.log(2), rel=1e-3)

@@ -121,17 +121,22 @@ class NSFGenerator(nn.Module):
 
     @torch.no_grad()
     def _start_from_the_source(self) -> None:
-        """Makes an untrained generator pass the harmonic source through, so that the first thing it sings is the pitch.
+        """Makes an untrained generator sing the pitch, as loud as its frames say, and nothing else.
 
-        HiFi-GAN's code means to draw these from N(0, 0.01) but sets them where weight norm overwrites them, and
-        training then spends its first thousand steps getting rid of a buzz at the frame rate. Here they take effect:
-        residual blocks start near the identity, the path from the frames is quiet, and all harmonics start equal.
+        HiFi-GAN means to draw the convolutions from N(0, 0.01) but sets them where weight norm overwrites them, and its
+        upsampling layers start as pulses at the frame rate: training spends its first thousands of steps getting rid
+        of that buzz. Here residual blocks start near the identity, upsampling starts as linear interpolation, whose
+        slow curves open and close the rectifiers for the harmonics that are added to them, and all harmonics of the
+        source start equal.
         """
-        quiet = [*self.ups, *(conv for conv in self.resblocks.modules() if isinstance(conv, NormedConv1d))]
-        for conv in quiet:
+        for conv in (conv for conv in self.resblocks.modules() if isinstance(conv, NormedConv1d)):
             conv.weight_v.normal_(0.0, 0.01)
-            conv.weight_g.copy_(torch.linalg.vector_norm(conv.weight_v, dim=(1, 2), keepdim=True))
-            conv.bias.zero_()
+            _keep_as_drawn(conv)
+        for up in self.ups:
+            channels, _, kernel = up.weight_v.shape
+            ramp = 1 - ((torch.arange(kernel) + 0.5) / kernel * 2 - 1).abs()
+            up.weight_v.copy_(torch.randn(*up.weight_v.shape[:2], 1) * ramp / channels**0.5)
+            _keep_as_drawn(up)
         self.m_source.l_linear.weight.fill_(1 / 3)
         self.m_source.l_linear.bias.zero_()
 
@@ -231,3 +236,9 @@ def _upsampler(in_channels: int, out_channels: int, kernel_size: int, rate: int)
     return NormedConvTranspose1d(
         in_channels, out_channels, kernel_size, rate, padding=(extra + 1) // 2, output_padding=extra % 2
     )
+
+
+def _keep_as_drawn(conv: nn.Module) -> None:
+    """Sets the gains of a weight-normed layer so that its weights are `weight_v` themselves, and its bias to zero."""
+    conv.weight_g.copy_(torch.linalg.vector_norm(conv.weight_v, dim=(1, 2), keepdim=True))
+    conv.bias.zero_()

@@ -51,6 +51,7 @@ class TrainConfig(Section):
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     c_mel: NotNegative = 45
     c_kl: NotNegative = 1.0
+    c_stft: NotNegative = 0.0  # ours
     use_sr: bool = True  # other tools
     max_speclen: int = 512  # other tools
     port: str | int = "8001"

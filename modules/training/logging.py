@@ -49,7 +49,8 @@ class TrainingLog:
             speed: steps per second.
         """
         losses = {name: float(value) for name, value in report.losses._asdict().items()}
-        shown = " ".join(f"{name} {value:.3f}" for name, value in losses.items() if name != "lf0" or _has_lf0(report))
+        unused = {name for name in ("lf0", "stft") if losses[name] == 0}
+        shown = " ".join(f"{name} {value:.3f}" for name, value in losses.items() if name not in unused)
         logger.info("step %d, epoch %d: %s, lr %.4g, %.2f steps/s", step, epoch, shown, rate, speed)
         scalars = {
             "loss/g/total": losses["total"],
@@ -61,6 +62,7 @@ class TrainingLog:
             "loss/g/mel": losses["mel"],
             "loss/g/kl": losses["kl"],
             "loss/g/lf0": losses["lf0"],
+            "loss/g/stft": losses["stft"],
             "loss/g/adv": losses["gen"],
         }
         for name, value in scalars.items():

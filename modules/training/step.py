@@ -13,7 +13,7 @@ from modules.audio.mel import mel_from_spectrogram, mel_spectrogram
 from modules.config.schema import Config
 from modules.data.dataset import Batch
 from modules.device import autocast
-from modules.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss
+from modules.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss, stft_loss
 from modules.nn.masks import slice_frames
 
 
@@ -26,6 +26,7 @@ class Losses(NamedTuple):
     mel: torch.Tensor
     kl: torch.Tensor
     lf0: torch.Tensor
+    stft: torch.Tensor
     total: torch.Tensor
 
 
@@ -87,14 +88,17 @@ class VitsStep:
         gen, fm = self._deceive(y, y_hat)
         mel = self.config.train.c_mel * F.l1_loss(mel_made, mel_real)
         kl = self.config.train.c_kl * kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.z_mask)
+        zero = torch.zeros((), device=self.device)
+        c_stft = self.config.train.c_stft
+        stft = c_stft * stft_loss(y.squeeze(1), y_hat.squeeze(1)) if c_stft else zero
         if out.pred_lf0 is None:
-            lf0 = torch.zeros((), device=self.device)
+            lf0 = zero
         else:
             lf0 = F.mse_loss(out.pred_lf0.float(), out.lf0.float())
-        total = gen + fm + mel + kl + lf0
+        total = gen + fm + mel + kl + lf0 + stft
         norm_g = self._update(self.optim_g, total, with_norms)
         self.scaler.update()
-        losses = Losses(*(loss.detach() for loss in (loss_d, gen, fm, mel, kl, lf0, total)))
+        losses = Losses(*(loss.detach() for loss in (loss_d, gen, fm, mel, kl, lf0, stft, total)))
         curves = (None if x is None else x.detach() for x in (out.lf0, out.norm_lf0, out.pred_lf0))
         return StepReport(losses, norm_d, norm_g, mel_real, mel_made.detach(), *curves)
 

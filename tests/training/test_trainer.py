@@ -243,7 +243,7 @@ def test_a_second_interrupt_ends_at_once_and_other_threads_are_left_alone():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_the_watch_names_the_loss_and_a_dozen_files_at_most(value):
-    losses = Losses(*torch.ones(7))
+    losses = Losses(*torch.ones(8))
     watch = LossWatch()
     watch.push(1, ["a.wav"], losses)
     with pytest.raises(UserError, match=r"step 2: .*kl (nan|inf).*clip 11 \.\.\.") as caught:

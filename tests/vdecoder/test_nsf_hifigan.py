@@ -140,3 +140,17 @@ def test_the_snake_keeps_a_slow_wave_of_small_size():
     wave = 0.01 * torch.sin(torch.arange(200) * 0.2)[None, None].expand(1, 3, -1)
     out = AliasFreeSnake(3)(wave)
     assert (out - wave)[..., 12:-12].abs().max() < 3e-4
+
+
+@pytest.mark.parametrize("seed", range(3))
+@torch.no_grad()
+def test_an_untrained_generator_follows_its_frames_without_a_buzz_at_their_rate(seed):
+    torch.manual_seed(seed)
+    spec = GeneratorSpec(44100, (8, 8, 2, 2, 2), (16, 16, 4, 4, 4), 128, "1", (3, 7), ((1, 3, 5),) * 2)
+    generator = NSFGenerator(32, spec).eval()
+    generator.m_source.l_linear.weight.zero_()
+    slow = torch.nn.functional.interpolate(torch.randn(1, 32, 13), size=130, mode="linear")
+    wav = generator(slow, torch.full((1, 130), 230.0))[0, 0, 4096 : 4096 + 44100]
+    power = torch.fft.rfft((wav - wav.mean()) * torch.hann_window(44100)).abs().square()  # bins of 1 Hz
+    peaks = [round(k * 44100 / 512) for k in range(1, 40)]
+    assert sum(power[peak - 4 : peak + 5].sum() for peak in peaks) < 0.01 * power[:40].sum()
