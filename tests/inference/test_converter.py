@@ -8,6 +8,7 @@ import soundfile
 import torch
 from inference.fake_voice import AUDIO, fake_converter, folder_listing, silence, sung
 
+from modules.contracts import F0
 from modules.errors import AudioError, UsageError
 from modules.inference.converter import _fit
 from modules.inference.options import ConversionOptions
@@ -284,3 +285,19 @@ def test_fitting_shares_a_gap_and_cuts_what_is_too_much():
     assert _fit(wav, 8, centred=True).tolist() == [0, 1, 1, 1, 1, 1, 0, 0]
     assert _fit(wav, 8, centred=False).tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
     assert _fit(wav, 3, centred=True).tolist() == [1, 1, 1]
+
+
+def test_a_song_in_which_no_pitch_is_heard_is_named(tmp_path, caplog):
+    converter, _, _ = fake_converter()
+    soundfile.write(tmp_path / "hum.wav", sung(1, 16000), 16000)
+    converter.convert(tmp_path / "hum.wav", tmp_path / "out.wav", ALTO, progress=False)
+    assert not caplog.records
+    heard = converter.parts.predictor.predict
+
+    def hear_nothing(wav):
+        found = heard(wav)
+        return F0(np.zeros_like(found.f0), np.zeros_like(found.uv))
+
+    converter.parts.predictor.predict = hear_nothing
+    converter.convert(tmp_path / "hum.wav", tmp_path / "out.wav", ALTO, progress=False)
+    assert "hum.wav: no pitch was heard anywhere" in caplog.text

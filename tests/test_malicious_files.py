@@ -1,0 +1,74 @@
+"""A file that wants to run something when it is read is refused by every loader there is, and its payload does not run.
+
+A new loader of weights gets a row here.
+"""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from modules.checkpoint import load_weights
+from modules.config.audio import AudioSpec
+from modules.encoders.base import build_encoder
+from modules.errors import CheckpointError, DataError
+from modules.f0.base import build_predictor
+from modules.foreign import load_foreign
+
+AUDIO = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
+
+
+def read_units(path: Path) -> None:
+    from modules.data import features
+
+    features._read_tensor(path.with_name("x.wav"), "units", 3)
+
+
+# Where the file lies -> what reads it.
+LOADERS = {
+    "pretrain/checkpoint_best_legacy_500.pt": lambda path: build_encoder("vec768l12", "cpu"),
+    "pretrain/hubert-soft-0d54a1f4.pt": lambda path: build_encoder("hubertsoft", "cpu"),
+    "pretrain/chinese-hubert-large-fairseq-ckpt.pt": lambda path: build_encoder("cnhubertlarge", "cpu"),
+    "pretrain/DPHuBERT-sp0.75.pth": lambda path: build_encoder("dphubert", "cpu"),
+    "pretrain/WavLM-Base+.pt": lambda path: build_encoder("wavlmbase+", "cpu"),
+    "pretrain/medium.pt": lambda path: build_encoder("whisper-ppg", "cpu"),
+    "pretrain/base.pt": lambda path: build_encoder("whisper-ppg-base", "cpu"),
+    "pretrain/rmvpe.pt": lambda path: build_predictor("rmvpe", AUDIO, device="cpu"),
+    "pretrain/fcpe.pt": lambda path: build_predictor("fcpe", AUDIO, device="cpu"),
+    "logs/44k/G_100.pth": load_weights,
+    "logs/44k/D_100.pth": load_weights,
+    "dataset/44k/alto/x.wav.soft.pt": read_units,
+    "anything.pt": load_foreign,
+}
+
+
+class Payload:
+    """Pickles into a call that leaves a folder behind."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("place", LOADERS)
+def test_the_payload_does_not_run(place, zipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path)
+    marker, path = tmp_path / "ran", tmp_path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {"model": {"weight": torch.zeros(3)}, "cfg": {"deep": [Payload(marker)]}}
+    torch.save(weights, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises((CheckpointError, DataError), match=path.name.replace("+", r"\+")):
+        LOADERS[place](path)
+    assert not marker.exists()
+
+
+def test_the_payload_would_run_if_it_were_unpickled(tmp_path):
+    marker = tmp_path / "ran"
+    pickle.loads(pickle.dumps({"x": Payload(marker)}))
+    assert marker.exists()
