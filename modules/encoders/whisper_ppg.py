@@ -84,12 +84,23 @@ class WhisperPpg(SpeechEncoder):
             previous_end = end
         return units
 
+    def units_batch(self, wavs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Clips of one window each together where all windows are padded to one length, else one by one."""
+        counts = [max(1, len(wav) // self.hop_length) for wav in wavs]
+        if len(wavs) < 2 or not self.layout.padded or max(counts) > self.layout.longest:
+            return super().units_batch(wavs)
+        rows = self._network(torch.stack([self._mel(wav, count) for wav, count in zip(wavs, counts, strict=True)]))
+        return [row[:count].T.contiguous() for row, count in zip(rows, counts, strict=True)]
+
     def _window(self, wav: torch.Tensor, n_frames: int) -> torch.Tensor:
         """(D, n_frames) of one window of audio."""
+        return self._network(self._mel(wav, n_frames)[None])[0, :n_frames].T.contiguous()
+
+    def _mel(self, wav: torch.Tensor, n_frames: int) -> torch.Tensor:
+        """The network's input (M, 2 N) for a window of `n_frames`, with the silence behind it."""
         total = max(n_frames + self.layout.silence, self.layout.padded)
         padded = F.pad(wav, (0, max(0, total * self.hop_length - len(wav))))[: total * self.hop_length]
-        mel = log_mel(padded, self._network.conv1.in_channels)
-        return self._network(mel[None])[0, :n_frames].T.contiguous()
+        return log_mel(padded, self._network.conv1.in_channels)
 
 
 @ENCODERS.register("whisper-ppg-tiny")

@@ -9,7 +9,7 @@ from signals import babble
 
 from modules.encoders._networks.whisper import WhisperEncoder, load_encoder, log_mel, sinusoids
 from modules.encoders.base import build_encoder
-from modules.encoders.whisper_ppg import FULL_WINDOWS, SHORT_WINDOWS, WhisperPpg, plan_windows
+from modules.encoders.whisper_ppg import FULL_WINDOWS, SHORT_WINDOWS, Layout, WhisperBase, WhisperPpg, plan_windows
 from modules.errors import CheckpointError
 
 
@@ -130,3 +130,14 @@ def test_a_file_of_another_size_or_kind_is_refused(tmp_path):
     (tmp_path / "half.pt").write_bytes((tmp_path / "tiny.pt").read_bytes()[:50000])
     with pytest.raises(CheckpointError, match=r"half\.pt"):
         load_encoder(tmp_path / "half.pt", 384)
+
+
+def test_clips_in_full_windows_go_through_together_with_their_own_numbers(monkeypatch):
+    monkeypatch.setattr(WhisperBase, "layout", Layout(longest=150, overlap=20, silence=0, padded=150))
+    encoder = WhisperBase("cpu")
+    clips = [babble(48000)[:n] for n in (48000, 16000, 100, 0, 33333)]
+    for clip, units in zip(clips, encoder.encode_batch(clips), strict=True):
+        torch.testing.assert_close(units, encoder.encode(clip), atol=1e-4, rtol=0)
+    longer = [babble(60000), babble(16000)]
+    for clip, units in zip(longer, encoder.encode_batch(longer), strict=True):
+        torch.testing.assert_close(units, encoder.encode(clip), atol=0, rtol=0)
