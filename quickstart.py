@@ -106,10 +106,15 @@ def works(python: Path) -> bool:
 
 
 def fingerprint(requirements: str) -> str:
-    """Changes when the requirements change; `-r` lines are followed one level deep."""
-    names = dict.fromkeys([requirements, "requirements.txt"])
-    text = b"".join((CODE / name).read_bytes() for name in names)
-    return hashlib.sha256(requirements.encode() + text).hexdigest()[:12]
+    """Changes when the requirements change, those in files that they include too."""
+    digest = hashlib.sha256()
+    waiting = [requirements]
+    while waiting:
+        name = waiting.pop()
+        text = (CODE / name).read_text("utf-8")
+        digest.update(f"{name}\n{text}".encode())
+        waiting += [line.split()[1] for line in text.splitlines() if line.startswith("-r ")]
+    return digest.hexdigest()[:12]
 
 
 def run_recipe(python: Path, workspace: Path, steps: int) -> tuple[Path, Path]:

@@ -62,3 +62,14 @@ def test_a_failing_script_stops_the_recipe_with_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "CODE", tmp_path)
     with pytest.raises(quickstart.Stop, match=r"bad\.py ended with code 2"):
         quickstart.run_script(Path(sys.executable), tmp_path, "bad.py")
+
+
+def test_a_change_in_an_included_file_installs_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(quickstart, "CODE", tmp_path)
+    (tmp_path / "dev.txt").write_text("-r run.txt\npytest\n")
+    (tmp_path / "run.txt").write_text("-r deep.txt\n")
+    (tmp_path / "deep.txt").write_text("torch==1\n")
+    before = quickstart.fingerprint("dev.txt")
+    assert quickstart.fingerprint("dev.txt") == before != quickstart.fingerprint("run.txt")
+    (tmp_path / "deep.txt").write_text("torch==2\n")
+    assert quickstart.fingerprint("dev.txt") != before
