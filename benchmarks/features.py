@@ -13,7 +13,6 @@ Example: python benchmarks/features.py --seconds 60 --only vec768l12 fcpe
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -253,7 +252,11 @@ def script(folder: str, name: str, *flags: str) -> None:
 
 
 def peak_memory() -> float:
-    """Peak of this process's memory so far, in MB."""
+    """Peak of this process's memory so far, in MB; 0 on Windows, which does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

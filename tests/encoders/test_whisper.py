@@ -1,6 +1,7 @@
 """Whisper's encoder: the mel by another route, OpenAI's file layout, and the windows that long audio is cut into."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from signals import babble
 
 from modules.encoders._networks.whisper import WhisperEncoder, load_encoder, log_mel, sinusoids
-from modules.encoders.base import build_encoder
+from modules.encoders.base import ENCODERS, build_encoder
 from modules.encoders.whisper_ppg import FULL_WINDOWS, SHORT_WINDOWS, Layout, WhisperBase, WhisperPpg, plan_windows
 from modules.errors import CheckpointError
 
@@ -141,3 +142,16 @@ def test_clips_in_full_windows_go_through_together_with_their_own_numbers(monkey
     longer = [babble(60000), babble(16000)]
     for clip, units in zip(longer, encoder.encode_batch(longer), strict=True):
         torch.testing.assert_close(units, encoder.encode(clip), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("length", [16000, 33333])
+def test_the_units_equal_transformers(monkeypatch, tmp_path, length):
+    """The layout of so-vits-svc: one window of 30 s, padded with zeros."""
+    fixtures = Path(__file__).resolve().parent.parent / "goldens" / "whisper"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain/medium.pt").write_bytes((fixtures / "small.pt").read_bytes())
+    monkeypatch.setattr(ENCODERS.get("whisper-ppg"), "dim", 64)
+    features = np.load(fixtures / "features.npz")
+    units = build_encoder("whisper-ppg", "cpu").encode(features["wav"][:length])
+    torch.testing.assert_close(units, torch.from_numpy(features[str(length)].T), atol=1e-4, rtol=0)
