@@ -18,6 +18,8 @@ from modules.encoders.base import build_encoder
 from modules.encoders.hubert_soft import HubertSoft
 
 WIDTH, INNER, LAYERS, CHANNELS, OUT = 128, 96, 2, 16, 24
+# The published names, weight_g and weight_v, are those of torch's older weight norm.
+pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 
 
