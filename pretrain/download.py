@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="everything except base models, which go by name only")
     parser.add_argument("--list", action="store_true", help="show what there is, and what is here")
     parser.add_argument("--dir", type=Path, default=Path(), help="workspace to write to (default: the current folder)")
-    parser.add_argument("--force", action="store_true", help="fetch again, replacing what is there (never a base model)")
+    parser.add_argument("--force", action="store_true", help="replace what is there, except base models")
     parser.add_argument(
         "--mirror",
         action="append",
