@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     jobs = check_results_differ(jobs)
     finished = run_jobs(jobs, converter)
     if finished:
-        next_step(f'python compare.py "{finished[0].source.as_posix()}" "{finished[0].result.as_posix()}"')
+        print(next_step(f'python compare.py "{finished[0].source.as_posix()}" "{finished[0].result.as_posix()}"'))
     return 0 if len(finished) == len(jobs) and len(sources) == len(set(args.clean_names)) else 1
 
 

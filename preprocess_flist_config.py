@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         minutes = found.seconds[speaker] / 60
         print(f"{speaker}: id {speakers[speaker]}, {len(clips)} clips, {minutes:.1f} min, {kept} for validation")
     print(f"{arguments.train_list}: {len(train)} clips · {arguments.val_list}: {len(validation)} clips")
-    next_step("python preprocess_hubert_f0.py")
+    print(next_step("python preprocess_hubert_f0.py"))
     return 0
 
 

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     _report(len(clips), len(clips) - len(todo), made, len(skipped))
     if skipped:
         return 1
-    next_step(f"python train.py -c {arguments.config.as_posix()} -m 44k")
+    print(next_step(f"python train.py -c {arguments.config.as_posix()} -m 44k"))
     return 0
 
 

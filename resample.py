@@ -111,7 +111,7 @@ def _report(out_dir: Path, written: int, unchanged: int, kept: list, skipped: di
     why = ": " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) if reasons else ""
     print(f"{written} written, {unchanged} unchanged, {len(kept)} kept, {len(skipped)} skipped{why}")
     if written + unchanged + len(kept):
-        next_step("python preprocess_flist_config.py")
+        print(next_step("python preprocess_flist_config.py"))
     return 1 if skipped else 0
 
 

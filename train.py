@@ -66,7 +66,7 @@ def _train(config_path: Path, folder: Path, max_steps: int | None, device_name: 
         logger.info("nothing to do: step %d is reached already, %s asked for", outcome.step, asked)
     speaker = next(iter(config.spk))
     model, saved_config = outcome.model_path.as_posix(), (folder / "config.json").as_posix()
-    next_step(f'python inference_main.py -m "{model}" -c "{saved_config}" -n SONG.wav -s "{speaker}" -t 0')
+    print(next_step(f'python inference_main.py -m "{model}" -c "{saved_config}" -n SONG.wav -s "{speaker}" -t 0'))
     return 0
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from modules.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the docstring's lines and adds `(default: ...)` to every flag that takes a value."""
@@ -50,10 +52,10 @@ def run(main: Callable[[list[str] | None], int | None]) -> None:
         code = main(None) or 0
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(logging.ERROR, " ".join(str(error).split()))
         code = 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say(logging.INFO, "interrupted")
         code = 130
     except BrokenPipeError:  # `script | head`: the reader has gone, which is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,6 +86,13 @@ def configure_logging(log_file: Path | None = None, level: int = logging.INFO) -
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def _say(level: int, text: str) -> None:
+    """Logs the last words of a script, also of one that ended before it set up its logging."""
+    if not any(getattr(handler, "_ours", False) for handler in logging.getLogger().handlers):
+        configure_logging()
+    logger.log(level, "%s", text)
+
+
 class _ConsoleFormatter(logging.Formatter):
     """Plain text for information, a level name before anything that needs attention."""
 
@@ -101,6 +110,6 @@ class _TqdmHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def next_step(command: str) -> None:
-    """Prints the command that a user would type next."""
-    print(f"Next: {command}")
+def next_step(command: str) -> str:
+    """The line by which a script tells what a user would type next."""
+    return f"Next: {command}"

@@ -107,7 +107,7 @@ def extract_members(archive: Path, members: dict[str, Path]) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_path(target) as unfinished, opened.open(info) as source, unfinished.open("wb") as file:
                     shutil.copyfileobj(source, file)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise DownloadError(f"{archive}: not a usable zip ({error}). Delete it and try again.") from None
     except OSError as error:
         raise DownloadError(f"{archive}: could not be unpacked ({error.strerror or error})") from None

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     if failed:
         logger.error("%d of %d failed: %s; the reasons stand above", len(failed), len(chosen), ", ".join(failed))
         return 1
-    next_step("python preprocess_flist_config.py --help")
+    print(next_step("python preprocess_flist_config.py --help"))
     return 0
 
 

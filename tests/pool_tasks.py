@@ -23,3 +23,10 @@ def square(number):
 
 def sleep(seconds):
     time.sleep(seconds)
+
+
+def size_and_speaker(dataset) -> tuple[int, int]:
+    """Length of a dataset that has come from another process, and the speaker of its first item."""
+    from modules.data.dataset import Draw
+
+    return len(dataset), dataset[Draw(0, 1)].speaker

@@ -70,46 +70,14 @@ def _providers(runtime, device: torch.device) -> list:
     return ["CPUExecutionProvider"]
 
 
-@ENCODERS.register("vec256l9-onnx")
-class Vec256Layer9Onnx(OnnxEncoder):
-    """ContentVec, layer 9, projected."""
-
-    name = "vec256l9-onnx"
-    dim = 256
-    weights = weights_of("vec256l9-onnx")
+def _register(name: str, dim: int, doc: str) -> None:
+    ENCODERS.register(name)(
+        type(name, (OnnxEncoder,), {"name": name, "dim": dim, "weights": weights_of(name), "__doc__": doc})
+    )
 
 
-@ENCODERS.register("vec256l12-onnx")
-class Vec256Layer12Onnx(OnnxEncoder):
-    """ContentVec, layer 12, projected."""
-
-    name = "vec256l12-onnx"
-    dim = 256
-    weights = weights_of("vec256l12-onnx")
-
-
-@ENCODERS.register("vec768l9-onnx")
-class Vec768Layer9Onnx(OnnxEncoder):
-    """ContentVec, layer 9."""
-
-    name = "vec768l9-onnx"
-    dim = 768
-    weights = weights_of("vec768l9-onnx")
-
-
-@ENCODERS.register("vec768l12-onnx")
-class Vec768Layer12Onnx(OnnxEncoder):
-    """ContentVec, layer 12."""
-
-    name = "vec768l12-onnx"
-    dim = 768
-    weights = weights_of("vec768l12-onnx")
-
-
-@ENCODERS.register("hubertsoft-onnx")
-class HubertSoftOnnx(OnnxEncoder):
-    """HuBERT-Soft."""
-
-    name = "hubertsoft-onnx"
-    dim = 256
-    weights = weights_of("hubertsoft-onnx")
+_register("vec256l9-onnx", 256, "ContentVec, layer 9, projected.")
+_register("vec256l12-onnx", 256, "ContentVec, layer 12, projected.")
+_register("vec768l9-onnx", 768, "ContentVec, layer 9.")
+_register("vec768l12-onnx", 768, "ContentVec, layer 12.")
+_register("hubertsoft-onnx", 256, "HuBERT-Soft.")

@@ -1,10 +1,11 @@
 """Training items: aligned, cut, augmented and joined, the same for the same seed, epoch and number."""
 
-import pickle
+import multiprocessing
 
 import numpy as np
 import pytest
 import torch
+from pool_tasks import size_and_speaker
 from tiny_voices import make_clip, make_workspace
 
 from modules.audio.mel import spectrogram
@@ -141,8 +142,9 @@ def test_loading_leaves_the_global_random_state_alone(workspace):
 
 
 def test_a_dataset_can_be_sent_to_a_worker(workspace):
-    dataset = pickle.loads(pickle.dumps(VoiceDataset("filelists/train.txt", workspace)))
-    assert len(dataset) == 4 and dataset[Draw(0, 1)].speaker == 0
+    dataset = VoiceDataset("filelists/train.txt", workspace)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(size_and_speaker, (dataset,)) == (4, 0)
 
 
 def test_an_unknown_speaker_is_named_with_the_known_ones(workspace):

@@ -167,7 +167,7 @@ def test_upstreams_pickled_f0_is_refused_with_the_command_that_rebuilds(clip):
     make(clip)
     pair = np.empty(2, dtype=object)
     pair[:] = [np.ones(86), np.ones(86)]
-    np.save(path_of(clip, "f0"), pair, allow_pickle=True)
+    np.save(path_of(clip, "f0"), pair)
     with pytest.raises(DataError, match=rf"f0\.npy: is in so-vits-svc's pickled form.*{COMMAND}"):
         load(clip, AUDIO, "fake")
 
