@@ -45,6 +45,8 @@ def main() -> int:
         print(json.dumps(measure(*arguments.one, arguments.seconds, arguments.device)))
         return 0
     names = arguments.only or [*ENCODERS, *PREDICTORS]
+    if unknown := set(names) - {*ENCODERS, *PREDICTORS}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}. Known: {', '.join([*ENCODERS, *PREDICTORS])}")
     print(f"{os.cpu_count()} cores, device {arguments.device}, {arguments.seconds:g} s of audio, clips of 3 to 8 s")
     print(f"{'':18} {'one at a time':>22}   {'ours':>22}   ratio")
     for name in names:
