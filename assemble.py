@@ -74,7 +74,7 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         MissingWeights: the encoder or predictor has no weights here.
     """
     started = time.perf_counter()
-    check_predictor(request.f0_predictor)
+    PREDICTORS.get(request.f0_predictor)  # an unknown name ends here, before anything is loaded
     device, config = choose_device(request.device), request.config
     if not request.model_path.is_file():
         raise CheckpointError(
@@ -104,15 +104,6 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         time.perf_counter() - started,
     )
     return VoiceConverter(parts)
-
-
-def check_predictor(name: str) -> None:
-    """Refuses a pitch predictor that is not there.
-
-    Raises:
-        UsageError: unknown; the text lists those there are.
-    """
-    PREDICTORS.get(name)
 
 
 def _choose_precision(request: VoiceRequest, device: torch.device) -> torch.dtype:
