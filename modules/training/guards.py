@@ -4,12 +4,11 @@ import math
 import signal
 from collections import deque
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from modules.errors import UserError
-from modules.training.step import Losses
 
 _SHOWN_FILES = 12
 
@@ -47,6 +46,7 @@ class StopRequest:
 class _Pending(NamedTuple):
     step: int
     files: list[str]
+    names: tuple[str, ...]
     losses: torch.Tensor
     ready: torch.cuda.Event | None
 
@@ -56,13 +56,17 @@ class LossWatch:
 
     On CUDA a step's losses are looked at while the next step computes, so that watching costs no time; `flush` looks at
     what is left, and must be called before weights are saved.
+
+    Args:
+        remedy: what the message tells the user to change, like "lower train.learning_rate".
     """
 
-    def __init__(self) -> None:
+    def __init__(self, remedy: str) -> None:
+        self._remedy = remedy
         self._pending: deque[_Pending] = deque()
 
-    def push(self, step: int, files: list[str], losses: Losses) -> None:
-        """Notes the losses of a step and looks at those of the one before.
+    def push(self, step: int, files: list[str], losses: Any) -> None:
+        """Notes the losses of a step, a NamedTuple of scalars, and looks at those of the one before.
 
         Raises:
             UserError: a loss is not finite; the text names the step and the clips of its batch.
@@ -74,7 +78,7 @@ class LossWatch:
             values = host.copy_(values, non_blocking=True)
             ready = torch.cuda.Event()
             ready.record()
-        self._pending.append(_Pending(step, files, values, ready))
+        self._pending.append(_Pending(step, files, losses._fields, values, ready))
         while len(self._pending) > (0 if ready is None else 1):
             self._look()
 
@@ -84,22 +88,22 @@ class LossWatch:
             self._look()
 
     def _look(self) -> None:
-        step, files, losses, ready = self._pending.popleft()
+        step, files, names, losses, ready = self._pending.popleft()
         if ready is not None:
             ready.synchronize()
         values = losses.tolist()
         if all(map(math.isfinite, values)):
             return
-        named = ", ".join(f"{name} {value:.4g}" for name, value in zip(Losses._fields, values))
+        named = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, values))
         shown = ", ".join(files[:_SHOWN_FILES]) + (" ..." if len(files) > _SHOWN_FILES else "")
         raise UserError(
             f"step {step}: the loss is not finite ({named}). Nothing of it was saved. The batch held: {shown}. "
-            "Listen to these clips and remove bad ones, or lower train.learning_rate, or set train.fp16_run to false; "
+            f"Listen to these clips and remove bad ones, or {self._remedy}; "
             "then run the same command again: it goes on from the last checkpoint."
         )
 
 
-def require_finite_weights(nets: list[torch.nn.Module], step: int) -> None:
+def require_finite_weights(nets: list[torch.nn.Module], step: int, remedy: str) -> None:
     """Refuses to go on with weights that are not finite: a loss can be a number and its gradient not.
 
     Raises:
@@ -109,6 +113,6 @@ def require_finite_weights(nets: list[torch.nn.Module], step: int) -> None:
         norms = torch._foreach_norm([parameter.detach() for parameter in net.parameters()])
         if not torch.stack([norm.float() for norm in norms]).isfinite().all():
             raise UserError(
-                f"step {step}: weights are not finite any more, so nothing was saved. Lower train.learning_rate or set "
-                "train.fp16_run to false, then run the same command again: it goes on from the last checkpoint."
+                f"step {step}: weights are not finite any more, so nothing was saved. Mend it so: {remedy}; then run the "
+                "same command again: it goes on from the last checkpoint."
             )

@@ -88,11 +88,11 @@ def load_start(start: Start, step: VitsStep, config: Config) -> TrainState:
     g, d = content[start.g], content[start.d]
     _load_generator(step.net_g, _weights_of(g, start.g), start.g, config)
     _load_discriminators(step.net_d, _weights_of(d, start.d), start.d)
-    _load_optimizer(step.optim_g, g.get("optimizer"), start.g)
-    _load_optimizer(step.optim_d, d.get("optimizer"), start.d)
+    load_optimizer(step.optim_g, g.get("optimizer"), start.g)
+    load_optimizer(step.optim_d, d.get("optimizer"), start.d)
     if g.get("scaler") and step.scaler.is_enabled():
         step.scaler.load_state_dict(g["scaler"])
-    _set_random_state(g.get("random", {}), step.device)
+    set_random_state(g.get("random", {}), step.device)
     return TrainState(start.step, max(g["iteration"], 1), int(g.get("batches_done", 0)))
 
 
@@ -110,7 +110,7 @@ def save_state(folder: Path, state: TrainState, step: VitsStep, config: Config) 
         "step": state.step,
         "batches_done": state.batches_done,
         "config": to_plain(config),
-        "random": _random_state(step.device),
+        "random": random_state(step.device),
         "scaler": step.scaler.state_dict(),
     }
     save_together(
@@ -196,7 +196,7 @@ def _load_discriminators(net: nn.Module, found: dict[str, torch.Tensor], path: P
     net.load_state_dict({name: found[name] for name in wanted})
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, path: Path) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, path: Path) -> None:
     """Takes the moments; rates and other settings stay those of the config.
 
     A checkpoint without moments (stripped to save space) trains on with fresh ones.
@@ -252,7 +252,7 @@ def _check_config(path: Path, stored: Any, config: Config) -> None:
         )
 
 
-def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -261,7 +261,7 @@ def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
     return states
 
 
-def _set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
     if "cpu" in states:
         torch.set_rng_state(states["cpu"].clone())
     if device.type == "cuda" and "cuda" in states:

@@ -1,44 +1,31 @@
-"""The training loop of the voice model: epochs, checkpoints, validation, and every way to stop.
+"""Training of the voice model: its step, checkpoints and validation in the loop of `trainer.py`.
 
 It receives finished networks; which ones they are is the script's business.
 """
 
 import logging
-import time
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from modules.audio.mel import mel_spectrogram
 from modules.config.audio import AudioSpec
 from modules.config.schema import Config
 from modules.data.dataset import Batch, Item
-from modules.errors import UserError
-from modules.training.guards import LossWatch, StopRequest, require_finite_weights
+from modules.training.guards import StopRequest
 from modules.training.logging import TrainingLog
-from modules.training.state import Start, TrainState, find_start, load_start, save_state
+from modules.training.state import Start, find_start, load_start, save_state
 from modules.training.step import StepReport, VitsStep, learning_rate
+from modules.training.trainer import Remedies, Rhythm, Trainer
 
 logger = logging.getLogger(__name__)
 
 VALIDATION_SECONDS = 15.0  # of each clip; more takes long on a CPU and tells no more
-_BAR_SECONDS = 1.0  # between looks at the losses for the progress bar; each look waits for the device
 
 
-class Outcome(NamedTuple):
-    """How a run ended: its newest generator (None if there is none yet), the step, and whether it was told to stop."""
-
-    model_path: Path | None
-    step: int
-    interrupted: bool
-
-
-class VitsTrainer:
+class VitsTrainer(Trainer):
     """Trains the voice model in a folder of its own.
 
     Args:
@@ -59,13 +46,13 @@ class VitsTrainer:
         folder: Path,
         show_progress: bool = True,
     ) -> None:
-        self.config, self.device, self.folder, self.show_progress = config, device, folder, show_progress
+        train = config.train
+        memory = f"Lower train.batch_size (it is {train.batch_size}) or train.segment_size"
+        remedies = Remedies("lower train.learning_rate, or set train.fp16_run to false", memory)
+        rhythm = Rhythm(train.log_interval, train.eval_interval, train.epochs)
+        super().__init__(rhythm, remedies, device, folder, show_progress)
+        self.config = config
         self.step = VitsStep(net_g, net_d, config, device)
-        self.state = TrainState()
-        self.watch = LossWatch()
-        self.saved: Path | None = None
-        self._saved_step = 0
-        self._interval = (0, time.perf_counter())
 
     def start(self) -> Start:
         """Goes to where the folder's checkpoints say: on from the newest pair, or from a base model, or from nothing.
@@ -74,113 +61,42 @@ class VitsTrainer:
             CheckpointError: a checkpoint is damaged or does not fit the config.
         """
         start = find_start(self.folder)
-        self.state = load_start(start, self.step, self.config)
-        if start.step:
-            self.saved, self._saved_step = start.g, start.step
-            logger.info("going on from %s: step %d, epoch %d", start.g, self.state.step, self.state.epoch)
+        self.continue_from(load_start(start, self.step, self.config), start.g if start.step else None)
         return start
 
-    def run(self, loader: DataLoader, validation: list[Item], max_steps: int | None = None) -> Outcome:
-        """Trains until the config's epochs or `max_steps` are done, or until told to stop, and saves.
+    def networks(self) -> list[nn.Module]:
+        """Generator and discriminators."""
+        return [self.step.net_g, self.step.net_d]
 
-        Args:
-            loader: training batches, from `make_loader`.
-            validation: clips to sing at every `train.eval_interval`.
-            max_steps: updates since step 0, or None.
+    def learning_rate(self) -> float:
+        """The rate of the current epoch."""
+        rate = learning_rate(self.config, self.state.epoch)
+        self.step.set_learning_rate(rate)
+        return rate
 
-        Raises:
-            UserError: the loss is not finite, a clip cannot be loaded, or the memory of the device is too small.
-        """
-        if self._finished(max_steps):
-            return Outcome(self.saved, self.state.step, False)
-        log = TrainingLog(self.folder, self.config.audio, self.state.step)
-        total = self._last_step(len(loader.batch_sampler), max_steps)
-        bar = tqdm(
-            total=total,
-            initial=self.state.step,
-            desc="train",
-            unit="step",
-            dynamic_ncols=True,
-            disable=not self.show_progress,
-        )
-        self._interval = (self.state.step, time.perf_counter())
-        try:
-            with StopRequest() as stop, bar:
-                while not self._finished(max_steps) and not stop.requested:
-                    self._epoch(loader, validation, max_steps, stop, log, bar)
-                self._save()
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"step {self.state.step + 1}: the memory of {self.device} is too small. Lower train.batch_size (it is "
-                f"{self.config.train.batch_size}) or train.segment_size, then run the same command again."
-            ) from None
-        finally:
-            log.close()
-        return Outcome(self.saved, self.state.step, stop.requested)
+    def advance(self, batch: Batch, logged: bool) -> StepReport:
+        """Updates both networks once."""
+        return self.step.run(batch, with_norms=logged)
 
-    def _epoch(
-        self,
-        loader: DataLoader,
-        validation: list[Item],
-        max_steps: int | None,
-        stop: StopRequest,
-        log: TrainingLog,
-        bar: tqdm,
-    ) -> None:
-        """The rest of the current epoch, or as much of it as there is to do."""
-        state = self.state
-        self.step.set_learning_rate(learning_rate(self.config, state.epoch))
-        self.step.net_g.train()
-        self.step.net_d.train()
-        loader.batch_sampler.epoch, loader.batch_sampler.skip = state.epoch, state.batches_done
-        looked = 0.0
-        for batch in loader:
-            if isinstance(batch, UserError):
-                self._save()  # a file that went missing must not cost the steps since the last checkpoint
-                raise batch
-            report = self._advance(batch, log)
-            bar.update()
-            if time.perf_counter() - looked > _BAR_SECONDS and not bar.disable:
-                looked = time.perf_counter()
-                bar.set_postfix_str(_short(report), refresh=False)
-            if state.step % self.config.train.eval_interval == 0:
-                self._save()
-                self._validate(validation, stop, log)
-            if stop.requested or self._finished(max_steps):
-                return
-        state.epoch += 1
-        state.batches_done = 0
+    def write_checkpoint(self) -> Path:
+        """Writes G_STEP.pth and D_STEP.pth."""
+        return save_state(self.folder, self.state, self.step, self.config)[0]
 
-    def _advance(self, batch: Batch, log: TrainingLog) -> StepReport:
-        """One step, logged where it is due."""
-        state = self.state
-        logged = (state.step + 1) % self.config.train.log_interval == 0
-        on_device = batch.to(self.device)
-        report = self.step.run(on_device, with_norms=logged)
-        state.step += 1
-        state.batches_done += 1
-        self.watch.push(state.step, batch.paths, report.losses)
-        if logged:
-            self.watch.flush()
-            before, since = self._interval
-            self._interval = (state.step, time.perf_counter())
-            speed = (state.step - before) / max(self._interval[1] - since, 1e-9)
-            rate = learning_rate(self.config, state.epoch)
-            log.step(state.step, state.epoch, report, rate, on_device, speed)
-        return report
+    def open_log(self) -> TrainingLog:
+        """TensorBoard events in the run's folder."""
+        return TrainingLog(self.folder, self.config.audio, self.state.step)
 
-    def _save(self) -> None:
-        """Saves this step unless it is saved already; never anything that is not finite."""
-        if self.state.step == self._saved_step:
-            return
-        self.watch.flush()
-        require_finite_weights([self.step.net_g, self.step.net_d], self.state.step)
-        self.saved, _ = save_state(self.folder, self.state, self.step, self.config)
-        self._saved_step = self.state.step
-        logger.info("saved %s", self.saved)
+    def log_step(self, log: TrainingLog, report: StepReport, batch: Batch, rate: float, speed: float) -> None:
+        """Logs losses, norms and pictures."""
+        log.step(self.state.step, self.state.epoch, report, rate, batch, speed)
+
+    def describe(self, report: StepReport) -> str:
+        """The losses that tell most."""
+        losses = report.losses
+        return " ".join(f"{name} {float(getattr(losses, name)):.2f}" for name in ("disc", "gen", "fm", "mel", "kl"))
 
     @torch.no_grad()
-    def _validate(self, validation: list[Item], stop: StopRequest, log: TrainingLog) -> None:
+    def validate(self, validation: list[Item], stop: StopRequest, log: TrainingLog) -> None:
         """Sings the validation clips and measures how far their mels are; training's random numbers stay untouched."""
         net, audio = self.step.net_g, self.config.audio
         net.eval()
@@ -194,7 +110,6 @@ class VitsTrainer:
                 mels = [mel_spectrogram(wav.float().cpu()[: len(real)], audio) for wav in (made, real)]
                 log.validation_mel(self.state.step, index, *mels)
                 distances.append(float(F.l1_loss(*mels)))
-        net.train()
         if distances and not stop.requested:
             mean = sum(distances) / len(distances)
             log.validation_loss(self.state.step, mean)
@@ -211,20 +126,6 @@ class VitsTrainer:
         wav, _ = self.step.net_g.infer(units, f0, uv, speaker, vol=volume)
         return wav[0, 0]
 
-    def _finished(self, max_steps: int | None) -> bool:
-        reached = max_steps is not None and self.state.step >= max_steps
-        return reached or self.state.epoch > self.config.train.epochs
-
-    def _last_step(self, n_batches: int, max_steps: int | None) -> int:
-        epochs_left = self.config.train.epochs - self.state.epoch + 1
-        last = self.state.step + epochs_left * n_batches - self.state.batches_done
-        return last if max_steps is None else min(last, max_steps)
-
 
 def _validation_samples(audio: AudioSpec) -> int:
     return int(VALIDATION_SECONDS * audio.frame_rate) * audio.hop_length
-
-
-def _short(report: StepReport) -> str:
-    losses = report.losses
-    return " ".join(f"{name} {float(getattr(losses, name)):.2f}" for name in ("disc", "gen", "fm", "mel", "kl"))

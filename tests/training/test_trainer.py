@@ -244,7 +244,7 @@ def test_a_second_interrupt_ends_at_once_and_other_threads_are_left_alone():
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_the_watch_names_the_loss_and_a_dozen_files_at_most(value):
     losses = Losses(*torch.ones(8))
-    watch = LossWatch()
+    watch = LossWatch("lower train.learning_rate")
     watch.push(1, ["a.wav"], losses)
     with pytest.raises(UserError, match=r"step 2: .*kl (nan|inf).*clip 11 \.\.\.") as caught:
         watch.push(2, [f"clip {index}" for index in range(20)], losses._replace(kl=torch.tensor(value)))
