@@ -1,7 +1,7 @@
 """The typed mirror of diffusion.yaml: field name = key = so-vits-svc's key; every default lives here."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -67,7 +67,7 @@ class DiffusionTrain(Section):
     """`train`: how the denoiser is trained."""
 
     num_workers: Annotated[int, Field(ge=0)] = 4
-    amp_dtype: str = "fp32"
+    amp_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     batch_size: Positive = 48
     cache_all_data: bool = True
     cache_device: str = "cpu"
@@ -81,6 +81,7 @@ class DiffusionTrain(Section):
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
     weight_decay: Annotated[float, Field(ge=0)] = 0
     save_opt: bool = False
+    seed: int = 1234
 
 
 class DiffusionConfig(Section):

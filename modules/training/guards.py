@@ -113,6 +113,6 @@ def require_finite_weights(nets: list[torch.nn.Module], step: int, remedy: str) 
         norms = torch._foreach_norm([parameter.detach() for parameter in net.parameters()])
         if not torch.stack([norm.float() for norm in norms]).isfinite().all():
             raise UserError(
-                f"step {step}: weights are not finite any more, so nothing was saved. Mend it so: {remedy}; then run the "
-                "same command again: it goes on from the last checkpoint."
+                f"step {step}: weights are not finite any more, so nothing was saved. Mend it so: {remedy}; then "
+                "run the same command again: it goes on from the last checkpoint."
             )
