@@ -107,13 +107,32 @@ class MelVocoder(Protocol):
         ...
 
 
-class MelRefiner(Protocol):
-    """Diffusion over the mel spectrum of a rendered segment."""
+@dataclass(frozen=True)
+class Stretch:
+    """What diffusion needs to know of a rendered segment, all on the model's device.
 
-    def refine(
-        self, wav: torch.Tensor | None, units: torch.Tensor, f0: torch.Tensor, volume: torch.Tensor, speaker: int
-    ) -> torch.Tensor:
-        """Audio (T,) refined from `wav`, or made from noise where `wav` is None."""
+    Args:
+        wav: (T,) as the voice model sang it; None to start from noise.
+        units: (D, N).
+        f0: (N,) Hz.
+        volume: (N,).
+        speaker: id, or (S, N) weights.
+    """
+
+    wav: torch.Tensor | None
+    units: torch.Tensor
+    f0: torch.Tensor
+    volume: torch.Tensor
+    speaker: int | torch.Tensor
+
+
+class MelRefiner(Protocol):
+    """Diffusion over the mel spectra of rendered segments."""
+
+    batch_frames: int  # worth collecting before a call
+
+    def refine(self, stretches: list[Stretch]) -> list[torch.Tensor]:
+        """Audio (N * hop_length,) of each, refined from its `wav`, or made from noise where there is none."""
         ...
 
 
@@ -130,11 +149,12 @@ class Sampler(Protocol):
 
     def __call__(
         self,
-        denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        denoise: Callable[[torch.Tensor, float], torch.Tensor],
         x: torch.Tensor,
         schedule: object,
-        steps: int,
+        k_step: int,
+        speedup: int,
         progress: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
-        """The denoised (B, 1, M, N) of `x`, the noisy start of the same shape."""
+        """The denoised (B, 1, M, N) of `x`, which has the noise of level `k_step` - 1, in strides of `speedup`."""
         ...

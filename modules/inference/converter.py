@@ -1,66 +1,34 @@
 """VoiceConverter: one request from audio to audio, step by step. It is given finished parts and knows only contracts.
 
-The ladder, each rung on top of the one before: a piece (`_render`), a stretch of pieces (`_convert_stretch`), a stream
-of blocks (`_convert_blocks`), then `convert_wav` for arrays and `convert` for files.
+The ladder, each rung on top of the one before: pieces (`_convert_pieces`, which a `Renderer` sings), a stretch of them
+(`_join_stretch`), a stream of blocks (`_convert_blocks`), then `convert_wav` for arrays and `convert` for files.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from modules.audio import io
 from modules.audio.crossfade import crossfade, join_pieces
-from modules.audio.loudness import match_envelope
 from modules.audio.slicer import slice_silence
-from modules.audio.volume import frame_volume
-from modules.config.audio import AudioSpec
-from modules.contracts import F0Predictor, SpeechEncoder, Synthesizer
-from modules.encoders.align import align_units
 from modules.errors import AudioError, UsageError, UserError
 from modules.inference.memory import return_freed_memory
 from modules.inference.options import ConversionOptions
 from modules.inference.pieces import Piece, Timeline, plan_pieces
-from modules.inference.resampling import SincResampler
+from modules.inference.rendering import ConverterParts, Renderer, Sung
 from modules.inference.source import Source, Window, array_source, file_source, survey
 
 logger = logging.getLogger(__name__)
 
 SILENCE_BLOCK_SECONDS = 10.0  # long silences are written in blocks
 SHORTEST_SECONDS = 0.5  # least audio given to the networks; pitch trackers and encoders need a few frames
-
-
-@dataclass(frozen=True)
-class ConverterParts:
-    """What a converter is made of; `assemble.py` builds them.
-
-    Args:
-        synthesizer: the trained voice.
-        encoder: what hears the words.
-        predictor: what hears the melody.
-        audio: rate and hop of the voice.
-        speakers: name to id.
-        device: where the networks run.
-        unit_interpolate_mode: how units are brought to N frames, the voice's `data.unit_interpolate_mode`.
-        with_volume: whether the voice takes a loudness curve (`model.vol_embedding`).
-        can_predict_f0: whether it has a pitch decoder (`model.use_automatic_f0_prediction`).
-    """
-
-    synthesizer: Synthesizer
-    encoder: SpeechEncoder
-    predictor: F0Predictor
-    audio: AudioSpec
-    speakers: dict[str, int]
-    device: torch.device
-    unit_interpolate_mode: str = "left"
-    with_volume: bool = False
-    can_predict_f0: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,7 +63,7 @@ class VoiceConverter:
     def __init__(self, parts: ConverterParts) -> None:
         self.parts = parts
         self.audio = parts.audio
-        self._resample = SincResampler(parts.device)
+        self.renderer = Renderer(parts)
         self._heard_pitch = False
 
     def check(self, options: ConversionOptions) -> None:
@@ -175,11 +143,15 @@ class VoiceConverter:
         timeline = Timeline(source.rate, self.audio.sampling_rate)
         window = Window(source, found.gain)
         self._heard_pitch, was_voiced = False, False
-        for segment in slice_silence(found.rms, found.n_samples, source.rate, options.slice_db):
+        plan = [
+            (segment, plan_pieces(segment, source.rate, options, found.rms, found.rms_hop) if segment.voiced else [])
+            for segment in slice_silence(found.rms, found.n_samples, source.rate, options.slice_db)
+        ]
+        converted = self._convert_pieces(chain.from_iterable(pieces for _, pieces in plan), window, timeline, options)
+        for segment, pieces in plan:
             if segment.voiced:
                 was_voiced = True
-                pieces = plan_pieces(segment, source.rate, options, found.rms, found.rms_hop)
-                for wav in self._convert_stretch(pieces, window, timeline, options):
+                for wav in self._join_stretch(pieces, converted, timeline, options):
                     yield wav, True
             else:
                 yield from ((wav, False) for wav in self._silence(timeline.length(segment.start, segment.end)))
@@ -195,17 +167,17 @@ class VoiceConverter:
         for start in range(0, length, step):
             yield np.zeros(min(step, length - start), np.float32)
 
-    def _convert_stretch(
-        self, pieces: list[Piece], window: Window, timeline: Timeline, options: ConversionOptions
+    def _join_stretch(
+        self, pieces: list[Piece], converted: Iterator[np.ndarray], timeline: Timeline, options: ConversionOptions
     ) -> Iterator[np.ndarray]:
-        """The output of neighbouring pieces, cross-faded where they overlap.
+        """The output of neighbouring pieces, taken from `converted`, cross-faded where they overlap.
 
         piece 1  [====body====][tail]
         piece 2                [head][====body====][tail]      tail and head become one join
         """
         tail = np.zeros(0, np.float32)
         for piece, following in zip(pieces, chain(pieces[1:], [None])):
-            wav = self._convert_piece(piece, window, timeline, options)
+            wav = next(converted)
             overlap = len(tail)
             if overlap and piece.has_context:
                 yield join_pieces(tail, wav[:overlap])
@@ -215,54 +187,81 @@ class VoiceConverter:
             yield wav[overlap : len(wav) - kept]
             tail = wav[len(wav) - kept :]
 
-    def _convert_piece(
-        self, piece: Piece, window: Window, timeline: Timeline, options: ConversionOptions
-    ) -> np.ndarray:
-        """The output of one piece, exactly as long as its place on the timeline."""
-        rate = timeline.from_rate
+    def _convert_pieces(
+        self, pieces: Iterable[Piece], window: Window, timeline: Timeline, options: ConversionOptions
+    ) -> Iterator[np.ndarray]:
+        """The output of each piece in turn, exactly as long as its place on the timeline.
+
+        Where the renderer gains from it, pieces wait until there is a batch of them.
+        """
+        waiting: list[tuple[Piece, Sung | None]] = []
+        frames = 0
+        for piece in pieces:
+            chunk = self._chunk_of(piece, window, timeline.from_rate)
+            sung = None
+            if chunk.any():  # digital silence has no voice to convert
+                with _explained(window.name, [piece], timeline.from_rate):
+                    sung = self.renderer.sing(chunk, timeline.from_rate, options)
+                self._heard_pitch |= sung.voiced
+                frames += sung.n_frames
+            waiting.append((piece, sung))
+            if frames >= self.renderer.batch_frames:
+                yield from self._finish(waiting, window.name, timeline, options)
+                waiting, frames = [], 0
+        yield from self._finish(waiting, window.name, timeline, options)
+
+    def _chunk_of(self, piece: Piece, window: Window, rate: int) -> np.ndarray:
+        """What the networks are given of a piece: its audio between its zeros, never shorter than they can take."""
         chunk = window.read(piece.read_start, piece.read_stop)
-        length = timeline.length(piece.start, piece.stop)
-        if not chunk.any():  # digital silence has no voice to convert
-            return np.zeros(length, np.float32)
-        shortest = int(SHORTEST_SECONDS * rate) - len(chunk) - piece.pad_left - piece.pad_right
-        chunk = np.pad(chunk, (piece.pad_left, piece.pad_right + max(0, shortest)))
-        where = f"{window.name}, {piece.start / rate:.1f} to {piece.stop / rate:.1f} s"
-        try:
-            wav = self._render(chunk, rate, options)
-        except UserError as error:
-            raise type(error)(f"{where}: {error}") from error
-        except (RuntimeError, ValueError, MemoryError) as error:
-            raise AudioError(f"{where}: {_explain(error)}") from error
-        finally:
-            return_freed_memory()
+        missing = max(0, int(SHORTEST_SECONDS * rate) - len(chunk) - piece.pad_left - piece.pad_right)
+        return np.pad(chunk, (piece.pad_left, piece.pad_right + missing))
+
+    def _finish(
+        self, waiting: list[tuple[Piece, Sung | None]], name: str, timeline: Timeline, options: ConversionOptions
+    ) -> Iterator[np.ndarray]:
+        """The output of sung pieces; silent ones (None) give zeros."""
+        there = [(piece, sung) for piece, sung in waiting if sung is not None]
+        wavs: Iterator[np.ndarray] = iter(())
+        if there:
+            with _explained(name, [piece for piece, _ in there], timeline.from_rate):
+                wavs = iter(self.renderer.finish([sung for _, sung in there], options))
+        for piece, sung in waiting:
+            if sung is None:
+                yield np.zeros(timeline.length(piece.start, piece.stop), np.float32)
+            else:
+                yield self._trim(next(wavs), piece, name, timeline, options)
+
+    def _trim(
+        self, wav: np.ndarray, piece: Piece, name: str, timeline: Timeline, options: ConversionOptions
+    ) -> np.ndarray:
+        """The part of a rendered chunk that is its piece's place on the timeline."""
         if not np.isfinite(wav).all():
+            where = _place(name, [piece], timeline.from_rate)
             raise AudioError(f"{where}: the model produced numbers that are not finite. Try --precision fp32.")
-        if piece.has_context or shortest > 0:
+        length = timeline.length(piece.start, piece.stop)
+        read = piece.read_stop - piece.read_start + piece.pad_left + piece.pad_right
+        if piece.has_context or read < int(SHORTEST_SECONDS * timeline.from_rate):
             lead = timeline.at(piece.start - piece.read_start + piece.pad_left)
             return _fit(wav[lead:], length, centred=False)
         cut = int(self.audio.sampling_rate * options.pad_seconds)
         return _fit(wav[cut : len(wav) - cut], length, centred=True)
 
-    @torch.inference_mode()
-    def _render(self, chunk: np.ndarray, rate: int, options: ConversionOptions) -> np.ndarray:
-        """A chunk (T,) at `rate` in the target voice: n_frames * hop_length samples at the model's rate."""
-        parts = self.parts
-        wav = self._resample(torch.from_numpy(chunk), rate, self.audio.sampling_rate)
-        n_frames = self.audio.n_frames(len(wav))
-        curve = parts.predictor.predict(wav.cpu().numpy())
-        self._heard_pitch |= bool(curve.uv.any())
-        f0 = torch.from_numpy(curve.f0).to(parts.device) * 2.0 ** (options.transpose / 12)
-        uv = torch.from_numpy(curve.uv).to(parts.device)
-        heard = self._resample(wav, self.audio.sampling_rate, parts.encoder.sampling_rate)
-        units = align_units(parts.encoder.encode(heard.cpu().numpy()), n_frames, parts.unit_interpolate_mode)
-        volume = frame_volume(wav, self.audio.hop_length) if parts.with_volume else None
-        speaker = parts.speakers[options.speaker]
-        out = parts.synthesizer.infer(units, f0, uv, speaker, volume, options.noise_scale, options.predict_f0)
-        result = out.wav.float().cpu().numpy()
-        if options.loudness_ratio != 1:
-            model_rate = self.audio.sampling_rate
-            result = match_envelope(result, model_rate, wav.cpu().numpy(), model_rate, options.loudness_ratio)
-        return result
+
+@contextlib.contextmanager
+def _explained(name: str, pieces: list[Piece], rate: int) -> Iterator[None]:
+    """Turns whatever a network raises into one line that names the file and the time."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{_place(name, pieces, rate)}: {error}") from error
+    except (RuntimeError, ValueError, MemoryError) as error:
+        raise AudioError(f"{_place(name, pieces, rate)}: {_explain(error)}") from error
+    finally:
+        return_freed_memory()
+
+
+def _place(name: str, pieces: list[Piece], rate: int) -> str:
+    return f"{name}, {pieces[0].start / rate:.1f} to {pieces[-1].stop / rate:.1f} s"
 
 
 def _fit(wav: np.ndarray, length: int, centred: bool) -> np.ndarray:

@@ -24,6 +24,9 @@ class ConversionOptions:
         overlap_seconds: cross-fade between forced pieces.
         overlap_retain: share of that cross-fade that is really mixed, above 0 up to 1.
         loudness_ratio: 1 keeps the loudness that the model made, 0 takes the source's, between is between.
+        second_encoding: diffusion hears the words in what the voice model sang, not in the source.
+        enhance: re-synthesise what the voice model sang.
+        enhancer_key: semitones by which the enhancer reads the voice lower; for notes above its range.
         output_format: container of the result, a name that soundfile writes.
         max_segment_seconds: stretches longer than this are cut at a quiet place, so that memory stays bounded.
         context_seconds: real audio on both sides of such a cut.
@@ -42,6 +45,9 @@ class ConversionOptions:
     overlap_seconds: float = 0.0
     overlap_retain: float = 0.75
     loudness_ratio: float = 1.0
+    second_encoding: bool = False
+    enhance: bool = False
+    enhancer_key: float = 0.0
     output_format: str = "flac"
     max_segment_seconds: float = 30.0
     context_seconds: float = 1.0
@@ -54,6 +60,7 @@ class ConversionOptions:
         _check_range("-cl/--clip", self.clip_seconds, 0, 3600)
         _check_range("-lg/--linear_gradient", self.overlap_seconds, 0, 3600)
         _check_range("-lea/--loudness_envelope_adjustment", self.loudness_ratio, 0, 1)
+        _check_range("-eak/--enhancer_adaptive_key", self.enhancer_key, -24, 24)
         _check_range("max_segment_seconds", self.max_segment_seconds, 2, 3600)
         _check_range("context_seconds", self.context_seconds, 0.1, 10)
         if not 0 < self.overlap_retain <= 1:
