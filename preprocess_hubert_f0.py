@@ -3,6 +3,8 @@
 Reads configs/config.json and dataset/44k/SPEAKER/*.wav.
 Writes, beside each X.wav: X.wav.soft.pt (what is said), X.wav.f0.npy (the melody), X.spec.pt (the spectrum),
 X.wav.vol.npy (the loudness, if model.vol_embedding is set) and X.wav.features.json (how they were made).
+With --use_diff it reads configs/diffusion.yaml too, and also writes X.wav.vol.npy, X.wav.mel.npy (the mel of the
+vocoder) and X.wav.aug_mel.npy, X.wav.aug_vol.npy, X.wav.aug_shift.npy (the clip at another loudness and pitch).
 What is there and up to date stays; run it again after an interruption or a change, and only the rest is made.
 
 Example: python preprocess_hubert_f0.py --f0_predictor fcpe --num_processes 2
@@ -19,6 +21,8 @@ from modules.errors import ConfigError, DataError, UsageError, UserError
 
 logger = logging.getLogger(__name__)
 
+DIFFUSION_CONFIG = Path("configs/diffusion.yaml")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Makes the features; returns 0, or 1 when some clips had to be skipped."""
@@ -33,10 +37,13 @@ def main(argv: list[str] | None = None) -> int:
         "download; README.md compares them",
     )
     parser.add_argument("--num_processes", type=int, default=1, help="worker processes; 0 = one for each core")
-    parser.add_argument("--use_diff", action="store_true", help="for shallow diffusion; comes with a later version")
+    parser.add_argument(
+        "--use_diff",
+        action="store_true",
+        help="make what the diffusion model needs as well: loudness, the vocoder's mel, and both of the clip made "
+        "louder or quieter and higher or lower",
+    )
     arguments = parser.parse_args(argv)
-    if arguments.use_diff:
-        raise UsageError("--use_diff comes with the diffusion model, in a later version; leave it out")
     if arguments.num_processes < 0:
         raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
 
@@ -47,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     configure_logging()
     PREDICTORS.get(arguments.f0_predictor)
     clips = _find_clips(arguments.in_dir)
-    recipe = _read_recipe(arguments.config, arguments.f0_predictor)
+    recipe = _read_recipe(arguments.config, arguments.f0_predictor, arguments.use_diff)
     remove_leftovers(arguments.in_dir)
     todo = {path: names for path in _with_bar(clips, "check") if (names := missing(path, recipe))}
     made, skipped = _extract_all(todo, recipe, arguments.device, arguments.num_processes)
@@ -55,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     if skipped:
         return 1
     print(next_step(f"python train.py -c {arguments.config.as_posix()} -m 44k"))
+    if arguments.use_diff:
+        print(next_step(f"python train_diff.py -c {DIFFUSION_CONFIG.as_posix()}"))
     return 0
 
 
@@ -66,7 +75,7 @@ def _find_clips(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _read_recipe(config_path: Path, predictor: str):
+def _read_recipe(config_path: Path, predictor: str, use_diff: bool):
     """What the config asks for; refuses one whose width is not its encoder's."""
     from modules.config.io import load_config
     from modules.data.features import FeatureRecipe
@@ -81,8 +90,33 @@ def _read_recipe(config_path: Path, predictor: str):
             f"Make the config again with: python preprocess_flist_config.py --speech_encoder {name}"
         )
     return FeatureRecipe(
-        encoder_identity(name), predictor_identity(predictor), config.audio, config.model.vol_embedding
+        encoder_identity(name),
+        predictor_identity(predictor),
+        config.audio,
+        config.model.vol_embedding,
+        mel=_read_mel(config, config_path) if use_diff else None,
+        seed=config.train.seed,
     )
+
+
+def _read_mel(config, config_path: Path):
+    """The mel of the vocoder that diffusion.yaml names; refuses one that does not go with the config."""
+    from modules.config.diffusion import load_diffusion_config
+    from modules.data.augmentation import find_mel, require_same_frames
+
+    diffusion = load_diffusion_config(DIFFUSION_CONFIG)
+    if diffusion.data.encoder != config.model.speech_encoder:
+        raise ConfigError(
+            f"{DIFFUSION_CONFIG} has data.encoder {diffusion.data.encoder}, but {config_path} has model.speech_encoder "
+            f"{config.model.speech_encoder}; both models need the same units. Make both configs again with: "
+            f"python preprocess_flist_config.py --speech_encoder {config.model.speech_encoder}"
+        )
+    weights = diffusion.vocoder.ckpt
+    mel, found = find_mel(weights)
+    if found is None:
+        logger.info("%s: no config.json beside it yet; mels are made for the published vocoder", weights)
+    require_same_frames(config.audio, config_path, mel, found or f"the published vocoder ({weights})")
+    return mel
 
 
 def _with_bar(clips: list[Path], description: str):
@@ -214,7 +248,9 @@ def _extract_all(todo: dict[Path, list[str]], recipe, device: str | None, wanted
 
 
 def _report(n_clips: int, n_current: int, made: Counter, n_skipped: int) -> None:
-    detail = ", ".join(f"{made[name]} {name}" for name in ("units", "f0", "spec", "volume") if made[name])
+    detail = ", ".join(
+        f"{made[name]} {name}" for name in ("units", "f0", "spec", "volume", "mel", "augmented") if made[name]
+    )
     shown = f"{made['clips']} made ({detail})" if detail else "0 made"
     logger.info("%d clips: %s, %d up to date, %d skipped", n_clips, shown, n_current, n_skipped)
     if n_skipped:

@@ -15,9 +15,11 @@ import torch
 from signals import sung
 
 import preprocess_hubert_f0
+from modules.config.diffusion import DiffusionConfig, save_diffusion_config
 from modules.config.io import save_config
 from modules.config.schema import Config
-from modules.data.features import path_of
+from modules.config.vocoder import PUBLISHED_MEL
+from modules.data.features import load_diffusion, path_of
 from modules.errors import ConfigError, DataError, MissingWeights, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,6 +128,75 @@ def test_two_workers_make_the_same_as_one(workspace):
         torch.testing.assert_close(torch.load(path, weights_only=True), tensor, atol=1e-3, rtol=1e-3)
 
 
+def write_diffusion_config(encoder: str = "whisper-ppg-base") -> None:
+    config = DiffusionConfig()
+    config.data.encoder = encoder
+    config.vocoder.ckpt = "pretrain/my_vocoder/model"
+    save_diffusion_config(config, Path("configs/diffusion.yaml"))
+
+
+def test_use_diff_makes_what_the_diffusion_model_needs(workspace, capsys, caplog):
+    caplog.set_level("INFO")
+    write_diffusion_config()
+    assert run() == 0
+    before = made()
+    caplog.clear()
+    assert run("--use_diff") == 0
+    assert "4 clips: 4 made (4 volume, 4 mel, 4 augmented), 0 up to date, 0 skipped" in caplog.text
+    assert "pretrain/my_vocoder/model: no config.json beside it yet; mels are made for the published" in caplog.text
+    assert all(made()[path] == stamp for path, stamp in before.items() if path.suffix != ".json")
+    assert capsys.readouterr().out.endswith(
+        "Next: python train.py -c configs/config.json -m 44k\nNext: python train_diff.py -c configs/diffusion.yaml\n"
+    )
+    shifts = set()
+    for clip in Path("dataset").rglob("*.wav"):
+        found = load_diffusion(clip, Config().audio, PUBLISHED_MEL, "whisper-ppg-base")
+        assert found.mel.shape == found.aug_mel.shape == (128, 43)
+        shifts.add(found.aug_shift)
+    assert len(shifts) == 4, "each clip has a key shift of its own"
+    before = {path: path.stat().st_mtime_ns for path in Path("dataset").rglob("*") if path.is_file()}
+    assert run() == 0 and run("--use_diff") == 0
+    assert {path: path.stat().st_mtime_ns for path in Path("dataset").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_two_workers_draw_the_same_augmentation_as_one(workspace):
+    write_diffusion_config()
+    kinds = ("*.vol.npy", "*.mel.npy", "*.aug_mel.npy", "*.aug_vol.npy", "*.aug_shift.npy")
+    found = []
+    for workers in ("2", "1", "1"):
+        assert run("--use_diff", "--num_processes", workers) == 0
+        paths = [path for kind in kinds for path in Path("dataset").rglob(kind)]
+        found.append({path: np.load(path) for path in paths})
+        for path in paths:
+            path.unlink()
+    two, one, again = found
+    assert len(one) == 20 and two.keys() == one.keys() == again.keys()
+    for path in one:
+        np.testing.assert_array_equal(again[path], one[path])
+        # A matrix product on another number of threads may add in another order: some 5e-7 in a log mel.
+        np.testing.assert_allclose(two[path], one[path], rtol=0, atol=1e-5 if "mel" in path.name else 0)
+
+
+def test_use_diff_needs_a_diffusion_config_that_goes_with_the_config(workspace):
+    with pytest.raises(ConfigError, match=r"diffusion\.yaml: no such file.*preprocess_flist_config\.py"):
+        run("--use_diff")
+    write_diffusion_config("vec768l12")
+    with pytest.raises(ConfigError, match=r"data\.encoder vec768l12, but .*model\.speech_encoder whisper-ppg-base"):
+        run("--use_diff")
+    write_diffusion_config()
+    vocoder = {"sampling_rate": 44100, "num_mels": 128, "n_fft": 1024, "win_size": 1024, "hop_size": 256, "fmin": 40}
+    vocoder |= {"fmax": 16000, "upsample_rates": [8, 8, 4], "upsample_kernel_sizes": [16, 16, 8]}
+    vocoder |= {"upsample_initial_channel": 8, "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3, 5]]}
+    Path("pretrain/my_vocoder").mkdir(parents=True)
+    Path("pretrain/my_vocoder/config.json").write_text(json.dumps(vocoder), "utf-8")
+    with pytest.raises(
+        ConfigError, match=r"config\.json has the hop length 512, but .*my_vocoder.config\.json has 256"
+    ):
+        run("--use_diff")
+    assert not made()
+
+
 def listed() -> dict[Path, list[str]]:
     """Clip -> the features that its sidecar lists."""
     sidecars = list(Path("dataset").rglob("*.features.json"))
@@ -160,7 +231,6 @@ def test_a_killed_run_resumes_and_leaves_nothing_half_written(workspace):
 @pytest.mark.parametrize(
     "flags, text",
     [
-        (["--use_diff"], "--use_diff comes with the diffusion model"),
         (["--f0_predictor", "fcpee"], "unknown f0 predictor 'fcpee'. Did you mean fcpe"),
         (["--num_processes", "-1"], "--num_processes -1"),
         (["-d", "cuda:9"], "device 'cuda:9' is not available here"),

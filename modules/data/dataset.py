@@ -112,7 +112,7 @@ class VoiceDataset(Dataset):
         item = self._cache[index] if self._cache is not None else self._load(self.clips[index])
         if not self.training:
             return item
-        generator = _generator(self.config.train.seed, epoch, index)
+        generator = place_generator(self.config.train.seed, epoch, index)
         if self.augments_volume and generator.random() < 0.5:
             item = change_volume(item, generator)
         n_frames = len(item.f0)
@@ -220,7 +220,7 @@ class EpochBatches(Sampler):
         return math.ceil(self.n_items / self.batch_size)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        order = _generator(self.seed, self.epoch).permutation(self.n_items).tolist()
+        order = place_generator(self.seed, self.epoch).permutation(self.n_items).tolist()
         for first in range(self.skip * self.batch_size, self.n_items, self.batch_size):
             yield [Draw(index, self.epoch) for index in order[first : first + self.batch_size]]
 
@@ -238,12 +238,12 @@ def make_loader(dataset: VoiceDataset, device: torch.device) -> DataLoader:
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
-        worker_init_fn=_quiet_worker,
+        worker_init_fn=quiet_worker,
         generator=torch.Generator(),  # or every epoch would draw from the global one, whose state a checkpoint keeps
     )
 
 
-def _quiet_worker(_: int) -> None:
+def quiet_worker(_: int) -> None:
     """Ctrl-C is the trainer's business; workers end when it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -262,7 +262,7 @@ def _window(item: Item, start: int, n_frames: int, hop_length: int) -> Item:
     )
 
 
-def _generator(seed: int, *place: int) -> np.random.Generator:
+def place_generator(seed: int, *place: int) -> np.random.Generator:
     """Random numbers of one place in the run; a negative seed, which torch takes, is folded to 32 bits."""
     return np.random.default_rng((seed & 0xFFFFFFFF, *place))
 

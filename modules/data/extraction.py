@@ -1,7 +1,7 @@
 """Making the features of many clips: what runs side by side, and in what order.
 
-    workers (a thread, or processes)   clip -> spec, volume, pitch -> a short queue
-    this process                                                      the queue -> encoder, in batches -> units
+    workers (a thread, or processes)   clip -> spec, volume, pitch, mels -> a short queue
+    this process                                                            the queue -> encoder, in batches -> units
 
 On a CPU the second row works while the first prepares the next clip, or each process does the whole clip where there
 are several. On a GPU the networks run here, on batches of clips of similar length, and only the rest is prepared by
@@ -19,11 +19,13 @@ import numpy as np
 import torch
 
 from modules.audio.io import resample
-from modules.audio.mel import spectrogram
+from modules.audio.mel import spectrogram, vocoder_mel
 from modules.audio.volume import frame_volume
 from modules.contracts import F0Predictor, SpeechEncoder
+from modules.data.augmentation import Augmented, augment
 from modules.data.features import FeatureRecipe, missing, read_clip, store
 from modules.errors import UserError
+from modules.files import sha256_of
 
 Item = TypeVar("Item")
 
@@ -80,7 +82,7 @@ def extract(
         return Made()
     wav = read_clip(wav_path, recipe.audio)
     done = Made([name for name in names if name not in later], left=[name for name in names if name in later])
-    results: dict[str, torch.Tensor | np.ndarray] = {}
+    results: dict[str, torch.Tensor | np.ndarray | Augmented] = {}
     for name in done.names:
         if name == "units":
             results[name] = encoder.encode(resample(wav, recipe.audio.sampling_rate, encoder.sampling_rate))
@@ -91,6 +93,10 @@ def extract(
             results[name] = spectrogram(torch.from_numpy(wav), recipe.audio)
         elif name == "volume":
             results[name] = frame_volume(torch.from_numpy(wav), recipe.audio.hop_length).numpy()
+        elif name == "mel":
+            results[name] = vocoder_mel(torch.from_numpy(wav), recipe.mel)
+        elif name == "augmented":
+            results[name] = augment(torch.from_numpy(wav), recipe.mel, recipe.seed, sha256_of(wav_path))
     if results:
         store(wav_path, recipe, results)
     if "units" in done.left:

@@ -11,9 +11,10 @@ import torch
 from signals import sung
 
 from modules.config.audio import AudioSpec
+from modules.config.vocoder import PUBLISHED_MEL
 from modules.contracts import F0
 from modules.data.extraction import Made, Networks, extract, in_background
-from modules.data.features import FeatureRecipe, load, missing
+from modules.data.features import FeatureRecipe, load, load_diffusion, missing
 
 AUDIO = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
 RECIPE = FeatureRecipe("fake:1", "dio", AUDIO)
@@ -80,6 +81,15 @@ def test_every_clip_gets_its_own_features_whatever_the_batches(clips, later, bat
     for batch in encoder.batches:
         assert batch == sorted(batch) and (len(batch) == 1 or len(batch) * max(batch) <= batch_seconds * 16000)
     assert len(encoder.batches) == {0.0: 6, 2.5: 5, 100.0: 1}[batch_seconds]
+
+
+def test_mels_are_made_by_the_workers_whatever_waits_for_the_networks(clips):
+    recipe = FeatureRecipe("fake:1", "dio", AUDIO, mel=PUBLISHED_MEL)
+    made = extract(clips[0], recipe, None, None, later=("units", "f0"))
+    assert made.names == ["spec", "volume", "mel", "augmented"] and missing(clips[0], recipe) == ["units", "f0"]
+    (_, finished), *_ = Networks(recipe, BatchEncoder(), Predictor(), 100.0).finish([(clips[0], made)])
+    assert sorted(finished.names) == ["augmented", "f0", "mel", "spec", "units", "volume"]
+    assert load_diffusion(clips[0], AUDIO, PUBLISHED_MEL, "fake").mel.shape[0] == 128
 
 
 def test_a_batch_that_does_not_fit_goes_through_one_by_one(clips):

@@ -10,17 +10,22 @@ import soundfile
 import torch
 from signals import sung
 
-from modules.audio.mel import spectrogram
+from modules.audio.mel import spectrogram, vocoder_mel
 from modules.audio.volume import frame_volume
 from modules.config.audio import AudioSpec
+from modules.config.vocoder import PUBLISHED_MEL
 from modules.contracts import F0
 from modules.data import features
+from modules.data.augmentation import draw
 from modules.data.extraction import extract
-from modules.data.features import COMMAND, FeatureRecipe, load, missing, path_of
+from modules.data.features import COMMAND, DIFFUSION_COMMAND, FeatureRecipe, load, load_diffusion, missing, path_of
 from modules.errors import AudioError, DataError
+from modules.files import sha256_of
 
 AUDIO = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
 RECIPE = FeatureRecipe("fake:1", "dio", AUDIO, with_volume=True)
+DIFFUSION_RECIPE = FeatureRecipe("fake:1", "dio", AUDIO, mel=PUBLISHED_MEL, seed=1234)
+AUGMENTED = ("aug_mel", "aug_volume", "aug_shift")
 
 
 class FakeEncoder:
@@ -52,6 +57,13 @@ def clip(tmp_path) -> Path:
     path.parent.mkdir()
     soundfile.write(path, sung(np.full(44100, 220.0), 44100), 44100)
     return path
+
+
+def save_pickled(path: Path, pair: list) -> None:
+    """Upstream's old form: an object array of two."""
+    array = np.empty(2, dtype=object)
+    array[:] = pair
+    np.save(path, array)
 
 
 def stamps(clip: Path) -> dict[str, int]:
@@ -165,11 +177,10 @@ def test_a_damaged_sidecar_means_everything_is_made_again(clip):
 
 def test_upstreams_pickled_f0_is_refused_with_the_command_that_rebuilds(clip):
     make(clip)
-    pair = np.empty(2, dtype=object)
-    pair[:] = [np.ones(86), np.ones(86)]
-    np.save(path_of(clip, "f0"), pair)
+    save_pickled(path_of(clip, "f0"), [np.ones(86), np.ones(86)])
     with pytest.raises(DataError, match=rf"f0\.npy: is in so-vits-svc's pickled form.*{COMMAND}"):
         load(clip, AUDIO, "fake")
+    assert make(clip) == ["f0"], "the command that is named mends it"
 
 
 def test_features_without_a_sidecar_are_refused_and_rebuilt(clip):
@@ -243,3 +254,150 @@ def test_the_sidecar_is_json_that_a_person_can_read(clip):
     stored = json.loads(clip.with_name(clip.name + ".features.json").read_text("utf-8"))
     assert stored["features"]["f0"]["predictor"] == "dio" and stored["features"]["units"]["encoder"] == "fake:1"
     assert len(stored["wav_sha256"]) == 64
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty"])
+@pytest.mark.parametrize("name", ["units", "f0", "spec", "volume"])
+def test_a_file_cut_short_is_made_again(clip, name, how):
+    make(clip)
+    break_file(path_of(clip, name), how)
+    assert make(clip) == [name]
+    load(clip, AUDIO, "fake", with_volume=True)
+
+
+def test_diffusion_features_are_plain_arrays_in_upstreams_layout(clip):
+    assert make(clip, DIFFUSION_RECIPE) == ["units", "f0", "spec", "volume", "mel", "augmented"]
+    wav = torch.from_numpy(soundfile.read(clip, dtype="float32")[0])
+    shapes = {"mel": (86, 128), "aug_mel": (86, 128), "aug_vol": (86,), "aug_shift": (1,), "vol": (86,)}
+    stored = {name: np.load(f"{clip}.{name}.npy", allow_pickle=False) for name in shapes}
+    assert {name: array.shape for name, array in stored.items()} == shapes
+    assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in stored.values())
+    np.testing.assert_array_equal(stored["mel"], vocoder_mel(wav, PUBLISHED_MEL).T.numpy())
+    np.testing.assert_array_equal(stored["vol"], frame_volume(wav, 512).numpy())
+    # One gain and one key shift lie behind both augmented files.
+    shift, gain = draw(1234, sha256_of(clip), float(wav.abs().max()))
+    assert stored["aug_shift"][0] == shift
+    np.testing.assert_array_equal(stored["aug_mel"], vocoder_mel(wav * 10.0**gain, PUBLISHED_MEL, shift).T.numpy())
+    np.testing.assert_allclose(stored["aug_vol"], stored["vol"] * 10**gain, rtol=1e-5)
+
+
+def test_diffusion_features_are_loaded_without_the_samples(clip, monkeypatch):
+    make(clip, DIFFUSION_RECIPE)
+    monkeypatch.setattr(features, "read", lambda path: pytest.fail("the samples were read"))
+    found = load_diffusion(clip, AUDIO, PUBLISHED_MEL, "fake")
+    assert found.units.shape == (3, 50) and found.f0.shape == found.volume.shape == found.aug_volume.shape == (86,)
+    assert found.mel.shape == found.aug_mel.shape == (128, 86) and found.mel.dtype == torch.float32
+    assert -5 <= found.aug_shift <= 5 and found.aug_shift == np.load(path_of(clip, "aug_shift"))[0]
+    path_of(clip, "aug_mel").unlink()
+    path_of(clip, "spec").unlink()
+    plain = load_diffusion(clip, AUDIO, PUBLISHED_MEL, "fake", with_augmented=False)
+    assert plain.aug_mel is plain.aug_volume is None and plain.aug_shift == 0 and torch.equal(plain.mel, found.mel)
+
+
+def test_diffusion_features_are_cut_to_the_same_frames(clip):
+    make(clip, DIFFUSION_RECIPE)
+    np.save(path_of(clip, "aug_volume"), np.load(path_of(clip, "aug_volume"))[:-2])
+    found = load_diffusion(clip, AUDIO, PUBLISHED_MEL, "fake")
+    assert {len(found.f0), len(found.volume), len(found.aug_volume)} == {84}
+    assert found.mel.shape == found.aug_mel.shape == (128, 84)
+
+
+def test_each_run_leaves_the_features_of_the_other_alone(clip):
+    make(clip, DIFFUSION_RECIPE)
+    plain = dataclasses.replace(DIFFUSION_RECIPE, mel=None)
+    assert missing(clip, plain) == []
+    assert make(clip, dataclasses.replace(plain, predictor="pm")) == ["f0"]
+    assert missing(clip, DIFFUSION_RECIPE) == ["f0"]
+    assert make(clip, DIFFUSION_RECIPE) == ["f0"] and missing(clip, plain) == []
+
+
+def test_diffusion_features_are_added_to_what_is_there(clip):
+    make(clip, dataclasses.replace(DIFFUSION_RECIPE, mel=None))
+    assert make(clip, DIFFUSION_RECIPE) == ["volume", "mel", "augmented"]
+    load(clip, AUDIO, "fake", with_volume=True)
+
+
+@pytest.mark.parametrize("name", AUGMENTED)
+def test_the_augmented_files_are_made_again_together_and_alike(clip, name):
+    make(clip, DIFFUSION_RECIPE)
+    before = {part: path_of(clip, part).read_bytes() for part in AUGMENTED}
+    for part in AUGMENTED:
+        np.save(path_of(clip, part), np.full(np.load(path_of(clip, part)).shape, 3.0, np.float32))
+    path_of(clip, name).unlink()
+    assert make(clip, DIFFUSION_RECIPE) == ["augmented"]
+    assert {part: path_of(clip, part).read_bytes() for part in AUGMENTED} == before
+
+
+@pytest.mark.parametrize("name", AUGMENTED)
+def test_an_interruption_between_augmented_files_leaves_no_mixed_pair(clip, monkeypatch, name):
+    make(clip, DIFFUSION_RECIPE)
+    save = features._save_array
+
+    def guarded(path, value):
+        if path == path_of(clip, name):
+            raise KeyboardInterrupt
+        save(path, value)
+
+    other = dataclasses.replace(DIFFUSION_RECIPE, seed=5)
+    monkeypatch.setattr(features, "_save_array", guarded)
+    with pytest.raises(KeyboardInterrupt):
+        make(clip, other)
+    monkeypatch.undo()
+    assert missing(clip, DIFFUSION_RECIPE) == missing(clip, other) == ["augmented"]
+
+
+@pytest.mark.parametrize(
+    "change, rebuilt",
+    [
+        ({"seed": 5}, ["augmented"]),
+        ({"mel": dataclasses.replace(PUBLISHED_MEL, n_mels=80)}, ["mel", "augmented"]),
+        ({"mel": dataclasses.replace(PUBLISHED_MEL, fmax=12000)}, ["mel", "augmented"]),
+        ({"mel": dataclasses.replace(PUBLISHED_MEL, fmin=40.0)}, []),
+        ({"predictor": "pm"}, ["f0"]),
+    ],
+)
+def test_diffusion_features_depend_on_the_vocoders_mel_and_the_seed(clip, change, rebuilt):
+    make(clip, DIFFUSION_RECIPE)
+    assert missing(clip, dataclasses.replace(DIFFUSION_RECIPE, **change)) == rebuilt
+
+
+def test_features_for_another_vocoder_are_refused_with_both(clip):
+    make(clip, DIFFUSION_RECIPE)
+    other = dataclasses.replace(PUBLISHED_MEL, n_mels=80, fmin=0)
+    text = rf"wav\.mel\.npy: is stale: made for a vocoder with n_mels 128, fmin 40, not 80, 0\. .*{DIFFUSION_COMMAND}"
+    with pytest.raises(DataError, match=text):
+        load_diffusion(clip, AUDIO, other, "fake")
+
+
+def test_upstreams_pickled_augmentation_is_refused_and_made_again(clip):
+    make(clip, DIFFUSION_RECIPE)
+    save_pickled(path_of(clip, "aug_mel"), [np.ones((86, 128), np.float32), 2.5])
+    with pytest.raises(DataError, match=rf"aug_mel\.npy: is in so-vits-svc's pickled form.*{DIFFUSION_COMMAND}"):
+        load_diffusion(clip, AUDIO, PUBLISHED_MEL, "fake")
+    assert make(clip, DIFFUSION_RECIPE) == ["augmented"]
+    load_diffusion(clip, AUDIO, PUBLISHED_MEL, "fake")
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "missing", "nan", "flat"])
+@pytest.mark.parametrize("name", ["units", "f0", "volume", "mel", *AUGMENTED])
+def test_a_diffusion_feature_that_cannot_be_used_is_named_with_the_command(clip, name, how):
+    make(clip, DIFFUSION_RECIPE)
+    break_file(path_of(clip, name), how)
+    with pytest.raises(DataError) as caught:
+        load_diffusion(clip, AUDIO, PUBLISHED_MEL, "fake")
+    assert str(path_of(clip, name)) in str(caught.value) and DIFFUSION_COMMAND in str(caught.value)
+
+
+def test_clips_without_diffusion_features_say_how_to_make_them(clip):
+    with pytest.raises(DataError, match=f"no features yet.*{DIFFUSION_COMMAND}"):
+        load_diffusion(clip, AUDIO, PUBLISHED_MEL, "fake")
+    make(clip)
+    with pytest.raises(DataError, match=rf"take 1\.a\.wav\.mel\.npy: is missing.*{DIFFUSION_COMMAND}"):
+        load_diffusion(clip, AUDIO, PUBLISHED_MEL, "fake")
+
+
+def test_a_silent_clip_has_diffusion_features(clip):
+    soundfile.write(clip, np.zeros(44100), 44100)
+    make(clip, DIFFUSION_RECIPE)
+    found = load_diffusion(clip, AUDIO, PUBLISHED_MEL, "fake")
+    assert not found.volume.any() and not found.aug_volume.any()
