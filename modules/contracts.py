@@ -154,7 +154,6 @@ class Sampler(Protocol):
         schedule: object,
         k_step: int,
         speedup: int,
-        progress: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
         """The denoised (B, 1, M, N) of `x`, which has the noise of level `k_step` - 1, in strides of `speedup`."""
         ...

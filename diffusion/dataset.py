@@ -1,0 +1,229 @@
+"""Training items of the diffusion model: stretches of clips with units, pitch, loudness and mel, cached in memory.
+
+What is random about an item follows from the seed, the epoch and its number, as in `modules/data/dataset.py`.
+"""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from modules.audio.io import probe
+from modules.config.audio import AudioSpec
+from modules.config.diffusion import DiffusionConfig
+from modules.data.dataset import Draw, EpochBatches, place_generator, quiet_worker
+from modules.data.features import load_diffusion
+from modules.data.filelist import read_list, speaker_of
+from modules.encoders.align import align_units
+from modules.errors import DataError, UserError
+
+logger = logging.getLogger(__name__)
+
+AUGMENTED_SHARE = 0.5  # of the training items
+_MARGIN_SECONDS = 0.1  # by which a clip must be longer than a training stretch
+_REMAKE = "Make the list again with: python preprocess_flist_config.py"
+
+
+class Item(NamedTuple):
+    """A stretch of a clip: units (D, N), f0 and volume (N,), mel (M, N) natural log, and `aug_shift` in semitones."""
+
+    units: torch.Tensor
+    f0: torch.Tensor
+    volume: torch.Tensor
+    mel: torch.Tensor
+    aug_shift: float
+    speaker: int
+    path: str
+
+
+class Batch(NamedTuple):
+    """Items of one length: as in `Item` with B in front; `speakers` (B,), `aug_shift` (B,), `paths` of the clips."""
+
+    units: torch.Tensor
+    f0: torch.Tensor
+    volume: torch.Tensor
+    mel: torch.Tensor
+    aug_shift: torch.Tensor
+    speakers: torch.Tensor
+    paths: list[str]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device, in fp32."""
+        moved = (x.to(device, non_blocking=True) if isinstance(x, torch.Tensor) else x for x in self)
+        return Batch(*(x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in moved))
+
+
+class _Clip(NamedTuple):
+    """All of one clip; the augmented half is None for validation."""
+
+    units: torch.Tensor
+    f0: torch.Tensor
+    volume: torch.Tensor
+    mel: torch.Tensor
+    aug_mel: torch.Tensor | None
+    aug_volume: torch.Tensor | None
+    aug_shift: float
+
+
+class DiffusionDataset(Dataset):
+    """The clips of a file list.
+
+    Args:
+        list_path: a list of clips; the speaker of each is its folder.
+        config: the run's configuration.
+        audio: rate and hop of the clips.
+        mel: the vocoder's mel.
+        training: give random stretches of `data.duration`, every other one augmented; else whole clips.
+        device: where the cache lies.
+
+    Raises:
+        DataError: the list is missing or empty, a clip or its features are missing, a speaker is not in the config, or
+            no clip is long enough.
+    """
+
+    def __init__(
+        self,
+        list_path: Path | str,
+        config: DiffusionConfig,
+        audio: AudioSpec,
+        mel: AudioSpec,
+        training: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.audio, self.mel_spec, self.training = config, audio, mel, training
+        self.device = torch.device(device)
+        self.n_frames = int(config.data.duration * audio.frame_rate)
+        self.clips = read_list(Path(list_path))
+        self.n_seconds = 0.0
+        self.too_short: list[Path] = []
+        self._check_clips(Path(list_path))
+        self._cache: list[_Clip] | None = None
+
+    def fill_cache(self, show_progress: bool = True) -> None:
+        """Reads all clips into the memory of the cache's device, half as large with `train.cache_fp16`.
+
+        Raises:
+            DataError: the features of a clip are stale, damaged or do not fit the config.
+        """
+        from tqdm import tqdm
+
+        bar = tqdm(
+            self.clips,
+            desc="cache",
+            unit="clip",
+            leave=False,
+            dynamic_ncols=True,
+            delay=1,
+            disable=not show_progress,
+        )
+        self._cache = [self._compact(self._load(path)) for path in bar]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, draw: Draw) -> Item | UserError:
+        """One item; an error that a user can mend is returned, for the trainer to raise it outside of the worker."""
+        try:
+            return self.item(*draw)
+        except UserError as error:
+            return error
+
+    def item(self, index: int, epoch: int = 0) -> Item:
+        """Clip number `index` as the model sees it in `epoch`.
+
+        Raises:
+            DataError: its features are stale, damaged or do not fit the config.
+        """
+        path = self.clips[index]
+        clip = self._cache[index] if self._cache is not None else self._load(path)
+        speaker = self.config.spk[speaker_of(path)]
+        f0, volume, mel, shift = clip.f0, clip.volume, clip.mel, 0.0
+        if not self.training:
+            return Item(clip.units, f0, volume, mel, shift, speaker, path.as_posix())
+        generator = place_generator(self.config.train.seed, epoch, index)
+        start = int(generator.integers(0, clip.mel.shape[1] - self.n_frames + 1))
+        if generator.random() < AUGMENTED_SHARE:
+            volume, mel, shift = clip.aug_volume, clip.aug_mel, clip.aug_shift
+            f0 = f0 * 2 ** (shift / 12)
+        frames = slice(start, start + self.n_frames)
+        return Item(clip.units[:, frames], f0[frames], volume[frames], mel[:, frames], shift, speaker, path.as_posix())
+
+    def _load(self, path: Path) -> _Clip:
+        data = self.config.data
+        found = load_diffusion(path, self.audio, self.mel_spec, data.encoder, self.training)
+        if found.units.shape[0] != data.encoder_out_channels:
+            raise DataError(
+                f"{path}: its units are {found.units.shape[0]} wide but data.encoder_out_channels is "
+                f"{data.encoder_out_channels}. Make both again with: python preprocess_flist_config.py and "
+                "python preprocess_hubert_f0.py --use_diff"
+            )
+        units = align_units(found.units, found.mel.shape[1], data.unit_interpolate_mode)
+        if self.training and found.mel.shape[1] < self.n_frames:
+            raise DataError(f"{path}: has {found.mel.shape[1]} frames, data.duration needs {self.n_frames}")
+        return _Clip(units, found.f0, found.volume, found.mel, found.aug_mel, found.aug_volume, float(found.aug_shift))
+
+    def _compact(self, clip: _Clip) -> _Clip:
+        """A clip as the cache holds it. Pitch stays fp32: half precision has steps of 0.5 Hz at 600 Hz."""
+        half = torch.float16 if self.config.train.cache_fp16 else torch.float32
+
+        def keep(tensor: torch.Tensor | None, dtype: torch.dtype = half) -> torch.Tensor | None:
+            return None if tensor is None else tensor.to(self.device, dtype)
+
+        f0 = keep(clip.f0, torch.float32)
+        tensors = (keep(x) for x in (clip.volume, clip.mel, clip.aug_mel, clip.aug_volume))
+        return _Clip(keep(clip.units), f0, *tensors, clip.aug_shift)
+
+    def _check_clips(self, list_path: Path) -> None:
+        """What can be known without reading the features: speakers, files, lengths."""
+        kept = []
+        for path in self.clips:
+            if speaker_of(path) not in self.config.spk:
+                known = ", ".join(self.config.spk) or "none"
+                raise DataError(
+                    f"{list_path}: {path} is by {speaker_of(path)!r}, whom the diffusion config does not know. "
+                    f"Known speakers: {known}. {_REMAKE}"
+                )
+            if not path.is_file():
+                raise DataError(f"{list_path}: lists {path}, which is not there. {_REMAKE}")
+            seconds = probe(path).seconds
+            if self.training and seconds < self.config.data.duration + _MARGIN_SECONDS:
+                self.too_short.append(path)
+                continue
+            self.n_seconds += seconds
+            kept.append(path)
+        if not kept:
+            raise DataError(
+                f"{list_path}: no clip is as long as data.duration ({self.config.data.duration:g} s, and "
+                f"{_MARGIN_SECONDS} s more). Lower data.duration in the diffusion config, or record longer clips."
+            )
+        self.clips = kept
+
+
+def collate(items: list[Item | UserError]) -> Batch | UserError:
+    """Joins items of one length to a batch; the first error among them comes back in its place."""
+    errors = [item for item in items if isinstance(item, UserError)]
+    if errors:
+        return errors[0]
+    units, f0, volume, mel = (torch.stack([item[column] for item in items]) for column in range(4))
+    shifts = torch.tensor([item.aug_shift for item in items])
+    speakers = torch.tensor([item.speaker for item in items])
+    return Batch(units, f0, volume, mel, shifts, speakers, [item.path for item in items])
+
+
+def make_loader(dataset: DiffusionDataset, device: torch.device) -> DataLoader:
+    """A loader of training batches; its `batch_sampler` is an `EpochBatches`."""
+    train = dataset.config.train
+    # A filled cache needs no workers, and on a CPU they would only take the cores from the network.
+    workers = 0 if train.cache_all_data or device.type == "cpu" else min(train.num_workers, len(dataset))
+    return DataLoader(
+        dataset,
+        batch_sampler=EpochBatches(len(dataset), train.batch_size, train.seed),
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=device.type == "cuda" and dataset.device.type == "cpu",
+        persistent_workers=workers > 0,
+        worker_init_fn=quiet_worker,
+        generator=torch.Generator(),  # or every epoch would draw from the global one, whose state a checkpoint keeps
+    )

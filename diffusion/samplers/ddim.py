@@ -1,0 +1,22 @@
+"""Deterministic steps of first order, any number of levels at a time.
+
+Source: Song, Meng and Ermon, "Denoising Diffusion Implicit Models", 2021, arXiv:2010.02502, equation 12 with eta 0.
+"""
+
+import math
+
+import torch
+
+from diffusion.samplers.base import SAMPLERS, Denoise
+from diffusion.schedule import NoiseSchedule
+
+
+@SAMPLERS.register("ddim")
+def ddim(denoise: Denoise, x: torch.Tensor, schedule: NoiseSchedule, k_step: int, speedup: int) -> torch.Tensor:
+    """See `base.py`."""
+    for level in reversed(range(0, k_step, speedup)):
+        kept = float(schedule.alphas_cumprod[level])
+        wanted = float(schedule.alphas_cumprod[max(level - speedup, 0)])
+        change = math.sqrt((1 - wanted) / wanted) - math.sqrt((1 - kept) / kept)
+        x = math.sqrt(wanted) * (x / math.sqrt(kept) + change * denoise(x, float(level)))
+    return x

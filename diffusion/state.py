@@ -1,0 +1,179 @@
+"""Where a diffusion run stands: `model_STEP.pt` in upstream's layout, and beside it what it takes to go on exactly.
+
+model_STEP.pt    {'global_step', 'model'}, with 'optimizer' where `train.save_opt` says so; and epoch, config
+state_STEP.pth   optimiser, random numbers and loss scale of the newest step only: three times as large
+model_0.pt       somebody's base model: only its weights are read, and it is never written
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from diffusion.unit2mel import Unit2Mel, explain_mismatch, weights_of
+from modules.checkpoint import list_checkpoints, load_weights, save_together, step_of
+from modules.config.diffusion import DiffusionConfig
+from modules.config.io import to_plain
+from modules.errors import CheckpointError
+from modules.training.state import TrainState, load_optimizer, random_state, set_random_state
+
+logger = logging.getLogger(__name__)
+
+# What must be as it was when the weights were made and no tensor shape shows.
+_DATA_KEYS = ("sampling_rate", "block_size", "encoder", "unit_interpolate_mode")
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network with what trains it.
+
+    Args:
+        network: on its device.
+        optimizer: of its parameters.
+        scaler: of its gradients.
+    """
+
+    network: Unit2Mel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+
+def load_start(folder: Path, learner: Learner, config: DiffusionConfig) -> tuple[TrainState, Path | None]:
+    """Goes on from the newest checkpoint of a folder, or starts from its base model, or from nothing.
+
+    Returns:
+        The state, and the checkpoint that it came from (None for a run that starts).
+
+    Raises:
+        CheckpointError: a file is damaged, or does not fit the config; the text names the keys or tensors.
+    """
+    found = list_checkpoints(folder, "model")
+    if not found:
+        return TrainState(), None
+    path = found[-1]
+    content = load_weights(path)
+    weights = weights_of(content, path)
+    step = step_of(path)
+    if step == 0:
+        _load_base(weights, learner.network, path)
+        return TrainState(), None
+    _check_config(path, content.get("config"), config)
+    problem = explain_mismatch(weights, learner.network.state_dict(), "the diffusion config")
+    if problem:
+        raise CheckpointError(f"{path}: {problem}")
+    learner.network.load_state_dict(weights)
+    _load_rest(path, content, step, learner)
+    return TrainState(step, max(int(content.get("epoch", 1)), 1), int(content.get("batches_done", 0))), path
+
+
+def save_state(folder: Path, state: TrainState, learner: Learner, config: DiffusionConfig) -> Path:
+    """Writes the files of this step and deletes those that need not be kept; returns the model's path.
+
+    As upstream does it, the model saved before is deleted unless its step is a multiple of `interval_force_save`.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written.
+    """
+    assert state.step > 0, "step 0 is the name of base models"
+    model = {
+        "global_step": state.step,
+        "model": learner.network.state_dict(),
+        "epoch": state.epoch,
+        "batches_done": state.batches_done,
+        "config": to_plain(config),
+    }
+    rest = {
+        "global_step": state.step,
+        "optimizer": learner.optimizer.state_dict(),
+        "random": random_state(learner.device),
+        "scaler": learner.scaler.state_dict(),
+    }
+    if config.train.save_opt:
+        model["optimizer"] = rest["optimizer"]
+    path = folder / f"model_{state.step}.pt"
+    save_together({path: model, _rest_path(path): rest})
+    for old in list_checkpoints(folder, "model"):
+        step = step_of(old)
+        if 0 < step < state.step and step % config.train.interval_force_save:
+            old.unlink(missing_ok=True)
+    for old in list_checkpoints(folder, "state"):
+        if step_of(old) < state.step:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def _rest_path(model: Path) -> Path:
+    return model.with_name(f"state_{step_of(model)}.pth")
+
+
+def _load_rest(path: Path, content: dict[str, Any], step: int, learner: Learner) -> None:
+    """Optimiser, loss scale and random numbers, as far as they were kept."""
+    rest_path = _rest_path(path)
+    if not rest_path.is_file():
+        load_optimizer(learner.optimizer, content.get("optimizer"), path)
+        return
+    rest = load_weights(rest_path)
+    if rest.get("global_step") != step:
+        raise CheckpointError(f"{rest_path}: belongs to step {rest.get('global_step')}. Delete it to go on without it.")
+    load_optimizer(learner.optimizer, rest.get("optimizer"), rest_path)
+    if rest.get("scaler") and learner.scaler.is_enabled():
+        learner.scaler.load_state_dict(rest["scaler"])
+    set_random_state(rest.get("random", {}), learner.device)
+
+
+def _load_base(weights: dict[str, torch.Tensor], network: Unit2Mel, path: Path) -> None:
+    """The weights of a base model; speakers are learned anew where their number differs."""
+    wanted = network.state_dict()
+    name = "spk_embed.weight"
+    if name in wanted and (name not in weights or len(weights[name]) != len(wanted[name])):
+        n_found = len(weights[name]) if name in weights else 1
+        logger.warning(
+            "%s: is for %d speakers, model.n_spk is %d; speaker vectors start untrained",
+            path,
+            n_found,
+            len(wanted[name]),
+        )
+        weights = {**weights, name: wanted[name]}
+    if name in weights and name not in wanted:
+        weights = {key: value for key, value in weights.items() if key != name}
+    problem = explain_mismatch(weights, wanted, "the diffusion config")
+    if problem:
+        raise CheckpointError(f"{path}: {problem}")
+    network.load_state_dict(weights)
+    logger.info("starting from the weights of %s", path)
+
+
+def _check_config(path: Path, stored: Any, config: DiffusionConfig) -> None:
+    """Compares the config that a checkpoint carries with the run's, where a difference would break the model.
+
+    Raises:
+        CheckpointError: names every differing key with both values.
+    """
+    if not isinstance(stored, dict):
+        return  # a published checkpoint; its tensors are compared instead
+    try:
+        before = DiffusionConfig.model_validate(stored)
+    except ValidationError:
+        raise CheckpointError(
+            f"{path}: the config stored in it cannot be read; it was made by another version"
+        ) from None
+    pairs = [(f"data.{key}", getattr(before.data, key), getattr(config.data, key)) for key in _DATA_KEYS]
+    pairs += [
+        (f"the id of {name!r} in spk", number, config.spk[name])
+        for name, number in before.spk.items()
+        if name in config.spk
+    ]
+    changed = [f"{key} was {was!r}, now {now!r}" for key, was, now in pairs if was != now]
+    if changed:
+        raise CheckpointError(
+            f"{path}: was trained with another config: {'; '.join(changed)}. Restore these values to go on, or start "
+            "a new run in another folder (env.expdir)."
+        )

@@ -1,0 +1,171 @@
+"""Beside step 4 of the recipe: train the diffusion model that takes the electric sound and the noise off a voice.
+
+Reads configs/diffusion.yaml, the file lists that it names, and the clips with the features that
+preprocess_hubert_f0.py --use_diff has made.
+Writes into env.expdir of the config (logs/44k/diffusion/): model_STEP.pt, state_STEP.pth (to go on exactly where it
+stopped), config.yaml, log_info.txt, and TensorBoard events in logs/.
+A base model put there beforehand as model_0.pt gives a head start. Run the same command again to go on where it
+stopped. Ctrl-C saves first.
+
+Example: python train_diff.py -c configs/diffusion.yaml
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modules.cli import configure_logging, make_parser, next_step, run
+from modules.errors import ConfigError, DataError, MissingWeights, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffusion.trainer import DiffusionTrainer
+    from modules.config.audio import AudioSpec
+    from modules.config.diffusion import DiffusionConfig
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_CLIPS = 8
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains; returns 0, or 130 when told to stop."""
+    parser = make_parser(__file__, __doc__)
+    parser.add_argument("-c", "--config", type=Path, default=Path("configs/diffusion.yaml"), help="config of step 2")
+    parser.add_argument("--max_steps", type=int, help="stop after this many steps (default: the config's train.epochs)")
+    devices = "cpu, cuda, cuda:1 or mps (default: device and env.gpu_id of the config, or the best there is)"
+    parser.add_argument("-d", "--device", help=devices)
+    arguments = parser.parse_args(argv)
+    if arguments.max_steps is not None and arguments.max_steps < 1:
+        raise UsageError(f"--max_steps {arguments.max_steps}: expected 1 or more")
+    return _train(arguments.config, arguments.max_steps, arguments.device)
+
+
+def _train(config_path: Path, max_steps: int | None, device_name: str | None) -> int:
+    from diffusion.dataset import DiffusionDataset, make_loader
+    from modules.config.diffusion import load_diffusion_config
+    from modules.files import remove_leftovers
+
+    config = load_diffusion_config(config_path)
+    device = _choose_device(device_name, config)
+    if not config.spk:
+        raise DataError(f"{config_path}: spk names no speaker. Make it with: python preprocess_flist_config.py")
+    if max(config.spk.values()) >= config.model.n_spk:
+        raise ConfigError(
+            f"{config_path}: model.n_spk is {config.model.n_spk}, but spk has the id {max(config.spk.values())}"
+        )
+    folder = Path(config.env.expdir)
+    configure_logging(folder / "log_info.txt")
+    remove_leftovers(folder, recursive=False)
+    audio, mel = _specs(config, config_path)
+    cache = device if config.train.cache_device.startswith(device.type) else "cpu"
+    training = DiffusionDataset(config.data.training_files, config, audio, mel, device=cache)
+    validation = DiffusionDataset(config.data.validation_files, config, audio, mel, training=False)
+    clips = [validation.item(index) for index in range(min(VALIDATION_CLIPS, len(validation)))]
+    trainer = _build_trainer(config, mel, device, folder)
+    trainer.start()
+    _copy_config(config, folder / "config.yaml")
+    if config.train.cache_all_data:
+        training.fill_cache()
+    loader = make_loader(training, device)
+    _introduce(trainer, training, len(loader.batch_sampler), config_path)
+    done_before = trainer.state.step
+    outcome = trainer.run(loader, clips, max_steps)
+    if outcome.interrupted:
+        kept = f"saved {outcome.model_path}" if outcome.model_path else "nothing was trained yet, nothing is saved"
+        logger.info("stopped at step %d: %s; run the same command again to go on", outcome.step, kept)
+        return 130
+    if outcome.step == done_before:
+        asked = f"--max_steps {max_steps}" if max_steps else f"{config.train.epochs} epochs (train.epochs)"
+        logger.info("nothing to do: step %d is reached already, %s asked for", outcome.step, asked)
+    model, saved_config = outcome.model_path.as_posix(), (folder / "config.yaml").as_posix()
+    speaker = next(iter(config.spk))
+    flags = f'-shd -dm "{model}" -dc "{saved_config}"'
+    print(next_step(f'python inference_main.py -m logs/44k/G_STEP.pth -n SONG.wav -s "{speaker}" {flags}'))
+    return 0
+
+
+def _choose_device(given: str | None, config: "DiffusionConfig") -> "torch.device":
+    """The flag's; else the config's, where this machine has it; else the best there is."""
+    import torch
+
+    from modules.device import available_devices, choose_device
+
+    if given is not None:
+        return choose_device(given)
+    wanted = f"cuda:{config.env.gpu_id}" if config.device == "cuda" else config.device
+    if wanted in available_devices():
+        return torch.device(wanted)
+    chosen = choose_device(None)
+    logger.info("device %s of the config is not here: training on %s", wanted, chosen)
+    return chosen
+
+
+def _specs(config: "DiffusionConfig", config_path: Path) -> tuple["AudioSpec", "AudioSpec"]:
+    """Rate and hop of the clips, and the vocoder's mel; refuses two that do not share their frames."""
+    from dataclasses import replace
+
+    from modules.data.augmentation import find_mel, require_same_frames
+
+    mel, found = find_mel(config.vocoder.ckpt)
+    audio = replace(mel, sampling_rate=config.data.sampling_rate, hop_length=config.data.block_size)
+    require_same_frames(audio, config_path, mel, found or f"the published vocoder ({config.vocoder.ckpt})")
+    return audio, mel
+
+
+def _build_trainer(config: "DiffusionConfig", mel: "AudioSpec", device: "torch.device", folder: Path):
+    """The network of the config, initialised from its seed, in a trainer; the vocoder where it is there."""
+    import torch
+
+    from diffusion.trainer import DiffusionTrainer, training_dtype
+    from diffusion.unit2mel import build_unit2mel
+    from vdecoder.mel_vocoder import load_vocoder
+
+    torch.manual_seed(config.train.seed)
+    network = build_unit2mel(config, mel.n_mels).to(device)
+    if config.train.amp_dtype == "fp16" and training_dtype(config, device) == torch.float32:
+        logger.warning("train.amp_dtype fp16 needs CUDA; training in fp32 on %s (bf16 works there too)", device)
+    try:
+        vocoder = load_vocoder(config.vocoder.ckpt, device, kind=config.vocoder.type)
+    except MissingWeights as error:
+        logger.info("validation goes without sounds: %s", error)
+        vocoder = None
+    return DiffusionTrainer(network, config, device, folder, vocoder)
+
+
+def _introduce(trainer: "DiffusionTrainer", training, n_batches: int, config_path: Path) -> None:
+    """Says what is about to be trained, on what, and where."""
+    from modules.data.filelist import speaker_of
+
+    for path in training.too_short:
+        logger.warning("%s: is shorter than data.duration and is left out", path)
+    config = trainer.config
+    counts = {speaker: 0 for speaker in config.spk}
+    for path in training.clips:
+        counts[speaker_of(path)] += 1
+    decoder = trainer.learner.network.decoder
+    parameters = sum(parameter.numel() for parameter in trainer.learner.network.parameters()) / 1e6
+    logger.info("config %s, run %s, device %s", config_path, trainer.folder, trainer.device)
+    logger.info("speakers: %s", ", ".join(f"{speaker} ({count} clips)" for speaker, count in counts.items()))
+    logger.info(
+        "%d clips, %.1f minutes, %d steps per epoch; %.1f M parameters; noise levels 0 to %d of %d",
+        len(training),
+        training.n_seconds / 60,
+        n_batches,
+        parameters,
+        decoder.k_step_max - 1,
+        config.model.timesteps,
+    )
+
+
+def _copy_config(config: "DiffusionConfig", target: Path) -> None:
+    """Keeps the config beside the checkpoints."""
+    from modules.config.diffusion import dump_diffusion_config, save_diffusion_config
+
+    if not target.is_file() or target.read_text("utf-8") != dump_diffusion_config(config):
+        save_diffusion_config(config, target)
+
+
+if __name__ == "__main__":
+    run(main)
