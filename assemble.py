@@ -2,22 +2,51 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from diffusion.refine import DiffusionRefiner, Walk
+from diffusion.samplers.base import SAMPLERS
+from diffusion.unit2mel import load_unit2mel
 from models import load_synthesizer
 from modules.checkpoint import list_checkpoints
+from modules.config.audio import AudioSpec
+from modules.config.diffusion import DiffusionConfig
 from modules.config.io import load_config
 from modules.config.schema import Config
+from modules.data.augmentation import require_same_frames
 from modules.device import choose_device, choose_dtype
 from modules.encoders.base import ENCODERS, build_encoder, encoder_dim
-from modules.errors import CheckpointError, ConfigError
+from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.f0.base import PREDICTORS, build_predictor
-from modules.inference.converter import ConverterParts, VoiceConverter
+from modules.inference.converter import VoiceConverter
+from modules.inference.rendering import ConverterParts
+from vdecoder.enhancer import NsfHifiganEnhancer
+from vdecoder.mel_vocoder import load_vocoder
 
 logger = logging.getLogger(__name__)
+
+ENHANCER_VOCODER = "pretrain/nsf_hifigan/model"
+
+
+@dataclass(frozen=True)
+class DiffusionRequest:
+    """Which diffusion model, and how it is to run.
+
+    Args:
+        model_path: a `model_*.pt`.
+        config_path: the `config.yaml` saved with it.
+        config: what `load_diffusion_config` made of that.
+        k_step: noise levels of shallow diffusion; None converts by diffusion alone, from noise.
+    """
+
+    model_path: Path
+    config_path: Path
+    config: DiffusionConfig
+    k_step: int | None = 100
 
 
 @dataclass(frozen=True)
@@ -25,20 +54,24 @@ class VoiceRequest:
     """Which voice, and how it is to run.
 
     Args:
-        model_path: a `G_*.pth`.
-        config: what `read_voice_config` made of the `config.json` saved with it.
+        model_path: a `G_*.pth`; None with diffusion alone.
+        config: what `read_voice_config` made of the `config.json` saved with it; None with diffusion alone.
         f0_predictor: name of the pitch predictor.
         f0_threshold: confidence below which `crepe`, `rmvpe` and `fcpe` call a frame unvoiced, 0 to 1.
         device: "cpu", "cuda", "cuda:1", "mps", or None to choose.
         precision: "fp32", "fp16", "bf16", or None: fp16 where the path says "half" and there is CUDA, else fp32.
+        diffusion: to refine what the voice sings, or in its place.
+        enhance: load the enhancer.
     """
 
-    model_path: Path
-    config: Config
+    model_path: Path | None
+    config: Config | None
     f0_predictor: str = "pm"
     f0_threshold: float = 0.05
     device: str | None = None
     precision: str | None = None
+    diffusion: DiffusionRequest | None = None
+    enhance: bool = False
 
 
 def read_voice_config(path: Path) -> Config:
@@ -76,34 +109,149 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
     started = time.perf_counter()
     PREDICTORS.get(request.f0_predictor)  # an unknown name ends here, before anything is loaded
     device, config = choose_device(request.device), request.config
-    if not request.model_path.is_file():
+    if request.model_path is not None and not request.model_path.is_file():
         raise CheckpointError(
             f"-m/--model_path {request.model_path}: no such file. {_models_beside(request.model_path)}"
         )
     dtype = _choose_precision(request, device)
-    encoder = build_encoder(config.model.speech_encoder, device)
-    predictor = build_predictor(request.f0_predictor, config.audio, threshold=request.f0_threshold, device=device)
-    parts = ConverterParts(
-        synthesizer=load_synthesizer(request.model_path, config, device, dtype),
-        encoder=encoder,
-        predictor=predictor,
-        audio=config.audio,
-        speakers=dict(config.spk),
-        device=device,
-        unit_interpolate_mode=config.data.unit_interpolate_mode,
-        with_volume=config.model.vol_embedding,
-        can_predict_f0=config.model.use_automatic_f0_prediction,
-    )
+    refiner = _load_refiner(request, device, dtype) if request.diffusion is not None else None
+    audio = config.audio if config is not None else refiner.vocoder.audio
+    name = config.model.speech_encoder if config is not None else request.diffusion.config.data.encoder
+    shared = {
+        "encoder": build_encoder(name, device),
+        "predictor": build_predictor(request.f0_predictor, audio, threshold=request.f0_threshold, device=device),
+        "audio": audio,
+        "device": device,
+        "refiner": refiner,
+    }
+    if config is None:
+        data = request.diffusion.config.data
+        speakers = dict(request.diffusion.config.spk)
+        mode = data.unit_interpolate_mode
+        parts = ConverterParts(None, **shared, speakers=speakers, unit_interpolate_mode=mode, can_predict_f0=False)
+    else:
+        parts = ConverterParts(
+            synthesizer=load_synthesizer(request.model_path, config, device, dtype),
+            **shared,
+            speakers=dict(config.spk),
+            unit_interpolate_mode=config.data.unit_interpolate_mode,
+            with_volume=config.model.vol_embedding,
+            can_predict_f0=config.model.use_automatic_f0_prediction,
+            refiner_speakers=_diffusion_speakers(request) if refiner is not None else None,
+            enhancer=_enhancer_maker(config.audio, device, dtype) if request.enhance else None,
+        )
     logger.info(
         "%s with %s and %s on %s in %s, loaded in %.1f s",
-        request.model_path,
-        config.model.speech_encoder,
+        " and ".join(str(part.model_path) for part in (request, request.diffusion) if part and part.model_path),
+        name,
         request.f0_predictor,
         device,
         str(dtype).removeprefix("torch."),
         time.perf_counter() - started,
     )
     return VoiceConverter(parts)
+
+
+def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> DiffusionRefiner:
+    """The diffusion model with its vocoder, checked against the voice and the request.
+
+    Raises:
+        UsageError: more steps than were trained, or pure diffusion with a model that cannot start from noise.
+        ConfigError: encoder, speakers, sampler or vocoder do not go together; both sides are named.
+        MissingWeights: the vocoder is not there.
+        CheckpointError: the model is missing, damaged, or does not fit its config or the vocoder.
+    """
+    wanted = request.diffusion
+    config, where = wanted.config, wanted.config_path
+    walk = _choose_walk(wanted)
+    if not wanted.model_path.is_file():
+        beside = [path.as_posix() for path in list_checkpoints(wanted.model_path.parent, "model")]
+        hint = f"There: {', '.join(beside)}." if beside else "Train one with: python train_diff.py"
+        raise CheckpointError(f"-dm/--diffusion_model_path {wanted.model_path}: no such file. {hint}")
+    if config.data.encoder not in ENCODERS:
+        known = ", ".join(ENCODERS.names())
+        raise ConfigError(f"{where}: data.encoder {config.data.encoder!r} is not in this version. Known: {known}.")
+    if request.config is not None:
+        _check_same_units(config, where, request.config)
+    elif not config.spk:
+        raise ConfigError(f"{where}: spk names no speaker. Add the names and ids of the model's speakers to it.")
+    elif encoder_dim(config.data.encoder) != config.data.encoder_out_channels:
+        raise ConfigError(
+            f"{where}: data.encoder_out_channels is {config.data.encoder_out_channels} but the encoder "
+            f"{config.data.encoder!r} gives units {encoder_dim(config.data.encoder)} wide. Correct data.encoder."
+        )
+    vocoder = load_vocoder(config.vocoder.ckpt, device, dtype, config.vocoder.type)
+    audio = request.config.audio if request.config is not None else vocoder.audio
+    rate_and_hop = replace(vocoder.audio, sampling_rate=config.data.sampling_rate, hop_length=config.data.block_size)
+    require_same_frames(rate_and_hop, where, vocoder.audio, config.vocoder.ckpt)
+    require_same_frames(audio, request.config.path if request.config else where, vocoder.audio, config.vocoder.ckpt)
+    network = load_unit2mel(wanted.model_path, config, vocoder.audio.n_mels, device, dtype, str(where))
+    return DiffusionRefiner(network, vocoder, walk)
+
+
+def _choose_walk(wanted: DiffusionRequest) -> Walk:
+    """The steps that the request asks for, if the model has learnt them."""
+    model, infer, where = wanted.config.model, wanted.config.infer, wanted.config_path
+    if infer.method is not None and infer.method not in SAMPLERS:
+        raise ConfigError(
+            f"{where}: infer.method: unknown sampler {infer.method!r}. Known: {', '.join(SAMPLERS.names())}."
+        )
+    trained = model.k_step_max if model.k_step_max and model.k_step_max < model.timesteps else model.timesteps
+    speedup = max(1, infer.speedup)
+    if wanted.k_step is None:
+        if trained < model.timesteps:
+            raise UsageError(
+                f"-od/--only_diffusion: {wanted.model_path} has learnt {trained} of {model.timesteps} noise levels "
+                f"(model.k_step_max in {where}) and cannot start from noise alone. Use it with -shd."
+            )
+        return Walk(trained, infer.method, speedup)
+    if not 1 <= wanted.k_step <= trained:
+        raise UsageError(
+            f"-ks/--k_step is {wanted.k_step}; {wanted.model_path} has learnt {trained} noise levels (model.k_step_max "
+            f"in {where}), so it must lie between 1 and {trained}"
+        )
+    return Walk(wanted.k_step, infer.method, speedup)
+
+
+def _check_same_units(diffusion: DiffusionConfig, where: Path, voice: Config) -> None:
+    """Refuses a diffusion model that hears with another encoder than the voice."""
+    pairs = (
+        ("data.encoder", diffusion.data.encoder, "model.speech_encoder", voice.model.speech_encoder),
+        ("data.encoder_out_channels", diffusion.data.encoder_out_channels, "model.ssl_dim", voice.model.ssl_dim),
+    )
+    for key, theirs, our_key, ours in pairs:
+        if theirs != ours:
+            raise ConfigError(
+                f"{where}: {key} is {theirs}, but {our_key} of {voice.path or 'the voice'} is {ours}. "
+                "Use a diffusion model that was trained with the voice's encoder."
+            )
+
+
+def _diffusion_speakers(request: VoiceRequest) -> dict[str, int]:
+    """The id that the diffusion model has for each speaker of the voice."""
+    config, where, voice = request.diffusion.config, request.diffusion.config_path, request.config
+    known = config.spk
+    if not known:
+        if config.model.n_spk == 1:
+            return dict.fromkeys(voice.spk, 0)
+        if config.model.n_spk >= max(voice.spk.values()) + 1:
+            return dict(voice.spk)
+    both = {name: known[name] for name in voice.spk if name in known}
+    if not both:
+        theirs = ", ".join(known) or f"{config.model.n_spk} without names"
+        raise ConfigError(
+            f"{where}: spk has no speaker of {voice.path or 'the voice'}: it has {theirs}, the voice has "
+            f"{', '.join(voice.spk)}. Use a diffusion model of the same voice, or correct the names in spk."
+        )
+    return both
+
+
+def _enhancer_maker(
+    audio: AudioSpec, device: torch.device, dtype: torch.dtype
+) -> Callable[[float], NsfHifiganEnhancer]:
+    """Loads the vocoder of the enhancer once and makes an enhancer for each key."""
+    vocoder = load_vocoder(ENHANCER_VOCODER, device, dtype)
+    return lambda key: NsfHifiganEnhancer(vocoder, audio.sampling_rate, audio.hop_length, key)
 
 
 def _choose_precision(request: VoiceRequest, device: torch.device) -> torch.dtype:

@@ -2,7 +2,9 @@
 
 Reads the model and its config (logs/44k/), and recordings of a voice alone: names under raw/, or paths. Any format that
 soundfile reads (wav, flac, ogg, opus, mp3, aiff), any rate, any length.
-Writes results/NAME_KEYkey_SPEAKER_sovits_PREDICTOR.FORMAT, mono at the model's rate, exactly as long as the source.
+With -shd or -od also a diffusion model and the vocoder in pretrain/nsf_hifigan/.
+Writes results/NAME_KEYkey_SPEAKER_KIND_PREDICTOR.FORMAT, mono at the model's rate, exactly as long as the source; KIND
+is sovits, sovdiff (with -shd) or diff (with -od).
 
 Example: python inference_main.py -m logs/44k/G_8000.pth -c logs/44k/config.json -n song.wav -t 0 -s alto -f0p fcpe
 """
@@ -18,6 +20,7 @@ from modules.errors import UsageError
 from modules.inference.options import ConversionOptions
 
 if TYPE_CHECKING:
+    from assemble import DiffusionRequest
     from modules.inference.converter import VoiceConverter
 
 logger = logging.getLogger("inference_main")
@@ -26,6 +29,8 @@ DEFAULT_MODEL = "logs/44k/G_37600.pth"
 DEFAULT_CONFIG = "logs/44k/config.json"
 DEFAULT_NAME = "君の知らない物語-src.wav"
 DEFAULT_SPEAKER = "buyizi"
+DIFFUSION_FOLDER = "logs/44k/diffusion"
+DEFAULT_K_STEP = 100
 LATER = "[comes with a later version]"
 
 
@@ -50,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     converter, speakers = load_voice(args)
     keys = args.trans + args.trans[:1] * (len(args.clean_names) - len(args.trans))
     jobs = [
-        Job.named(name, sources[name], make_options(args, speaker, key), predictor_name(args))
+        Job.named(name, sources[name], make_options(args, speaker, key), predictor_name(args), kind_of(args))
         for name, key in zip(args.clean_names, keys)
         for speaker in speakers
         if name in sources
@@ -122,13 +127,17 @@ def _add_retrieval_flags(group: argparse._ArgumentGroup) -> None:
 
 def _add_diffusion_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("-shd", "--shallow_diffusion", action="store_true", help=f"refine the result by diffusion {LATER}")
-    add("-od", "--only_diffusion", action="store_true", help=f"diffusion alone, without the VITS model {LATER}")
-    model, config = "logs/44k/diffusion/model_0.pt", "logs/44k/diffusion/config.yaml"
-    add("-dm", "--diffusion_model_path", default=model, metavar="FILE", help=f"diffusion model {LATER}")
-    add("-dc", "--diffusion_config_path", default=config, metavar="FILE", help=f"its config {LATER}")
-    add("-ks", "--k_step", type=int, default=100, metavar="N", help=f"diffusion steps {LATER}")
-    add("-se", "--second_encoding", action="store_true", help=f"hear the words again before diffusion {LATER}")
+    shallow = "refine the result by diffusion: takes the electric sound and the noise off it"
+    add("-shd", "--shallow_diffusion", action="store_true", help=shallow)
+    add("-od", "--only_diffusion", action="store_true", help="diffusion alone, from noise, without the VITS model")
+    newest = f"(default: the newest model_*.pt in {DIFFUSION_FOLDER}/)"
+    add("-dm", "--diffusion_model_path", metavar="FILE", help=f"trained diffusion model {newest}")
+    beside = f"(default: config.yaml beside the model given with -dm, else {DIFFUSION_FOLDER}/config.yaml)"
+    add("-dc", "--diffusion_config_path", metavar="FILE", help=f"config that was saved with it {beside}")
+    steps = "noise levels of shallow diffusion: more is cleaner and further from what the VITS model sang"
+    add("-ks", "--k_step", type=int, default=DEFAULT_K_STEP, metavar="N", help=steps)
+    second = "diffusion hears the words in what the VITS model sang, not in the source: nearer to the voice, less clear"
+    add("-se", "--second_encoding", action="store_true", help=second)
 
 
 def _add_slicing_flags(group: argparse._ArgumentGroup) -> None:
@@ -149,8 +158,10 @@ def _add_advanced_flags(group: argparse._ArgumentGroup) -> None:
     noise = "how much the model varies: lower is cleaner and duller, higher clearer and rougher"
     add("-ns", "--noise_scale", type=float, default=0.4, metavar="X", help=noise)
     add("--noice_scale", dest="noise_scale", type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    add("-eh", "--enhance", action="store_true", help=f"NSF-HiFiGAN enhancer {LATER}")
-    add("-eak", "--enhancer_adaptive_key", type=int, default=0, metavar="N", help=f"semitones for it {LATER}")
+    enhance = "NSF-HiFiGAN enhancer: cleaner sound for voices with little training data; not together with diffusion"
+    add("-eh", "--enhance", action="store_true", help=enhance)
+    key = "semitones by which the enhancer hears the voice lower, for notes above its range"
+    add("-eak", "--enhancer_adaptive_key", type=int, default=0, metavar="N", help=key)
 
 
 def refuse_what_comes_later(args: argparse.Namespace) -> None:
@@ -163,10 +174,6 @@ def refuse_what_comes_later(args: argparse.Namespace) -> None:
         "-cr/--cluster_infer_ratio: mixing with clusters or an index": args.cluster_infer_ratio != 0,
         "-fr/--feature_retrieval: mixing with a feature index": args.feature_retrieval,
         "-usm/--use_spk_mix: a mix of voices": args.use_spk_mix,
-        "-od/--only_diffusion: conversion by diffusion": args.only_diffusion,
-        "-shd/--shallow_diffusion: refinement by diffusion": args.shallow_diffusion,
-        "-se/--second_encoding: second encoding, a part of diffusion,": args.second_encoding,
-        "-eh/--enhance: the enhancer": args.enhance,
     }
     for what, asked in later.items():
         if asked:
@@ -175,13 +182,20 @@ def refuse_what_comes_later(args: argparse.Namespace) -> None:
 
 def say_what_is_ignored(args: argparse.Namespace) -> None:
     """One line for every flag that was given and has no effect."""
+    by_diffusion = kind_of(args) != "sovits"
     without_effect = {
         "-cm has no effect while -cr is 0": args.cluster_model_path,
         "-lg has no effect without -cl": args.linear_gradient and not args.clip,
         "-fmp means -f0p crepe; the predictor given with -f0p is not used": args.f0_mean_pooling
         and args.f0_predictor not in ("pm", "crepe"),
         "-t has more values than there are files; the last ones are not used": len(args.trans) > len(args.clean_names),
-        "-eak has no effect without -eh": args.enhancer_adaptive_key,
+        "-eak has no effect without -eh": args.enhancer_adaptive_key and not args.enhance,
+        "-eh has no effect with diffusion, which ends in the same vocoder": args.enhance and by_diffusion,
+        "-shd has no effect with -od": args.shallow_diffusion and args.only_diffusion,
+        "-se has no effect without -shd": args.second_encoding and kind_of(args) != "sovdiff",
+        "-ks has no effect without -shd": args.k_step != DEFAULT_K_STEP and kind_of(args) != "sovdiff",
+        "-a has no effect with -od": args.auto_predict_f0 and args.only_diffusion,
+        "-m and -c have no effect with -od": args.only_diffusion and (args.model_path or args.config_path),
     }
     for text, applies in without_effect.items():
         if applies:
@@ -199,7 +213,7 @@ def make_options(args: argparse.Namespace, speaker: str, transpose: int) -> Conv
     return ConversionOptions(
         speaker=speaker,
         transpose=transpose,
-        predict_f0=args.auto_predict_f0,
+        predict_f0=args.auto_predict_f0 and not args.only_diffusion,
         noise_scale=args.noise_scale,
         slice_db=args.slice_db,
         pad_seconds=args.pad_seconds,
@@ -207,8 +221,16 @@ def make_options(args: argparse.Namespace, speaker: str, transpose: int) -> Conv
         overlap_seconds=args.linear_gradient,
         overlap_retain=args.linear_gradient_retain,
         loudness_ratio=args.loudness_envelope_adjustment,
+        second_encoding=args.second_encoding,
+        enhance=args.enhance,
+        enhancer_key=args.enhancer_adaptive_key,
         output_format=args.wav_format,
     )
+
+
+def kind_of(args: argparse.Namespace) -> str:
+    """What the result's name says about how it was made."""
+    return "diff" if args.only_diffusion else "sovdiff" if args.shallow_diffusion else "sovits"
 
 
 def predictor_name(args: argparse.Namespace) -> str:
@@ -224,13 +246,52 @@ def load_voice(args: argparse.Namespace) -> tuple["VoiceConverter", list[str]]:
     """
     from assemble import VoiceRequest, load_converter, read_voice_config
 
-    model_path = choose_model(args.model_path)
-    config = read_voice_config(choose_config(args.config_path, args.model_path))
-    speakers = choose_speakers(args.spk_list, list(config.spk))
+    diffusion = choose_diffusion(args)
+    model_path = config = None
+    if args.only_diffusion:
+        known = list(diffusion.config.spk)
+    else:
+        model_path = choose_model(args.model_path)
+        config = read_voice_config(choose_config(args.config_path, args.model_path))
+        known = list(config.spk)
+    speakers = choose_speakers(args.spk_list, known)
     request = VoiceRequest(
-        model_path, config, predictor_name(args), args.f0_filter_threshold, args.device, args.precision
+        model_path,
+        config,
+        predictor_name(args),
+        args.f0_filter_threshold,
+        args.device,
+        args.precision,
+        diffusion,
+        args.enhance and diffusion is None,
     )
     return load_converter(request), speakers
+
+
+def choose_diffusion(args: argparse.Namespace) -> "DiffusionRequest | None":
+    """The diffusion model that the flags ask for, with its config.
+
+    Raises:
+        ConfigError: there is no such config, or it is wrong.
+    """
+    if kind_of(args) == "sovits":
+        return None
+    from assemble import DiffusionRequest
+    from modules.checkpoint import list_checkpoints
+    from modules.config.diffusion import load_diffusion_config
+
+    model = Path(args.diffusion_model_path or f"{DIFFUSION_FOLDER}/model_0.pt")
+    if args.diffusion_model_path is None and (found := list_checkpoints(DIFFUSION_FOLDER, "model")):
+        model = found[-1]
+        logger.info("no -dm given: using the newest diffusion model, %s", model.as_posix())
+    config = Path(args.diffusion_config_path or model.parent / "config.yaml")
+    if not config.is_file():
+        raise UsageError(
+            f"-dc/--diffusion_config_path {config}: no such file. Give the config.yaml saved with the diffusion model, "
+            "or train one with: python train_diff.py"
+        )
+    k_step = None if args.only_diffusion else args.k_step
+    return DiffusionRequest(model, config, load_diffusion_config(config), k_step)
 
 
 def choose_model(given: str | None) -> Path:

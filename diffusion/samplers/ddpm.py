@@ -25,6 +25,6 @@ def ddpm(denoise: Denoise, x: torch.Tensor, schedule: NoiseSchedule, k_step: int
         beta = 1 - kept / before
         mean = beta * math.sqrt(before) / (1 - kept) * clean + (1 - before) * math.sqrt(kept / before) / (1 - kept) * x
         spread = math.sqrt(max(beta * (1 - before) / (1 - kept), _SMALLEST_VARIANCE))
-        fresh = torch.randn_like(x)
+        fresh = torch.randn(x.shape, device=x.device)
         x = mean + spread * fresh if level >= speedup else mean
     return x

@@ -75,6 +75,12 @@ class VoiceConverter:
         if options.speaker not in self.parts.speakers:
             known = ", ".join(self.parts.speakers)
             raise UsageError(f"-s/--spk_list: the model has no speaker {options.speaker!r}. It has: {known}.")
+        if self.parts.refiner_speakers is not None and options.speaker not in self.parts.refiner_speakers:
+            known = ", ".join(self.parts.refiner_speakers)
+            raise UsageError(
+                f"-s/--spk_list: the diffusion model has no speaker {options.speaker!r}. It has: {known}. Leave out "
+                "-shd, or use a diffusion model of that voice."
+            )
         if options.predict_f0 and not self.parts.can_predict_f0:
             raise UsageError(
                 "-a/--auto_predict_f0: this model was trained without a pitch decoder "

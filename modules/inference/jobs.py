@@ -31,9 +31,9 @@ class Job:
     options: ConversionOptions
 
     @classmethod
-    def named(cls, name: str, source: Path, options: ConversionOptions, predictor: str) -> "Job":
+    def named(cls, name: str, source: Path, options: ConversionOptions, predictor: str, kind: str = "sovits") -> "Job":
         """The job of a source that was typed as `name`, with its result under `results/`."""
-        return cls(source, RESULTS / result_name(name, options, predictor), options)
+        return cls(source, RESULTS / result_name(name, options, predictor, kind), options)
 
 
 def find_sources(names: list[str], folder: Path = RAW) -> dict[str, Path]:
@@ -75,7 +75,7 @@ def find_source(name: str, folder: Path = RAW) -> Path:
     raise AudioError(f"{folder / name}: {what}. {_listing(folder)}")
 
 
-def result_name(name: str, options: ConversionOptions, predictor: str) -> str:
+def result_name(name: str, options: ConversionOptions, predictor: str, kind: str = "sovits") -> str:
     """The name of a result: `song.wav_0key_alto_sovits_pm.flac`.
 
     The source's name stays as typed, with its suffix; of a path outside the source folder only the last part is kept.
@@ -84,11 +84,12 @@ def result_name(name: str, options: ConversionOptions, predictor: str) -> str:
         name: the source as typed.
         options: key, speaker and format.
         predictor: name of the pitch predictor.
+        kind: "sovits", "sovdiff" for shallow diffusion, "diff" for diffusion alone.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts or name.startswith(("./", ".\\")):
         name = Path(name).name
     key = "auto" if options.predict_f0 else f"{options.transpose:g}key"
-    return f"{name}_{key}_{_as_file_name(options.speaker)}_sovits_{predictor}.{options.output_format}"
+    return f"{name}_{key}_{_as_file_name(options.speaker)}_{kind}_{predictor}.{options.output_format}"
 
 
 def check_results_differ(jobs: list[Job]) -> list[Job]:

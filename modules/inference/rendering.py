@@ -35,6 +35,7 @@ class ConverterParts:
         unit_interpolate_mode: how units are brought to N frames, the voice's `data.unit_interpolate_mode`.
         with_volume: whether the voice takes a loudness curve (`model.vol_embedding`).
         can_predict_f0: whether it has a pitch decoder (`model.use_automatic_f0_prediction`).
+        refiner_speakers: name to the refiner's id, where that is another than the voice's.
         refiner: diffusion over the mel of what the voice sang, or from noise where there is no voice model.
         enhancer: builds the one for an adaptive key in semitones.
     """
@@ -48,6 +49,7 @@ class ConverterParts:
     unit_interpolate_mode: str = "left"
     with_volume: bool = False
     can_predict_f0: bool = True
+    refiner_speakers: dict[str, int] | None = None
     refiner: MelRefiner | None = None
     enhancer: Callable[[float], Enhancer] | None = None
 
@@ -99,12 +101,14 @@ class Renderer:
         f0 = torch.from_numpy(curve.f0).to(parts.device) * 2.0 ** (options.transpose / 12)
         uv = torch.from_numpy(curve.uv).to(parts.device)
         units = self._units(wav, n_frames)
-        volume = frame_volume(wav, audio.hop_length) if parts.with_volume else None
+        with_volume = parts.with_volume or parts.synthesizer is None
+        volume = frame_volume(wav, audio.hop_length) if with_volume else None
         speaker = parts.speakers[options.speaker]
+        refined_as = (parts.refiner_speakers or parts.speakers)[options.speaker]
         source = wav.cpu().numpy() if options.loudness_ratio != 1 else None
         voiced = bool(curve.uv.any())
         if parts.synthesizer is None:
-            return Sung(Stretch(None, units, f0, volume, speaker), source, voiced)
+            return Sung(Stretch(None, units, f0, volume, refined_as), source, voiced)
         out = parts.synthesizer.infer(units, f0, uv, speaker, volume, options.noise_scale, options.predict_f0)
         made = out.wav.float()
         if parts.refiner is not None:
@@ -112,7 +116,7 @@ class Renderer:
                 volume = frame_volume(made, audio.hop_length)
             if options.second_encoding:
                 units = self._units(made, n_frames)
-        return Sung(Stretch(made, units, out.f0, volume, speaker), source, voiced)
+        return Sung(Stretch(made, units, out.f0, volume, refined_as), source, voiced)
 
     @torch.inference_mode()
     def finish(self, sung: list[Sung], options: ConversionOptions) -> list[np.ndarray]:
