@@ -48,7 +48,6 @@ def _train(config_path: Path, max_steps: int | None, device_name: str | None) ->
     from modules.files import remove_leftovers
 
     config = load_diffusion_config(config_path)
-    device = _choose_device(device_name, config)
     if not config.spk:
         raise DataError(f"{config_path}: spk names no speaker. Make it with: python preprocess_flist_config.py")
     if max(config.spk.values()) >= config.model.n_spk:
@@ -57,6 +56,7 @@ def _train(config_path: Path, max_steps: int | None, device_name: str | None) ->
         )
     folder = Path(config.env.expdir)
     configure_logging(folder / "log_info.txt")
+    device = _choose_device(device_name, config)
     remove_leftovers(folder, recursive=False)
     audio, mel = _specs(config, config_path)
     cache = device if config.train.cache_device.startswith(device.type) else "cpu"

@@ -3,6 +3,8 @@
 A new loader of weights gets a row here.
 """
 
+import json
+import json
 import os
 import pickle
 from pathlib import Path
@@ -10,20 +12,52 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffusion.unit2mel import load_unit2mel
 from modules.checkpoint import load_weights
 from modules.config.audio import AudioSpec
+from modules.config.diffusion import DiffusionConfig
 from modules.encoders.base import build_encoder
 from modules.errors import CheckpointError, DataError
 from modules.f0.base import build_predictor
 from modules.foreign import load_foreign
+from vdecoder.mel_vocoder import load_vocoder
 
 AUDIO = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
+VOCODER = {
+    "sampling_rate": 44100,
+    "num_mels": 128,
+    "n_fft": 2048,
+    "win_size": 2048,
+    "hop_size": 512,
+    "fmin": 40,
+    "fmax": 16000,
+    "upsample_rates": [8, 8, 8],
+    "upsample_kernel_sizes": [16, 16, 16],
+    "upsample_initial_channel": 8,
+    "resblock_kernel_sizes": [3],
+    "resblock_dilation_sizes": [[1]],
+}
 
 
 def read_units(path: Path) -> None:
     from modules.data import features
 
     features._read_tensor(path.with_name("x.wav"), "units", 3)
+
+
+def read_vocoder(path: Path) -> None:
+    from vdecoder.mel_vocoder import load_vocoder
+
+    mel = {"sampling_rate": 44100, "num_mels": 8, "n_fft": 64, "win_size": 64, "hop_size": 8, "fmin": 40, "fmax": 16000}
+    ups = {"upsample_rates": [4, 2], "upsample_kernel_sizes": [8, 4], "upsample_initial_channel": 4}
+    blocks = {"resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1]]}
+    path.with_name("config.json").write_text(json.dumps(mel | ups | blocks))
+    load_vocoder("pretrain/nsf_hifigan/model", torch.device("cpu"))
+
+
+def read_vocoder(path: Path) -> None:
+    path.with_name("config.json").write_text(json.dumps(VOCODER))
+    load_vocoder(path, torch.device("cpu"))
 
 
 # Where the file lies -> what reads it.
@@ -37,6 +71,9 @@ LOADERS = {
     "pretrain/base.pt": lambda path: build_encoder("whisper-ppg-base", "cpu"),
     "pretrain/rmvpe.pt": lambda path: build_predictor("rmvpe", AUDIO, device="cpu"),
     "pretrain/fcpe.pt": lambda path: build_predictor("fcpe", AUDIO, device="cpu"),
+    "pretrain/nsf_hifigan/model": read_vocoder,
+    "pretrain/nsf_hifigan/model": read_vocoder,
+    "logs/44k/diffusion/model_100.pt": lambda path: load_unit2mel(path, DiffusionConfig(), 128, torch.device("cpu")),
     "logs/44k/G_100.pth": load_weights,
     "logs/44k/D_100.pth": load_weights,
     "dataset/44k/alto/x.wav.soft.pt": read_units,

@@ -108,7 +108,7 @@ def build_vocoder(config: VocoderConfig) -> nn.Module:
 def _weights_of(content: dict, path: Path) -> dict[str, torch.Tensor]:
     found = content.get("generator", content)
     is_weights = isinstance(found, dict) and all(isinstance(value, torch.Tensor) for value in found.values())
-    if not is_weights or not any(name.startswith("conv_pre.") for name in found):
+    if not is_weights or not any(str(name).startswith("conv_pre.") for name in found):
         raise CheckpointError(f"{path}: not a vocoder: it holds no conv_pre under 'generator'. Get it with: {_COMMAND}")
     return found
 
@@ -123,7 +123,7 @@ def _check(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], path
     for name, tensor in wanted.items():
         shape = list(found[name].shape) if name in found else None
         if shape != list(tensor.shape):
-            has = f"is {shape}" if shape else "is missing"
+            has = "is missing" if shape is None else f"is {shape}"
             raise CheckpointError(
                 f"{path}: tensor {name} {has}, {config_path} makes it {list(tensor.shape)}. Keep the model and its "
                 f"config.json together; both come with: {_COMMAND}"
