@@ -73,7 +73,7 @@ class DiffusionRefiner:
     def mels(self, stretches: list[Stretch]) -> list[torch.Tensor]:
         """The natural-log mel (M, N) of each stretch, all denoised in one batch."""
         lengths = [len(stretch.f0) for stretch in stretches]
-        longest = LENGTH_STEP * math.ceil(max(lengths) / LENGTH_STEP)
+        longest = _padded(max(lengths))
         start = None
         if stretches[0].wav is not None:
             start = _pad([self._mel_of(stretch) for stretch in stretches], longest)
@@ -130,7 +130,7 @@ class DiffusionRefiner:
         """Neighbours in length, as many as the memory allows with their padding."""
         batches: list[list[int]] = []
         for index in order:
-            frames = len(stretches[index].f0)
+            frames = _padded(len(stretches[index].f0))
             fits = batches and (len(batches[-1]) + 1) * frames <= self.batch_frames
             if fits:
                 batches[-1].append(index)
@@ -166,6 +166,11 @@ def _fixed_random_state(device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(SEED)
         yield
+
+
+def _padded(length: int) -> int:
+    """The length that a batch has whose longest item has `length` frames."""
+    return LENGTH_STEP * math.ceil(length / LENGTH_STEP)
 
 
 def _pad(tensors: list[torch.Tensor], length: int) -> torch.Tensor:

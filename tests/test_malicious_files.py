@@ -4,7 +4,6 @@ A new loader of weights gets a row here.
 """
 
 import json
-import json
 import os
 import pickle
 from pathlib import Path
@@ -20,23 +19,8 @@ from modules.encoders.base import build_encoder
 from modules.errors import CheckpointError, DataError
 from modules.f0.base import build_predictor
 from modules.foreign import load_foreign
-from vdecoder.mel_vocoder import load_vocoder
 
 AUDIO = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
-VOCODER = {
-    "sampling_rate": 44100,
-    "num_mels": 128,
-    "n_fft": 2048,
-    "win_size": 2048,
-    "hop_size": 512,
-    "fmin": 40,
-    "fmax": 16000,
-    "upsample_rates": [8, 8, 8],
-    "upsample_kernel_sizes": [16, 16, 16],
-    "upsample_initial_channel": 8,
-    "resblock_kernel_sizes": [3],
-    "resblock_dilation_sizes": [[1]],
-}
 
 
 def read_units(path: Path) -> None:
@@ -55,11 +39,6 @@ def read_vocoder(path: Path) -> None:
     load_vocoder("pretrain/nsf_hifigan/model", torch.device("cpu"))
 
 
-def read_vocoder(path: Path) -> None:
-    path.with_name("config.json").write_text(json.dumps(VOCODER))
-    load_vocoder(path, torch.device("cpu"))
-
-
 # Where the file lies -> what reads it.
 LOADERS = {
     "pretrain/checkpoint_best_legacy_500.pt": lambda path: build_encoder("vec768l12", "cpu"),
@@ -71,7 +50,6 @@ LOADERS = {
     "pretrain/base.pt": lambda path: build_encoder("whisper-ppg-base", "cpu"),
     "pretrain/rmvpe.pt": lambda path: build_predictor("rmvpe", AUDIO, device="cpu"),
     "pretrain/fcpe.pt": lambda path: build_predictor("fcpe", AUDIO, device="cpu"),
-    "pretrain/nsf_hifigan/model": read_vocoder,
     "pretrain/nsf_hifigan/model": read_vocoder,
     "logs/44k/diffusion/model_100.pt": lambda path: load_unit2mel(path, DiffusionConfig(), 128, torch.device("cpu")),
     "logs/44k/G_100.pth": load_weights,

@@ -85,7 +85,7 @@ def test_what_is_wrong_is_one_line_that_names_the_remedy(workspace):
     with pytest.raises(ConfigError, match=r"none\.yaml: no such file.*preprocess_flist_config"):
         train_diff.main(["-c", "none.yaml", "-d", "cpu"])
     change("model", n_spk=1)
-    with pytest.raises(ConfigError, match="model.n_spk is 1, but spk has the id 1"):
+    with pytest.raises(ConfigError, match=r"model.n_spk is 1, but spk has the id 1"):
         run()
     change("model", n_spk=2)
     change("data", block_size=256)
@@ -96,7 +96,7 @@ def test_what_is_wrong_is_one_line_that_names_the_remedy(workspace):
     with pytest.raises(DataError, match=r"aug_mel\.npy: is missing.*--use_diff"):
         run()
     Path("configs/diffusion.yaml").write_text("train: {amp_dtype: fp8}\n", "utf-8")
-    with pytest.raises(ConfigError, match="train.amp_dtype"):
+    with pytest.raises(ConfigError, match=r"train.amp_dtype"):
         run()
 
 

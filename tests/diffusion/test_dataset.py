@@ -86,7 +86,7 @@ def test_short_clips_are_left_out_and_all_short_is_an_error(workspace):
 
 def test_what_does_not_fit_names_the_file_and_the_command(workspace):
     workspace.data.encoder_out_channels = 7
-    with pytest.raises(DataError, match="units are 6 wide but data.encoder_out_channels is 7"):
+    with pytest.raises(DataError, match=r"units are 6 wide but data.encoder_out_channels is 7"):
         dataset(workspace).item(0)
     workspace.data.encoder = "other"
     found = dataset(workspace)[Draw(0, 1)]

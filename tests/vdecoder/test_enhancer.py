@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from modules.config.audio import AudioSpec
+from modules.nn.weight_norm import fold_weight_norm
 from vdecoder.enhancer import NsfHifiganEnhancer
 from vdecoder.mel_vocoder import NsfHifiganVocoder
 from vdecoder.nsf_hifigan import GeneratorSpec, NSFGenerator
@@ -19,7 +20,7 @@ def vocoder() -> NsfHifiganVocoder:
     """An untrained one, which sings the pitch it is given; overtones are off, so that the pitch is the strongest."""
     generator = NSFGenerator(AUDIO.n_mels, SPEC, slow_start=True).eval().requires_grad_(False)
     generator.m_source.l_linear.weight.zero_()[:, 0] = 1
-    return NsfHifiganVocoder(generator, AUDIO)
+    return NsfHifiganVocoder(fold_weight_norm(generator), AUDIO)
 
 
 class Listener:

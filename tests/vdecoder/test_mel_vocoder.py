@@ -196,7 +196,11 @@ def test_a_tensor_too_few_and_one_too_many_are_named(small):
         load_vocoder(write_files(small.parent, SMALL, {"generator": more}), CPU)
 
 
-@pytest.mark.parametrize("content", [{}, {"generator": 3}, {"generator": {}}, {"model": {"emb_g.weight": 1}}])
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"generator": 3}, {"generator": {}}, {"model": {"emb_g.weight": 1}}, {0: torch.zeros(3)}],
+    ids=["empty", "number", "no weights", "another model", "numbered"],
+)
 def test_a_file_of_another_layout_is_no_vocoder(small, content):
     with pytest.raises(CheckpointError, match=r"model: not a vocoder.*python pretrain/download\.py nsf-hifigan"):
         load_vocoder(write_files(small.parent, SMALL, content), CPU)
@@ -208,3 +212,30 @@ def test_weights_are_folded_in_fp32_before_the_cast(small):
     generator.load_state_dict(state)
     wanted = fold_weight_norm(generator).conv_pre.weight.half()
     assert torch.equal(load_vocoder(small, CPU, torch.float16).generator.conv_pre.weight, wanted)
+
+
+def test_a_scalar_is_not_called_missing(small):
+    state = small_state() | {"conv_post.bias": torch.tensor(0.0)}
+    with pytest.raises(CheckpointError, match=r"conv_post\.bias is \[\], .* makes it \[1\]"):
+        load_vocoder(write_files(small.parent, SMALL, {"generator": state}), CPU)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"hop_size": 16}, r"hop_size is 16 but upsample_rates \[4, 2\] multiply to 8"),
+        ({"fmax": 4100}, "4100.* lies above half the sampling rate"),
+        ({"num_mels": "many"}, "num_mels"),
+        ({"n_fft": None}, "n_fft"),
+    ],
+)
+def test_a_wrong_config_is_named_with_its_value(small, change, text):
+    small.with_name("config.json").write_text(json.dumps(SMALL | change))
+    with pytest.raises(ConfigError, match=rf"(?s)small/config\.json.*{text}"):
+        load_vocoder(small, CPU)
+
+
+def test_a_damaged_file_is_named(small):
+    small.write_bytes(small.read_bytes()[:900])
+    with pytest.raises(CheckpointError, match="small/model"):
+        load_vocoder(small, CPU)
