@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from diffusion.samplers.base import n_evaluations
+from diffusion.samplers.base import is_ancestral, n_evaluations
 from diffusion.unit2mel import Unit2Mel
 from modules.contracts import MelVocoder, Stretch
 
@@ -127,7 +127,12 @@ class DiffusionRefiner:
         return torch.randn(n_mels, length, generator=generator).to(self.device)
 
     def _batches(self, order: list[int], stretches: list[Stretch]) -> list[list[int]]:
-        """Neighbours in length, as many as the memory allows with their padding."""
+        """Neighbours in length, as many as the memory allows with their padding.
+
+        The ancestral chain draws fresh noise on its way, which company would change: there each stretch goes alone.
+        """
+        if is_ancestral(self.walk.method, self.walk.speedup):
+            return [[index] for index in order]
         batches: list[list[int]] = []
         for index in order:
             frames = _padded(len(stretches[index].f0))

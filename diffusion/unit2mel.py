@@ -159,7 +159,9 @@ def weights_of(content: dict, path: Path | str) -> dict[str, torch.Tensor]:
         CheckpointError: it is something else; the text says what it looks like.
     """
     found = content.get("model", content)
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in found.items()
+    ):
         raise CheckpointError(f"{path}: not a diffusion model: it holds no weights under 'model'")
     if "decoder.denoise_fn.input_projection.weight" in found:
         return found

@@ -24,7 +24,7 @@ class NsfHifiganVocoder:
     """A mel vocoder, ready to run.
 
     Args:
-        generator: in evaluation mode, on its device.
+        generator: in evaluation mode, weight norm folded, on its device.
         audio: rate and mel that it was trained on.
         mel_scale: factor on natural-log mels before they enter the network.
     """
@@ -42,13 +42,14 @@ class NsfHifiganVocoder:
 
         Args:
             mel: (M, N) or (B, M, N) natural log.
-            f0: (N,) or (B, N) Hz.
+            f0: (N,) or (B, N) Hz; frames beyond the mel's are left out.
 
         Returns:
             (N * hop_length,) or (B, N * hop_length) float32.
         """
         single = mel.dim() == 2
         weight = self.generator.conv_pre.weight
+        f0 = f0[..., : mel.shape[-1]]
         frames = (mel[None] if single else mel).to(weight) * self.mel_scale
         wav = self.generator.in_windows(frames, (f0[None] if single else f0).to(weight.device).float())[:, 0]
         return wav[0] if single else wav

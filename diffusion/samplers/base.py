@@ -83,6 +83,11 @@ def n_evaluations(method: str | None, k_step: int, speedup: int) -> int:
     return n_steps(k_step, speedup)
 
 
+def is_ancestral(method: str | None, speedup: int) -> bool:
+    """Whether `sample` draws fresh noise on the way."""
+    return _chosen(method, speedup) == "ddpm"
+
+
 def n_steps(k_step: int, speedup: int) -> int:
     """Steps of a solver that divides the way evenly: none where level 0 is reached already."""
     return max(1, k_step // speedup) if k_step > 1 else 0

@@ -19,8 +19,7 @@ HOP = AUDIO.hop_length
 SPEC = GeneratorSpec(16000, (8, 8), (16, 16), 16, "1", (3,), ((1, 3),))
 SPEAKERS, WIDTH = 3, 6
 LENGTHS = [40, 7, 64, 33, 21]
-# Methods that draw nothing on their way; the ancestral chain draws noise for the batch as a whole.
-METHODS = ["ddim", "pndm", "dpm-solver", "dpm-solver++", "unipc"]
+METHODS = [None, "ddpm", "ddim", "pndm", "dpm-solver", "dpm-solver++", "unipc"]
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def test_unipc_corrects_its_first_step_with_the_mean_of_the_guesses_at_both_ends
         return (x - sigma * exact_noise(x, t)) / alpha
 
     def step(x, start, end, guess):
-        """The exact way for a guess that stays: the noise in `x` shrinks to the end's, and the guess keeps its share."""
+        """The exact way for a guess that stays: the noise in `x` shrinks to the end's; the guess keeps its share."""
         noise = (x - start[0] * guess) / start[1]
         return end[0] * guess + end[1] * noise
 
