@@ -61,7 +61,7 @@ def sample(
     if k_step == 0:
         return x
     evaluations = n_evaluations(method, k_step, speedup)
-    if evaluations < _FULL_ORDER.get(name, 0):
+    if 0 < evaluations < _FULL_ORDER.get(name, 0):
         _say_order_is_lower(name, k_step, speedup, evaluations)
 
     def counted(x: torch.Tensor, t: float) -> torch.Tensor:
@@ -78,9 +78,20 @@ def n_evaluations(method: str | None, k_step: int, speedup: int) -> int:
     name = _chosen(method, speedup)
     if k_step == 0:
         return 0
-    if name in ("ddpm", "ddim", "pndm"):
-        return -(-k_step // speedup) + (name == "pndm")
+    if name == "ddpm":
+        return -(-k_step // speedup)
+    if name in ("ddim", "pndm"):
+        return len(levels(k_step, speedup)) + (name == "pndm")
     return n_steps(k_step, speedup)
+
+
+def levels(k_step: int, speedup: int) -> list[tuple[int, int]]:
+    """(from, to) of each step of the methods that walk from level to level; the last one stays at 0.
+
+    With `k_step` not above `speedup` upstream would not move at all; here the first step then comes from the top.
+    """
+    stride = min(speedup, max(1, k_step - 1))
+    return [(level, max(level - stride, 0)) for level in reversed(range(0, k_step, stride))]
 
 
 def is_ancestral(method: str | None, speedup: int) -> bool:

@@ -7,16 +7,15 @@ import math
 
 import torch
 
-from diffusion.samplers.base import SAMPLERS, Denoise
+from diffusion.samplers.base import SAMPLERS, Denoise, levels
 from diffusion.schedule import NoiseSchedule
 
 
 @SAMPLERS.register("ddim")
 def ddim(denoise: Denoise, x: torch.Tensor, schedule: NoiseSchedule, k_step: int, speedup: int) -> torch.Tensor:
     """See `base.py`."""
-    for level in reversed(range(0, k_step, speedup)):
-        kept = float(schedule.alphas_cumprod[level])
-        wanted = float(schedule.alphas_cumprod[max(level - speedup, 0)])
+    for level, following in levels(k_step, speedup):
+        kept, wanted = (float(schedule.alphas_cumprod[at]) for at in (level, following))
         change = math.sqrt((1 - wanted) / wanted) - math.sqrt((1 - kept) / kept)
         x = math.sqrt(wanted) * (x / math.sqrt(kept) + change * denoise(x, float(level)))
     return x

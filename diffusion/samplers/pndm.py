@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from diffusion.samplers.base import SAMPLERS, Denoise
+from diffusion.samplers.base import SAMPLERS, Denoise, levels
 from diffusion.schedule import NoiseSchedule
 
 # Adams-Bashforth weights, newest first, for as many guesses as there are.
@@ -23,8 +23,7 @@ _WEIGHTS = {
 def pndm(denoise: Denoise, x: torch.Tensor, schedule: NoiseSchedule, k_step: int, speedup: int) -> torch.Tensor:
     """See `base.py`. The first step looks ahead once, so there is one evaluation more than levels visited."""
     guesses: list[torch.Tensor] = []
-    for level in reversed(range(0, k_step, speedup)):
-        following = max(level - speedup, 0)
+    for level, following in levels(k_step, speedup):
         kept, wanted = (float(schedule.alphas_cumprod[at]) for at in (level, following))
         guesses = [denoise(x, float(level)), *guesses[:3]]
         if len(guesses) == 1:

@@ -301,3 +301,17 @@ def test_the_log_says_once_that_a_solver_runs_below_its_order(caplog):
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1
     assert said[0].startswith("dpm-solver++: k_step 10 at speedup 10 is 1 evaluation of the network")
+
+
+@pytest.mark.parametrize("method", ["ddim", "pndm"])
+@pytest.mark.parametrize("k_step", [2, 5, 10])
+def test_fewer_levels_than_a_stride_are_still_walked_down(method, k_step):
+    """A clean signal of zero: what is left of the noise of level k_step - 1 is that of level 0."""
+    schedule = NoiseSchedule(1000)
+
+    def denoise(x, t):
+        return x / (1 - schedule.alphas_cumprod[round(t)]) ** 0.5
+
+    top = (1 - schedule.alphas_cumprod[k_step - 1]) ** 0.5
+    x = sample(method, denoise, torch.full((1, 1, 1, 1), top), schedule, k_step, 10)
+    assert float(x) == pytest.approx((1 - schedule.alphas_cumprod[0]) ** 0.5, rel=1e-4)
