@@ -20,8 +20,9 @@ from modules.contracts import MelVocoder, Stretch
 SEED = 52468  # the one that the voice model's noise has
 # Lengths are padded to multiples of this, so that kernels are planned for few lengths only.
 LENGTH_STEP = 32
-# Batches hold at most this many frames. On a CPU company gains nothing; on a GPU what is free decides.
-CPU_FRAMES = 2048
+# Batches hold at most this many frames. On a CPU each stretch goes alone: larger tensors leave the caches, which costs
+# 15 % (benchmarks/diffusion.py). On a GPU what is free decides.
+CPU_FRAMES = 1
 SMALLEST_GPU_FRAMES, LARGEST_GPU_FRAMES = 4096, 65536
 _GPU_SHARE = 0.4  # of the free memory
 

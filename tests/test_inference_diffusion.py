@@ -111,6 +111,7 @@ def test_the_stretches_of_a_song_are_refined_together(workspace, monkeypatch):
         return original(self, condition, *rest, **options)
 
     monkeypatch.setattr(GaussianDiffusion, "sample", counted)
+    monkeypatch.setattr("diffusion.refine.CPU_FRAMES", 2048)
     together = convert("-shd", "-ks", "20")
     monkeypatch.setattr("diffusion.refine.CPU_FRAMES", 1)
     alone = convert("-shd", "-ks", "20")

@@ -37,11 +37,18 @@ def vocoder() -> NsfHifiganVocoder:
 
 @pytest.fixture
 def refiner(network, vocoder) -> DiffusionRefiner:
-    return DiffusionRefiner(network, vocoder, Walk(20, "dpm-solver++", 5), show_progress=False)
+    return in_company(DiffusionRefiner(network, vocoder, Walk(20, "dpm-solver++", 5), show_progress=False))
 
 
 def walking(refiner: DiffusionRefiner, k_step: int, method: str | None, speedup: int) -> DiffusionRefiner:
-    return DiffusionRefiner(refiner.network, refiner.vocoder, Walk(k_step, method, speedup), show_progress=False)
+    walk = Walk(k_step, method, speedup)
+    return in_company(DiffusionRefiner(refiner.network, refiner.vocoder, walk, show_progress=False))
+
+
+def in_company(refiner: DiffusionRefiner) -> DiffusionRefiner:
+    """With room for everything at once, which a CPU would not be given."""
+    refiner.batch_frames = 10000
+    return refiner
 
 
 def parts_of(frames: int, speaker: int | torch.Tensor = 1, sung: bool = True, more: int = 0) -> dict:
