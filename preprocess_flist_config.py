@@ -73,7 +73,7 @@ def _write_configs(arguments, width: int, speakers: list[str]) -> dict[str, int]
         values["model"].update({"use_transformer_flow": True, "flow_share_parameter": True})
     new = parse_config({**values, "spk": ids}).model_dump(mode="json")
     _save_json(path, _keep_edits(path, old, new))
-    _write_diffusion(arguments, width, ids)
+    _write_diffusion(arguments, preset, width, ids)
     return ids
 
 
@@ -118,14 +118,15 @@ def _keep_edits(path: Path, old: dict | None, new: dict) -> dict:
     return kept
 
 
-def _write_diffusion(arguments, width: int, ids: dict[str, int]) -> None:
+def _write_diffusion(arguments, preset: str, width: int, ids: dict[str, int]) -> None:
     """Writes configs/diffusion.yaml; all that encoder and speakers do not decide stays as it is."""
     from modules.config.diffusion import (
-        DiffusionConfig,
         dump_diffusion_config,
         load_diffusion_config,
+        parse_diffusion_config,
         save_diffusion_config,
     )
+    from modules.config.presets import DIFFUSION_PRESETS
 
     path = Path("configs/diffusion.yaml")
     config = None
@@ -135,8 +136,7 @@ def _write_diffusion(arguments, width: int, ids: dict[str, int]) -> None:
         except ConfigError as error:
             logger.warning("%s. It was set aside as %s and is written anew", error, _back_up(path))
     if config is None:
-        config = DiffusionConfig()
-        config.data.unit_interpolate_mode = "nearest"
+        config = parse_diffusion_config(DIFFUSION_PRESETS[preset])
     config.data.encoder, config.data.encoder_out_channels = arguments.speech_encoder, width
     config.data.training_files = arguments.train_list.as_posix()
     config.data.validation_files = arguments.val_list.as_posix()

@@ -1,5 +1,6 @@
 """The typed mirror of diffusion.yaml: field name = key = so-vits-svc's key; every default lives here."""
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,8 @@ from modules.config.io import report_unknown_keys, to_plain, validate
 from modules.config.schema import Positive, Section
 from modules.errors import ConfigError
 from modules.files import write_text
+
+logger = logging.getLogger(__name__)
 
 
 class DiffusionData(Section):
@@ -97,6 +100,10 @@ class DiffusionConfig(Section):
     spk: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
 
 
+# What Diffusion-SVC and DDSP-SVC call the encoders that go by other names here.
+ENCODER_ALIASES = {"contentvec768l12": "vec768l12", "contentvec": "vec256l9"}
+
+
 def load_diffusion_config(path: Path | str) -> DiffusionConfig:
     """A checked config from a YAML file.
 
@@ -121,6 +128,10 @@ def parse_diffusion_config(values: dict[str, Any], path: Path | None = None) -> 
     values = {key: value for key, value in values.items() if value is not None or key == "spk"}
     if values.get("spk") is None:
         values.pop("spk", None)
+    data = values.get("data")
+    if isinstance(data, dict) and data.get("encoder") in ENCODER_ALIASES:
+        values["data"] = {**data, "encoder": ENCODER_ALIASES[data["encoder"]]}
+        logger.info("%s: data.encoder %s is %s here", name, data["encoder"], values["data"]["encoder"])
     report_unknown_keys(DiffusionConfig, values, name)
     return validate(DiffusionConfig, values, name)
 

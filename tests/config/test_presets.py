@@ -14,7 +14,7 @@ from modules.config.diffusion import (
     save_diffusion_config,
 )
 from modules.config.io import parse_config
-from modules.config.presets import DECIDED_MODEL_KEYS, PRESETS, preset_values
+from modules.config.presets import DIFFUSION_PRESETS, DECIDED_MODEL_KEYS, PRESETS, preset_values
 from modules.config.schema import Config, ModelConfig
 from modules.errors import ConfigError
 
@@ -89,3 +89,15 @@ def test_a_mistake_in_the_diffusion_config_is_one_line(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_diffusion_config(tmp_path / "d.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_other_projects_names_of_encoders_are_understood():
+    for theirs, ours in (("contentvec768l12", "vec768l12"), ("contentvec", "vec256l9"), ("hubertsoft", "hubertsoft")):
+        assert parse_diffusion_config({"data": {"encoder": theirs}}).data.encoder == ours
+
+
+@pytest.mark.parametrize("name", DIFFUSION_PRESETS)
+def test_every_diffusion_preset_is_a_valid_config(name):
+    config = parse_diffusion_config(DIFFUSION_PRESETS[name])
+    assert config.data.unit_interpolate_mode == "nearest" and config.model.timesteps == 1000
+    assert (config.model.n_chans < 512) == (name == "micro")
