@@ -14,7 +14,7 @@ from modules.config.diffusion import (
     save_diffusion_config,
 )
 from modules.config.io import parse_config
-from modules.config.presets import DIFFUSION_PRESETS, DECIDED_MODEL_KEYS, PRESETS, preset_values
+from modules.config.presets import DECIDED_MODEL_KEYS, DIFFUSION_PRESETS, PRESETS, preset_values
 from modules.config.schema import Config, ModelConfig
 from modules.errors import ConfigError
 
