@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from diffusion.refine import DiffusionRefiner, Walk
-from diffusion.samplers.base import SAMPLERS
+from diffusion.samplers.base import check_method
 from diffusion.unit2mel import load_unit2mel
 from models import load_synthesizer
 from modules.checkpoint import list_checkpoints
@@ -192,10 +192,7 @@ def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtyp
 def _choose_walk(wanted: DiffusionRequest) -> Walk:
     """The steps that the request asks for, if the model has learnt them."""
     model, infer, where = wanted.config.model, wanted.config.infer, wanted.config_path
-    if infer.method is not None and infer.method not in SAMPLERS:
-        raise ConfigError(
-            f"{where}: infer.method: unknown sampler {infer.method!r}. Known: {', '.join(SAMPLERS.names())}."
-        )
+    check_method(infer.method, where)
     trained = model.k_step_max if model.k_step_max and model.k_step_max < model.timesteps else model.timesteps
     speedup = max(1, infer.speedup)
     if wanted.k_step is None:

@@ -44,12 +44,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _train(config_path: Path, max_steps: int | None, device_name: str | None) -> int:
     from diffusion.dataset import DiffusionDataset, make_loader
+    from diffusion.samplers.base import check_method
     from modules.config.diffusion import load_diffusion_config
     from modules.files import remove_leftovers
 
     config = load_diffusion_config(config_path)
     if not config.spk:
         raise DataError(f"{config_path}: spk names no speaker. Make it with: python preprocess_flist_config.py")
+    check_method(config.infer.method, config_path)
     if max(config.spk.values()) >= config.model.n_spk:
         raise ConfigError(
             f"{config_path}: model.n_spk is {config.model.n_spk}, but spk has the id {max(config.spk.values())}"

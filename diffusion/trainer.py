@@ -171,7 +171,7 @@ class DiffusionTrainer(Trainer):
         decoder, infer = self.learner.network.decoder, self.config.infer
         mel = real[None] if decoder.k_step_max < self.config.model.timesteps else None
         with autocast(self.device, self.dtype):
-            return decoder.sample(condition, decoder.k_step_max, infer.method, infer.speedup, mel)[0]
+            return decoder.sample(condition, decoder.k_step_max, infer.method, max(1, infer.speedup), mel)[0]
 
 
 class DiffusionLog:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tiny_diffusion import make_vocoder_files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,6 +60,14 @@ def test_raw_voices_in_a_converted_song_out(workspace, monkeypatch, capsys):
         result, rate = soundfile.read(f"results/песня one.flac_-12key_{speaker}_sovits_dio.flac")
         assert rate == 44100 and len(result) == source.frames
         assert np.isfinite(result).all() and np.abs(result).max() > 1e-3
+
+    assert run("preprocess_hubert_f0", "--f0_predictor", "dio", "--use_diff") == 0
+    assert run("train_diff", "-c", "configs/diffusion.yaml", "--max_steps", "2") == 0
+    make_vocoder_files(workspace / "pretrain/nsf_hifigan")
+    assert run("train_diff", "-c", "configs/diffusion.yaml", "--max_steps", "3") == 0
+    assert run("inference_main", *common, "-s", "be_ksenya_f", "-shd", "-ks", "30") == 0
+    result, _ = soundfile.read("results/песня one.flac_0key_be_ksenya_f_sovdiff_dio.flac")
+    assert len(result) == source.frames and np.isfinite(result).all() and np.abs(result).max() > 1e-4
 
     assert run("resample") == 0
     assert run("preprocess_flist_config", "--micro", "--speech_encoder", "whisper-ppg-base", "--vol_aug") == 0

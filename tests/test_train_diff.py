@@ -88,6 +88,10 @@ def test_what_is_wrong_is_one_line_that_names_the_remedy(workspace):
     with pytest.raises(ConfigError, match=r"model.n_spk is 1, but spk has the id 1"):
         run()
     change("model", n_spk=2)
+    change("infer", method="euler")
+    with pytest.raises(ConfigError, match=r"diffusion.yaml: infer.method: unknown sampler 'euler'.*Known: ddim"):
+        run()
+    change("infer", method="unipc")
     change("data", block_size=256)
     with pytest.raises(ConfigError, match=r"hop length 256.*published vocoder.*512"):
         run()

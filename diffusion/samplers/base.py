@@ -15,7 +15,8 @@ from functools import cache
 import torch
 
 from diffusion.schedule import NoiseSchedule
-from modules.registry import Registry
+from modules.errors import ConfigError
+from modules.registry import Registry, unknown_name
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,20 @@ SAMPLERS: Registry = Registry("sampler", "diffusion.samplers")
 
 # Evaluations of the network below which a method cannot reach its order.
 _FULL_ORDER = {"pndm": 4, "dpm-solver": 2, "dpm-solver++": 2, "unipc": 2}
+
+
+def check_method(method: str | None, where: object) -> None:
+    """Refuses a name that no sampler has.
+
+    Args:
+        method: `infer.method` of a config, or None.
+        where: the config's path.
+
+    Raises:
+        ConfigError: the text lists what there is.
+    """
+    if method is not None and method not in SAMPLERS:
+        raise ConfigError(f"{where}: infer.method: {unknown_name('sampler', method, SAMPLERS.names())}")
 
 
 def sample(

@@ -41,7 +41,7 @@ class DiffusionModel(Section):
     n_hidden: Positive = 256
     use_pitch_aug: bool = True
     timesteps: Positive = 1000
-    k_step_max: int | None = 0
+    k_step_max: Annotated[int, Field(ge=0)] | None = 0
     n_spk: Positive = 1
 
 
@@ -55,7 +55,7 @@ class DiffusionVocoder(Section):
 class DiffusionInfer(Section):
     """`infer`: the sampler."""
 
-    speedup: int = 10
+    speedup: Annotated[int, Field(ge=0)] = 10
     method: str | None = "dpm-solver++"
 
 
