@@ -40,6 +40,7 @@ def _train(config_path: Path, folder: Path, max_steps: int | None, device_name: 
     from modules.data.dataset import VoiceDataset, make_loader
     from modules.device import choose_device
     from modules.files import remove_leftovers
+    from modules.training.trainer import say_how_it_ended
 
     config = load_config(config_path)
     device = choose_device(device_name)
@@ -57,13 +58,8 @@ def _train(config_path: Path, folder: Path, max_steps: int | None, device_name: 
     _introduce(trainer, training, len(loader.batch_sampler), config_path)
     done_before = trainer.state.step
     outcome = trainer.run(loader, clips, max_steps)
-    if outcome.interrupted:
-        kept = f"saved {outcome.model_path}" if outcome.model_path else "nothing was trained yet, nothing is saved"
-        logger.info("stopped at step %d: %s; run the same command again to go on", outcome.step, kept)
-        return 130
-    if outcome.step == done_before:
-        asked = f"--max_steps {max_steps}" if max_steps else f"{config.train.epochs} epochs (train.epochs)"
-        logger.info("nothing to do: step %d is reached already, %s asked for", outcome.step, asked)
+    if code := say_how_it_ended(outcome, done_before, max_steps, config.train.epochs):
+        return code
     speaker = next(iter(config.spk))
     model, saved_config = outcome.model_path.as_posix(), (folder / "config.json").as_posix()
     print(next_step(f'python inference_main.py -m "{model}" -c "{saved_config}" -n SONG.wav -s "{speaker}" -t 0'))

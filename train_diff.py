@@ -47,6 +47,7 @@ def _train(config_path: Path, max_steps: int | None, device_name: str | None) ->
     from diffusion.samplers.base import check_method
     from modules.config.diffusion import load_diffusion_config
     from modules.files import remove_leftovers
+    from modules.training.trainer import say_how_it_ended
 
     config = load_diffusion_config(config_path)
     if not config.spk:
@@ -74,13 +75,8 @@ def _train(config_path: Path, max_steps: int | None, device_name: str | None) ->
     _introduce(trainer, training, len(loader.batch_sampler), config_path)
     done_before = trainer.state.step
     outcome = trainer.run(loader, clips, max_steps)
-    if outcome.interrupted:
-        kept = f"saved {outcome.model_path}" if outcome.model_path else "nothing was trained yet, nothing is saved"
-        logger.info("stopped at step %d: %s; run the same command again to go on", outcome.step, kept)
-        return 130
-    if outcome.step == done_before:
-        asked = f"--max_steps {max_steps}" if max_steps else f"{config.train.epochs} epochs (train.epochs)"
-        logger.info("nothing to do: step %d is reached already, %s asked for", outcome.step, asked)
+    if code := say_how_it_ended(outcome, done_before, max_steps, config.train.epochs):
+        return code
     model, saved_config = outcome.model_path.as_posix(), (folder / "config.yaml").as_posix()
     speaker = next(iter(config.spk))
     flags = f'-shd -dm "{model}" -dc "{saved_config}"'

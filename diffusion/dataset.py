@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from modules.audio.io import probe
 from modules.config.audio import AudioSpec
 from modules.config.diffusion import DiffusionConfig
-from modules.data.dataset import Draw, EpochBatches, place_generator, quiet_worker
+from modules.data.dataset import ClipDataset, EpochBatches, place_generator, quiet_worker, require_listed
 from modules.data.features import load_diffusion
 from modules.data.filelist import read_list, speaker_of
 from modules.encoders.align import align_units
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 AUGMENTED_SHARE = 0.5  # of the training items
 _MARGIN_SECONDS = 0.1  # by which a clip must be longer than a training stretch
-_REMAKE = "Make the list again with: python preprocess_flist_config.py"
 
 
 class Item(NamedTuple):
@@ -67,7 +66,7 @@ class _Clip(NamedTuple):
     aug_shift: float
 
 
-class DiffusionDataset(Dataset):
+class DiffusionDataset(ClipDataset):
     """The clips of a file list.
 
     Args:
@@ -120,16 +119,6 @@ class DiffusionDataset(Dataset):
         )
         self._cache = [self._compact(self._load(path)) for path in bar]
 
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, draw: Draw) -> Item | UserError:
-        """One item; an error that a user can mend is returned, for the trainer to raise it outside of the worker."""
-        try:
-            return self.item(*draw)
-        except UserError as error:
-            return error
-
     def item(self, index: int, epoch: int = 0) -> Item:
         """Clip number `index` as the model sees it in `epoch`.
 
@@ -179,14 +168,7 @@ class DiffusionDataset(Dataset):
         """What can be known without reading the features: speakers, files, lengths."""
         kept = []
         for path in self.clips:
-            if speaker_of(path) not in self.config.spk:
-                known = ", ".join(self.config.spk) or "none"
-                raise DataError(
-                    f"{list_path}: {path} is by {speaker_of(path)!r}, whom the diffusion config does not know. "
-                    f"Known speakers: {known}. {_REMAKE}"
-                )
-            if not path.is_file():
-                raise DataError(f"{list_path}: lists {path}, which is not there. {_REMAKE}")
+            require_listed(path, list_path, self.config.spk, "the diffusion config")
             seconds = probe(path).seconds
             if self.training and seconds < self.config.data.duration + _MARGIN_SECONDS:
                 self.too_short.append(path)

@@ -7,6 +7,7 @@ item's number, however many workers there are, so a resumed run sees what an uni
 import math
 import os
 import signal
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from modules.errors import DataError, UserError
 # Upstream's limits: longer items are cut to a random window, which bounds the memory of a batch.
 LONG_FRAMES = 800
 WINDOW_FRAMES = 790
+_REMAKE = "Make the list again with: python preprocess_flist_config.py"
 _SPECTRUM_FLOOR = 1e-6  # what `modules.audio.mel.spectrogram` adds under its root
 
 
@@ -71,7 +73,53 @@ class Draw(NamedTuple):
     epoch: int
 
 
-class VoiceDataset(Dataset):
+class ClipDataset(Dataset):
+    """What data sets of clips share: an item is known by its clip's number and the epoch.
+
+    Attributes:
+        clips: the files.
+    """
+
+    clips: list[Path]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, draw: Draw) -> tuple | UserError:
+        """One item; an error that a user can mend is returned, for the trainer to raise it outside of the worker."""
+        try:
+            return self.item(*draw)
+        except UserError as error:
+            return error
+
+    @abstractmethod
+    def item(self, index: int, epoch: int = 0) -> tuple:
+        """Clip number `index` as the model sees it in `epoch`."""
+
+
+def require_listed(path: Path, list_path: Path, speakers: dict[str, int], where: object) -> None:
+    """Refuses a clip of a list that cannot be trained on.
+
+    Args:
+        path: the clip.
+        list_path: the list.
+        speakers: name to id.
+        where: the config that says so, for messages.
+
+    Raises:
+        DataError: its speaker is not known, or it is not there.
+    """
+    if speaker_of(path) not in speakers:
+        known = ", ".join(speakers) or "none"
+        raise DataError(
+            f"{list_path}: {path} is by {speaker_of(path)!r}, whom {where} does not know. Known speakers: {known}. "
+            "Make both again with: python preprocess_flist_config.py"
+        )
+    if not path.is_file():
+        raise DataError(f"{list_path}: lists {path}, which is not there. {_REMAKE}")
+
+
+class VoiceDataset(ClipDataset):
     """The clips of a file list.
 
     Args:
@@ -92,16 +140,6 @@ class VoiceDataset(Dataset):
         self.too_short: list[Path] = []
         self._check_clips(Path(list_path))
         self._cache = [self._load(path) for path in self.clips] if config.train.all_in_mem else None
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, draw: Draw) -> Item | UserError:
-        """One item; an error that a user can mend is returned, for the trainer to raise it outside of the worker."""
-        try:
-            return self.item(*draw)
-        except UserError as error:
-            return error
 
     def item(self, index: int, epoch: int = 0) -> Item:
         """Clip number `index` as the model sees it in `epoch`.
@@ -141,14 +179,7 @@ class VoiceDataset(Dataset):
         names = [name for name in features.NAMES if name != "volume" or self.config.model.vol_embedding]
         kept = []
         for path in self.clips:
-            if speaker_of(path) not in self.config.spk:
-                known = ", ".join(self.config.spk) or "none"
-                raise DataError(
-                    f"{list_path}: {path} is by {speaker_of(path)!r}, whom {self.config.path or 'the config'} does not "
-                    f"know. Known speakers: {known}. Make both again with: python preprocess_flist_config.py"
-                )
-            if not path.is_file():
-                raise DataError(f"{list_path}: lists {path}, which is not there. {_REMAKE}")
+            require_listed(path, list_path, self.config.spk, self.config.path or "the config")
             missing = [file for name in names if not (file := features.path_of(path, name)).is_file()]
             if missing:
                 raise DataError(f"{missing[0]}: is missing. Make it with: {features.COMMAND}")
@@ -162,9 +193,6 @@ class VoiceDataset(Dataset):
             seconds = self.config.train.segment_size / self.audio.sampling_rate
             raise DataError(f"{list_path}: no clip is as long as train.segment_size ({seconds:.2f} s). {_REMAKE}")
         self.clips = kept
-
-
-_REMAKE = "Make the list again with: python preprocess_flist_config.py"
 
 
 def change_volume(item: Item, generator: np.random.Generator) -> Item:

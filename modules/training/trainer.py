@@ -210,3 +210,22 @@ class Trainer(ABC):
         epochs_left = self.rhythm.epochs - self.state.epoch + 1
         last = self.state.step + epochs_left * n_batches - self.state.batches_done
         return last if max_steps is None else min(last, max_steps)
+
+
+def say_how_it_ended(outcome: Outcome, done_before: int, max_steps: int | None, epochs: int) -> int:
+    """Reports a run that was stopped, or that had nothing to do; returns the exit code, 0 or 130.
+
+    Args:
+        outcome: of the run.
+        done_before: steps before it.
+        max_steps: as `Trainer.run`.
+        epochs: the config's.
+    """
+    if outcome.interrupted:
+        kept = f"saved {outcome.model_path}" if outcome.model_path else "nothing was trained yet, nothing is saved"
+        logger.info("stopped at step %d: %s; run the same command again to go on", outcome.step, kept)
+        return 130
+    if outcome.step == done_before:
+        asked = f"--max_steps {max_steps}" if max_steps else f"{epochs} epochs (train.epochs)"
+        logger.info("nothing to do: step %d is reached already, %s asked for", outcome.step, asked)
+    return 0
