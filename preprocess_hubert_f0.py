@@ -2,7 +2,8 @@
 
 Reads configs/config.json and dataset/44k/SPEAKER/*.wav.
 Writes, beside each X.wav: X.wav.soft.pt (what is said), X.wav.f0.npy (the melody), X.spec.pt (the spectrum),
-X.wav.vol.npy (the loudness, if model.vol_embedding is set) and X.wav.features.json (how they were made).
+X.wav.vol.npy (the loudness, if model.vol_embedding is set) and X.wav.features.json (how they were made); and once for
+all, dataset/44k/f0_histograms.json (which notes each speaker sings, for the transposition of songs).
 With --use_diff it reads configs/diffusion.yaml too, and also writes X.wav.vol.npy, X.wav.mel.npy (the mel of the
 vocoder) and X.wav.aug_mel.npy, X.wav.aug_vol.npy, X.wav.aug_shift.npy (the clip at another loudness and pitch).
 What is there and up to date stays; run it again after an interruption or a change, and only the rest is made.
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
 
     from modules.data.features import missing
+    from modules.data.pitch import write_histograms
     from modules.f0.base import PREDICTORS
     from modules.files import remove_leftovers
 
@@ -58,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     remove_leftovers(arguments.in_dir)
     todo = {path: names for path in _with_bar(clips, "check") if (names := missing(path, recipe))}
     made, skipped = _extract_all(todo, recipe, arguments.device, arguments.num_processes)
+    write_histograms(arguments.in_dir, clips)
     _report(len(clips), len(clips) - len(todo), made, len(skipped))
     if skipped:
         return 1

@@ -1,6 +1,7 @@
 """Step 4 of the recipe: train a voice from the features.
 
-Reads configs/config.json, the file lists that it names, and the clips and features of steps 1 to 3.
+Reads configs/config.json, the file lists that it names, and the clips and features of steps 1 to 3, with
+f0_histograms.json beside the speakers' folders, which goes into the checkpoints.
 Writes logs/MODEL/: G_STEP.pth and D_STEP.pth (the voice model and its discriminators), config.json, train.log, and
 TensorBoard events (look at them with: tensorboard --logdir logs/MODEL).
 A base model put there beforehand as G_0.pth and D_0.pth gives a head start. Run the same command again to go on where
@@ -53,6 +54,7 @@ def _train(config_path: Path, folder: Path, max_steps: int | None, device_name: 
     clips = [validation.item(index) for index in range(min(VALIDATION_CLIPS, len(validation)))]
     trainer = _build_trainer(config, device, folder)
     trainer.start()
+    trainer.extras = _pitch_of_voices(training.clips, config)
     _copy_config(config_path, folder / "config.json")
     loader = make_loader(training, device)
     _introduce(trainer, training, len(loader.batch_sampler), config_path)
@@ -82,6 +84,14 @@ def _build_trainer(config, device, folder: Path):
     if config.train.fp16_run and half_dtype(config, device) == torch.float32:
         logger.warning("train.half_type fp16 needs CUDA; training in fp32 on %s (bf16 works there too)", device)
     return VitsTrainer(net_g, net_d, config, device, folder)
+
+
+def _pitch_of_voices(clips: list[Path], config) -> dict:
+    """Which notes each speaker sings, as a checkpoint carries it; empty where step 3 has not counted them."""
+    from modules.data.pitch import CHECKPOINT_KEY, histograms_beside
+
+    found = histograms_beside(clips, config.spk)
+    return {CHECKPOINT_KEY: {speaker: histogram.to_plain() for speaker, histogram in found.items()}} if found else {}
 
 
 def _introduce(trainer, training, n_batches: int, config_path: Path) -> None:

@@ -20,6 +20,7 @@ from modules.config.io import save_config
 from modules.config.schema import Config
 from modules.config.vocoder import PUBLISHED_MEL
 from modules.data.features import load_diffusion, path_of
+from modules.data.pitch import read_histograms
 from modules.errors import ConfigError, DataError, MissingWeights, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,6 +67,20 @@ def test_features_are_made_once_and_the_next_command_is_printed(workspace, capsy
     before = made()
     assert run() == 0 and made() == before
     assert "4 clips: 0 made, 4 up to date, 0 skipped" in caplog.text
+
+
+def test_the_notes_of_each_speaker_are_counted_once(workspace):
+    path = Path("dataset/44k/f0_histograms.json")
+    assert run() == 0
+    found = read_histograms(path)
+    assert set(found) == {"alto", "bass"}
+    # alto sings at 150 and 180 Hz, bass at 210 and 240; half a semitone is 3 %
+    for speaker, (low, high) in {"alto": (150, 180), "bass": (210, 240)}.items():
+        assert found[speaker].frames > 60 and low * 0.97 < found[speaker].median_hz < high * 1.03
+    content, stamp = path.read_bytes(), path.stat().st_mtime_ns
+    assert run() == 0 and path.read_bytes() == content and path.stat().st_mtime_ns == stamp
+    path.unlink()
+    assert run() == 0 and path.read_bytes() == content, "also when all features are up to date"
 
 
 def test_nothing_is_loaded_when_nothing_is_missing(workspace, monkeypatch):
@@ -277,6 +292,7 @@ def test_a_clip_without_a_voice_is_named(workspace, caplog):
     soundfile.write("dataset/44k/alto/a.wav", noise, 44100)
     assert run() == 0
     assert "a.wav: no pitch was found in it" in caplog.text and "b.wav: no pitch" not in caplog.text
+    assert 20 < read_histograms(Path("dataset/44k/f0_histograms.json"))["alto"].frames < 60, "the other clip's"
 
 
 def test_the_weights_identity_is_part_of_the_sidecar(workspace):

@@ -14,6 +14,7 @@ from tiny_voices import make_workspace
 import train
 from modules.checkpoint import load_weights
 from modules.config.io import load_config, save_config
+from modules.data.pitch import read_histograms, voice_histograms, write_histograms
 from modules.errors import CheckpointError, ConfigError, DataError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +83,23 @@ def test_the_same_command_goes_on_and_one_that_is_done_says_so(workspace, capsys
     assert {path: path.stat().st_mtime_ns for path in Path("logs/44k").glob("*.pth")} == stamps
 
 
+def test_checkpoints_carry_the_notes_of_their_voices(workspace):
+    data = Path("dataset/44k")
+    assert run("--max_steps", "1") == 0 and "f0_histograms" not in load_weights("logs/44k/G_1.pth")
+    Path("dataset/44k/tenor").mkdir()
+    shutil.copyfile(data / "bass/clip 1.wav.f0.npy", data / "tenor/clip 9.wav.f0.npy")
+    write_histograms(data, [*data.glob("*/*.wav"), data / "tenor/clip 9.wav"])
+    assert run("--max_steps", "2") == 0, "a run whose checkpoints have none yet goes on"
+    content = load_weights("logs/44k/G_2.pth")
+    assert {"model", "iteration", "optimizer", "learning_rate", "f0_histograms"} <= set(content)
+    assert "f0_histograms" not in load_weights("logs/44k/D_2.pth")
+    found = voice_histograms(Path("logs/44k/G_2.pth"), Path("nowhere"))
+    assert set(found) == {"alto", "bass"}, "the tenor is none of this model's speakers"
+    assert found["alto"] == read_histograms(data / "f0_histograms.json")["alto"]
+    assert found["alto"].median_hz == pytest.approx(220)
+    assert run("--max_steps", "3") == 0 and voice_histograms(Path("logs/44k/G_3.pth")) == found
+
+
 def test_a_run_that_does_not_fit_is_refused_and_its_config_stays(workspace):
     run("--max_steps", "1")
     kept = Path("logs/44k/config.json").read_bytes()
@@ -126,6 +144,7 @@ def test_the_config_of_a_run_can_be_used_in_place(workspace):
         (lambda: Path("filelists/val.txt").write_text("\n"), DataError, r"val\.txt.*preprocess_flist_config"),
         (lambda: Path("dataset/44k/bass/clip 1.wav").unlink(), DataError, r"clip 1\.wav, which is not there"),
         (lambda: Path("dataset/44k/bass/clip 1.spec.pt").unlink(), DataError, r"clip 1\.spec\.pt.*preprocess_hubert"),
+        (lambda: Path("dataset/44k/f0_histograms.json").write_text("{"), DataError, r"f0_hist.*preprocess_hubert_f0"),
         (lambda: Path("dataset/44k/alto").rename("dataset/44k/tenor"), DataError, "which is not there"),
     ],
 )

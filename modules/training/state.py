@@ -1,7 +1,8 @@
 """Where a run stands: found, loaded and saved as a pair G_STEP.pth, D_STEP.pth in upstream's layout.
 
 A pair holds {'model', 'iteration' (epoch), 'optimizer', 'learning_rate'}, as other tools expect, and beside them the
-step, the batches done in the epoch, the config and the random state: what it takes to go on as if never stopped.
+step, the batches done in the epoch, the config and the random state: what it takes to go on as if never stopped. A
+generator's file may carry more for those who use the voice; it is not read here.
 `G_0.pth` and `D_0.pth` are somebody's base model: only their weights are read, and they are never written.
 """
 
@@ -96,8 +97,17 @@ def load_start(start: Start, step: VitsStep, config: Config) -> TrainState:
     return TrainState(start.step, max(g["iteration"], 1), int(g.get("batches_done", 0)))
 
 
-def save_state(folder: Path, state: TrainState, step: VitsStep, config: Config) -> tuple[Path, Path]:
+def save_state(
+    folder: Path, state: TrainState, step: VitsStep, config: Config, extras: dict[str, Any] | None = None
+) -> tuple[Path, Path]:
     """Writes the pair of this step and deletes what `train.keep_ckpts` does not keep; returns both paths.
+
+    Args:
+        folder: of the run.
+        state: where the run stands.
+        step: networks and optimisers.
+        config: the run's.
+        extras: plain values that the generator's file carries besides.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written.
@@ -113,12 +123,12 @@ def save_state(folder: Path, state: TrainState, step: VitsStep, config: Config) 
         "random": random_state(step.device),
         "scaler": step.scaler.state_dict(),
     }
-    save_together(
-        {
-            path: {"model": net.state_dict(), "iteration": state.epoch, "optimizer": optimizer.state_dict(), **shared}
-            for path, (net, optimizer) in zip(paths, networks)
-        }
-    )
+    contents = {
+        path: {"model": net.state_dict(), "iteration": state.epoch, "optimizer": optimizer.state_dict(), **shared}
+        for path, (net, optimizer) in zip(paths, networks)
+    }
+    contents[paths[0]] = {**(extras or {}), **contents[paths[0]]}
+    save_together(contents)
     prune_pairs(folder, config.train.keep_ckpts)
     return paths
 

@@ -5,6 +5,7 @@ It receives finished networks; which ones they are is the script's business.
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,6 +36,9 @@ class VitsTrainer(Trainer):
         device: where to train.
         folder: for checkpoints and logs; what it holds already decides where the run starts.
         show_progress: draw a progress bar.
+
+    Attributes:
+        extras: plain values that every G_STEP.pth carries besides what training needs; none at first.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class VitsTrainer(Trainer):
         super().__init__(rhythm, remedies, device, folder, show_progress)
         self.config = config
         self.step = VitsStep(net_g, net_d, config, device)
+        self.extras: dict[str, Any] = {}
 
     def start(self) -> Start:
         """Goes to where the folder's checkpoints say: on from the newest pair, or from a base model, or from nothing.
@@ -80,7 +85,7 @@ class VitsTrainer(Trainer):
 
     def write_checkpoint(self) -> Path:
         """Writes G_STEP.pth and D_STEP.pth."""
-        return save_state(self.folder, self.state, self.step, self.config)[0]
+        return save_state(self.folder, self.state, self.step, self.config, self.extras)[0]
 
     def open_log(self) -> TrainingLog:
         """TensorBoard events in the run's folder."""

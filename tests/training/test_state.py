@@ -65,6 +65,14 @@ def test_a_checkpoint_has_upstreams_layout_and_only_plain_content(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_what_a_generator_carries_besides_replaces_nothing_and_is_not_needed_to_go_on(tmp_path):
+    config = tiny_config()
+    save_state(tmp_path, TrainState(12, 3, 1), make_step(config), config, {"notes": [1, 2], "iteration": 99})
+    g, d = (load_weights(tmp_path / f"{prefix}_12.pth") for prefix in "GD")
+    assert g["notes"] == [1, 2] and g["iteration"] == 3 and "notes" not in d
+    assert set(g) - set(d) == {"notes"} and resume(tmp_path, config) == TrainState(12, 3, 1)
+
+
 def test_what_was_saved_is_what_a_run_goes_on_from(tmp_path):
     config = tiny_config()
     step = make_step(config)

@@ -1,0 +1,114 @@
+"""The pitch histograms of a data set's voices: made from the stored pitch, kept in one file, and found again.
+
+    dataset/44k/f0_histograms.json   {speaker: histogram}
+
+Training copies them into its checkpoints, so that a model knows its voices without their recordings. What a histogram
+is, and what can be told from it, is in `modules.f0.histogram`.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from modules.checkpoint import load_weights
+from modules.data.features import COMMAND, read_pitch
+from modules.data.filelist import speaker_of
+from modules.errors import CheckpointError, DataError
+from modules.f0.histogram import PitchHistogram
+from modules.files import write_text
+
+FILE_NAME = "f0_histograms.json"
+CHECKPOINT_KEY = "f0_histograms"
+
+
+def write_histograms(in_dir: Path, clips: Iterable[Path]) -> None:
+    """Writes `in_dir`/f0_histograms.json, unless it says the same already.
+
+    Args:
+        in_dir: the data set's folder.
+        clips: its clips; the speaker of each is its folder. One whose stored pitch is missing or damaged is left out.
+    """
+    found: dict[str, PitchHistogram] = {}
+    for clip in sorted(clips):
+        try:
+            f0, uv = read_pitch(clip).numpy()
+        except DataError:
+            continue  # its reader's caller has said so already, or will
+        speaker = speaker_of(clip)
+        found[speaker] = found.get(speaker, PitchHistogram()) + PitchHistogram.from_curve(f0, uv)
+    lines = [f"{_json(speaker)}: {_json(found[speaker].to_plain())}" for speaker in sorted(found)]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    path = in_dir / FILE_NAME
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
+
+
+def read_histograms(path: Path) -> dict[str, PitchHistogram]:
+    """Speaker to histogram; nothing where there is no such file.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        return _parse(json.loads(path.read_bytes().decode("utf-8-sig")), path)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):
+        problem = f"{path}: is not readable JSON"
+    except OSError as error:
+        problem = f"{path}: cannot be read ({error.strerror})"
+    except DataError as error:
+        problem = str(error)
+    raise DataError(f"{problem}. Make it again with: {COMMAND}")
+
+
+def histograms_beside(clips: Iterable[Path], speakers: Iterable[str]) -> dict[str, PitchHistogram]:
+    """The histograms of `speakers` in the data set folders of `clips`; nothing where there are none.
+
+    Args:
+        clips: FOLDER/SPEAKER/clip.wav; a speaker of several folders gets the sum.
+        speakers: who is wanted.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    found: dict[str, PitchHistogram] = {}
+    wanted = set(speakers)
+    for folder in sorted({clip.parent.parent for clip in clips}):
+        for speaker, histogram in read_histograms(folder / FILE_NAME).items():
+            if speaker in wanted:
+                found[speaker] = found.get(speaker, PitchHistogram()) + histogram
+    return found
+
+
+def voice_histograms(model_path: Path, data_dir: Path = Path("dataset/44k")) -> dict[str, PitchHistogram]:
+    """What a voice model's speakers sang in training: from its checkpoint, or else from its data set.
+
+    Args:
+        model_path: G_STEP.pth; published ones and .safetensors carry no histograms.
+        data_dir: the data set that is asked where the checkpoint carries none.
+
+    Returns:
+        Speaker to histogram; nothing where neither has any.
+
+    Raises:
+        CheckpointError: the checkpoint, or what it says of its voices, is damaged.
+        DataError: the data set's file is damaged.
+    """
+    stored = None if model_path.suffix == ".safetensors" else load_weights(model_path).get(CHECKPOINT_KEY)
+    if stored is None:
+        return read_histograms(data_dir / FILE_NAME)
+    try:
+        return _parse(stored, model_path)
+    except DataError as error:
+        raise CheckpointError(f"{error}. Give the transposition as a number instead (-t 0).") from None
+
+
+def _parse(value: object, where: Path) -> dict[str, PitchHistogram]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: holds a {type(value).__name__}, not the pitch histograms of speakers")
+    return {str(name): PitchHistogram.from_plain(plain, f"{where}, {name}") for name, plain in value.items()}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
