@@ -1,0 +1,205 @@
+"""Blends trained voices into one by averaging their weights; they must have one architecture and one encoder.
+
+Reads two or more G_STEP.pth. Writes one file of the same kind: everything in it is the first model's, its weights are
+the blend, and its optimizer starts afresh. Use it with the config.json of the first model.
+
+-m convex: each share is softmax(weight / 100), so shares sum to 1 and no model vanishes: 60 40 gives 0.55 and 0.45.
+-m linear: each share is weight / 100 as it stands: 60 40 gives 0.6 and 0.4.
+
+Example: python mix_models.py -i logs/a/G_8000.pth logs/b/G_8000.pth -w 60 40 -m linear -o mixed.pth
+"""
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.cli import configure_logging, make_parser, next_step, run
+from modules.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    Tensors = dict[str, torch.Tensor]
+
+logger = logging.getLogger(__name__)
+
+MODES = ("convex", "linear")
+# Layout of a voice file in so-vits-svc 4.1, for a first model that lacks one of its keys.
+_LAYOUT = {"model": {}, "iteration": 0, "optimizer": None, "learning_rate": 0.0001}
+# What the shapes of tensors do not show: (section of the config, key).
+_MUST_AGREE = (("model", "speech_encoder"), ("data", "sampling_rate"), ("data", "hop_length"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes the blended model; returns the exit code."""
+    parser = make_parser(__file__, __doc__)
+    add = parser.add_argument
+    add("-i", "--input", type=Path, nargs="+", required=True, metavar="FILE", help="models to blend, two or more")
+    add("-w", "--weights", type=float, nargs="+", required=True, metavar="PERCENT", help="one for each model")
+    add("-m", "--mode", choices=MODES, default="convex", help="how weights become shares")
+    add("-o", "--output", type=Path, default=Path("output.pth"), metavar="FILE", help="model to write")
+    add("--overwrite", action="store_true", help="replace the output where it exists; never an input")
+    arguments = parser.parse_args(argv)
+    inputs, output = arguments.input, arguments.output
+    shares = shares_of(arguments.weights, len(inputs), arguments.mode)
+    check_output(output, inputs, arguments.overwrite)
+
+    from modules.checkpoint import save_weights
+
+    configure_logging()
+    if arguments.mode == "linear" and abs(sum(shares) - 1) > 1e-6:
+        logger.warning("the weights sum to %g, not 100: the voice may be distorted", 100 * sum(shares))
+    content = blend(inputs, shares)
+    save_weights(output, content)
+    for path, share in zip(inputs, shares):
+        print(f"{share:.4f} of {path}")
+    print(f"Model: {output}")
+    print(next_step(_conversion(output, inputs[0], content.get("config"))))
+    return 0
+
+
+def shares_of(weights: list[float], n_models: int, mode: str) -> list[float]:
+    """The factor of each model: softmax(weight / 100) for `convex`, weight / 100 for `linear`.
+
+    Raises:
+        UsageError: fewer than two models, another number of weights, or a weight that is not finite.
+    """
+    if n_models < 2:
+        raise UsageError(f"-i/--input names {n_models} model; a blend needs at least two")
+    if len(weights) != n_models:
+        raise UsageError(f"-w/--weights has {len(weights)} values for {n_models} models; give one for each")
+    for weight in weights:
+        if not math.isfinite(weight):
+            raise UsageError(f"-w/--weights: {weight} is not a finite number; give percents, for example 60 40")
+    if mode == "linear":
+        return [weight / 100 for weight in weights]
+    # Only differences count in a softmax; with the largest at 0 nothing overflows.
+    powers = [math.exp((weight - max(weights)) / 100) for weight in weights]
+    return [power / sum(powers) for power in powers]
+
+
+def check_output(output: Path, inputs: list[Path], overwrite: bool) -> None:
+    """Refuses an output that would cost somebody a file.
+
+    Raises:
+        UsageError: it is an input (also by way of a link), it exists and may not be replaced, or it is no `.pth`.
+    """
+    for path in inputs:
+        if output.resolve() == path.resolve() or (output.exists() and path.exists() and output.samefile(path)):
+            raise UsageError(
+                f"-o/--output {output}: is the input {path}, and inputs are never overwritten: use another name"
+            )
+    if output.suffix.lower() not in (".pth", ".pt"):
+        raise UsageError(f"-o/--output {output}: the name of a model ends in .pth")
+    if output.is_dir():
+        raise UsageError(f"-o/--output {output}: is a folder; name a file")
+    if output.exists() and not overwrite:
+        raise UsageError(f"-o/--output {output}: exists already; use another name, or add --overwrite")
+
+
+def blend(paths: list[Path], shares: list[float]) -> dict[str, Any]:
+    """The first checkpoint with the weighted sum of all models under 'model'.
+
+    Floating tensors are summed in float32 and get the first model's type back; others are the first model's. One file
+    after the other is mapped into memory, so that memory holds the sum and one model.
+
+    Args:
+        paths: checkpoints with a dictionary of tensors under 'model'.
+        shares: one factor for each.
+
+    Raises:
+        CheckpointError: a file cannot be read, does not fit the first one, or the sum is not finite.
+    """
+    import torch
+
+    first = _read_model(paths[0])
+    totals = {name: tensor.to(_sum_type(tensor)) * shares[0] for name, tensor in _floating(first["model"]).items()}
+    for path, share in zip(paths[1:], shares[1:]):
+        content = _read_model(path)
+        _check_tensors(paths[0], first["model"], path, content["model"])
+        _check_configs(paths[0], first.get("config"), path, content.get("config"))
+        for name, total in totals.items():
+            total.add_(content["model"][name].to(total.dtype), alpha=share)
+        others = {name: tensor for name, tensor in first["model"].items() if name not in totals}
+        differing = [name for name, tensor in others.items() if tensor.tolist() != content["model"][name].tolist()]
+        if differing:
+            logger.info("%s: not blended, kept as in %s: %s", path, paths[0], ", ".join(differing[:4]))
+    blended = dict(first["model"])
+    for name, total in totals.items():
+        blended[name] = total.to(blended[name].dtype)
+        if not torch.isfinite(blended[name]).all():
+            raise CheckpointError(f"the blend of {name} is not finite: use smaller weights, or check the models")
+    return {**_LAYOUT, **first, "model": blended, "optimizer": _fresh(first.get("optimizer"))}
+
+
+def _read_model(path: Path) -> dict[str, Any]:
+    import torch
+
+    from modules.checkpoint import load_weights
+
+    content = load_weights(path)
+    model = content.get("model")
+    if not isinstance(model, dict) or not model or not all(isinstance(x, torch.Tensor) for x in model.values()):
+        raise CheckpointError(f"{path}: holds no weights under 'model'; give files like G_8000.pth")
+    return content
+
+
+def _floating(model: "Tensors") -> "Tensors":
+    return {name: tensor for name, tensor in model.items() if tensor.is_floating_point()}
+
+
+def _sum_type(tensor: "torch.Tensor") -> "torch.dtype":
+    import torch
+
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _fresh(optimizer: Any) -> Any:
+    """The optimizer's settings without its moments, which belong to weights that are no more."""
+    return {**optimizer, "state": {}} if isinstance(optimizer, dict) and "param_groups" in optimizer else optimizer
+
+
+def _check_tensors(first: Path, wanted: "Tensors", path: Path, found: "Tensors") -> None:
+    """Refuses models that differ in a tensor's name or shape; up to four are named."""
+    wrong = []
+    for name in [*wanted, *(name for name in found if name not in wanted)]:
+        if name not in found or name not in wanted:
+            here, there = (first, path) if name in wanted else (path, first)
+            wrong.append(f"{name} is in {here} but not in {there}")
+        elif wanted[name].shape != found[name].shape:
+            wrong.append(f"{name} is {list(wanted[name].shape)} in {first} but {list(found[name].shape)} in {path}")
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise CheckpointError(
+            f"{path}: does not fit the first model: {'; '.join(wrong[:4])}{more}. "
+            "Blend models of one architecture, all compressed or none."
+        )
+
+
+def _check_configs(first: Path, wanted: Any, path: Path, found: Any) -> None:
+    """Compares the configs that our checkpoints carry; those of other tools have none."""
+    if not (isinstance(wanted, dict) and isinstance(found, dict)):
+        return
+    values = {"spk": (wanted.get("spk"), found.get("spk"))}
+    for section, key in _MUST_AGREE:
+        values[f"{section}.{key}"] = tuple((config.get(section) or {}).get(key) for config in (wanted, found))
+    for key, (before, now) in values.items():
+        if before != now:
+            raise CheckpointError(
+                f"{path}: {key} is {str(now)[:200]}, but {str(before)[:200]} in {first}. "
+                "Blend models of the same speakers and the same encoder."
+            )
+
+
+def _conversion(output: Path, first: Path, config: Any) -> str:
+    """The command that sings with the new model."""
+    speakers = config.get("spk") if isinstance(config, dict) else None
+    speaker = next(iter(speakers), "SPEAKER") if isinstance(speakers, dict) else "SPEAKER"
+    beside = first.parent / "config.json"
+    flag = f' -c "{beside.as_posix()}"' if beside.is_file() else ""
+    return f'python inference_main.py -m "{output.as_posix()}"{flag} -n SONG.wav -s "{speaker}"'
+
+
+if __name__ == "__main__":
+    run(main)
