@@ -5,11 +5,13 @@ becomes an inert `Stand-in` that only holds what was stored. Names from anywhere
 unpickled, and the unpickler itself is torch's restricted one, which knows no others.
 """
 
+import math
 import pickletools
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from modules.checkpoint import load_weights
@@ -32,6 +34,10 @@ _BUILTINS |= {f"{module}.object": None for module in ("builtins", "__builtin__")
 _LEGACY_PICKLES = 5  # torch before 1.6: magic number, protocol, machine, content, names of the storages
 # Where tools keep the weights, in the order in which they are looked for.
 _WEIGHT_KEYS = ("model", "state_dict", "model_state_dict", "hubert", "generator", "net")
+_FLOATS = ("float16", "float32", "float64")
+# How numpy 1 and 2 name what rebuilds an array; the third is what they write with pickle protocol 5.
+_RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+_FROMBUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
 
 
 class StandIn:
@@ -42,10 +48,11 @@ class StandIn:
     """
 
     class_name = ""
+    args: tuple = ()  # stays so where pickle makes the object without calling its class
+    state: Any = None
 
     def __init__(self, *args: Any) -> None:
         self.args = args
-        self.state: Any = None
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -73,7 +80,7 @@ def load_foreign(path: Path | str) -> dict:
             f"{path}: refused, it holds more than weights and settings ({', '.join(refused[:4])}) and reading it could "
             "run code. Get the file from its original source."
         )
-    allowed = [(_BUILTINS.get(name) or _stand_in(name), name) for name in wanted]
+    allowed = [(_BUILTINS.get(name) or stand_in(name), name) for name in wanted]
     with torch.serialization.safe_globals(allowed):
         return load_weights(path)
 
@@ -118,7 +125,85 @@ def state_dict_of(content: dict, path: Path | str) -> dict[str, torch.Tensor]:
     raise CheckpointError(f"{path}: holds no weights (its entries: {keys or 'none'})")
 
 
-def _stand_in(name: str) -> type[StandIn]:
+def array_of(value: Any, path: Path | str, dtypes: tuple[str, ...] = _FLOATS) -> np.ndarray:
+    """A numpy array from what `load_foreign` made of it; numpy's own unpickling is not used.
+
+    Args:
+        value: a tensor, or the `StandIn` of an array that numpy 1 or 2 pickled, or of `ndarray(shape, dtype, buffer)`.
+        path: for the message.
+        dtypes: names of the allowed dtypes.
+
+    Returns:
+        The array; it may be read-only.
+
+    Raises:
+        CheckpointError: something else, another dtype, or bytes that do not fill the shape.
+    """
+    if isinstance(value, torch.Tensor):
+        array = value.detach().cpu()
+        if str(array.dtype).removeprefix("torch.") not in dtypes:
+            raise CheckpointError(f"{path}: holds an array of {array.dtype}, expected {' or '.join(dtypes)}")
+        return array.numpy()
+    try:
+        shape, dtype, fortran, data = _array_parts(value)
+        shape = tuple(int(size) for size in shape)
+        dtype, data = np.dtype(dtype), bytes_of(data)
+    except (TypeError, ValueError, AttributeError):
+        raise CheckpointError(f"{path}: holds a {_name_of(value)} where an array of numbers is expected") from None
+    if dtype.name not in dtypes:
+        raise CheckpointError(f"{path}: holds an array of {dtype}, expected {' or '.join(dtypes)}")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
+        raise CheckpointError(f"{path}: damaged, {len(data)} bytes for an array of the shape {shape} of {dtype}")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def bytes_of(value: Any) -> bytes | bytearray:
+    """Bytes, also from the `StandIn` of the text that old pickle protocols write for them.
+
+    Raises:
+        TypeError, ValueError: something else.
+    """
+    if isinstance(value, (bytes, bytearray)):
+        return value
+    if isinstance(value, StandIn) and value.class_name == "_codecs.encode":
+        text, _ = value.args  # one letter of Latin-1 for each byte
+        return str.encode(text, "latin1")
+    if isinstance(value, StandIn) and value.class_name.rsplit(".", 1)[-1] in ("bytes", "bytearray"):
+        return bytes_of(value.args[0]) if value.args else b""
+    raise TypeError(f"not bytes: {_name_of(value)}")
+
+
+def _array_parts(value: Any) -> tuple:
+    """(shape, dtype, is in Fortran's order, bytes) of the stand-in of an array."""
+    name = value.class_name if isinstance(value, StandIn) else ""
+    if name == "numpy.ndarray":
+        shape, dtype, data = value.args
+        return shape, _dtype_code(dtype), False, data
+    if name in _RECONSTRUCT:
+        _, shape, dtype, fortran, data = value.state
+        return shape, _dtype_code(dtype), fortran, data
+    if name in _FROMBUFFER:
+        data, dtype, shape, order = value.args
+        return shape, _dtype_code(dtype), order == "F", data
+    raise TypeError("not an array")
+
+
+def _dtype_code(dtype: Any) -> str:
+    """`<f4` and the like: of text as it is, of a stand-in from its code and its byte order."""
+    if isinstance(dtype, StandIn):
+        code, order = dtype.args[0], dtype.state[1] if dtype.state else "|"
+        dtype = (order if order in ("<", ">") else "") + code
+    if not isinstance(dtype, str) or len(dtype) > 4:
+        raise TypeError("not a plain dtype")
+    return dtype
+
+
+def _name_of(value: Any) -> str:
+    return value.class_name if isinstance(value, StandIn) else type(value).__name__
+
+
+def stand_in(name: str) -> type[StandIn]:
+    """A class that stands in for the one of that dotted name."""
     return type(name.rsplit(".", 1)[-1], (StandIn,), {"class_name": name})
 
 
@@ -152,4 +237,5 @@ def _legacy_globals(path: Path) -> set[str]:
                     found.add(".".join(strings[-2:]))
                 elif isinstance(argument, str):
                     strings.append(argument)
-    return {name for name in found if not name.startswith("torch.") and name != "collections.OrderedDict"}
+    known = {"collections.OrderedDict", "_codecs.encode"}  # to torch
+    return {name for name in found if not name.startswith("torch.") and name not in known}

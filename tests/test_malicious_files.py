@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster.index_files import read_pickled_index
+from cluster.kmeans import load_centres
 from diffusion.unit2mel import load_unit2mel
 from modules.checkpoint import load_weights
 from modules.config.audio import AudioSpec
@@ -54,6 +56,8 @@ LOADERS = {
     "logs/44k/diffusion/model_100.pt": lambda path: load_unit2mel(path, DiffusionConfig(), 128, torch.device("cpu")),
     "logs/44k/G_100.pth": load_weights,
     "logs/44k/D_100.pth": load_weights,
+    "logs/44k/kmeans_10000.pt": load_centres,
+    "logs/44k/feature_and_index.pkl": read_pickled_index,
     "dataset/44k/alto/x.wav.soft.pt": read_units,
     "anything.pt": load_foreign,
 }
@@ -80,6 +84,15 @@ def test_the_payload_does_not_run(place, zipped, tmp_path, monkeypatch):
     torch.save(weights, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises((CheckpointError, DataError), match=path.name.replace("+", r"\+")):
         LOADERS[place](path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_the_payload_in_a_plain_pickle_does_not_run(protocol, tmp_path):
+    marker, path = tmp_path / "ran", tmp_path / "feature_and_index.pkl"
+    path.write_bytes(pickle.dumps({0: Payload(marker)}, protocol))
+    with pytest.raises(CheckpointError, match=r"feature_and_index\.pkl: refused, it holds more .*mkdir"):
+        read_pickled_index(path)
     assert not marker.exists()
 
 

@@ -213,12 +213,11 @@ def load(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool = Fal
     _check_sidecar(wav_path, FeatureRecipe(f"{encoder}:", "", audio, with_volume).by_feature())
     wav = torch.from_numpy(read_clip(wav_path, audio))
     units = _read_tensor(wav_path, "units", 3)[0]
-    pitch = _read_array(wav_path, "f0", 2)
+    pitch = read_pitch(wav_path)
     spec = _read_tensor(wav_path, "spec", 2)
     volume = _read_array(wav_path, "volume", 1) if with_volume else None
-    if pitch.shape[0] != 2 or spec.shape[0] != audio.n_freqs:
-        name, found = ("f0", pitch.shape) if pitch.shape[0] != 2 else ("spec", spec.shape)
-        raise _rebuild(path_of(wav_path, name), f"has the shape {tuple(found)}")
+    if spec.shape[0] != audio.n_freqs:
+        raise _rebuild(path_of(wav_path, "spec"), f"has the shape {tuple(spec.shape)}")
     lengths = {"f0": pitch.shape[1], "spec": spec.shape[1]} | ({} if volume is None else {"volume": len(volume)})
     n = _common_frames(wav_path, audio, len(wav), units.shape[1], lengths)
     return ClipFeatures(
@@ -229,6 +228,26 @@ def load(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool = Fal
         volume=None if volume is None else volume[:n],
         wav=wav[: n * audio.hop_length],
     )
+
+
+def load_units(wav_path: Path, encoder: str | None = None) -> np.ndarray:
+    """Units of a clip, (N', D) float32, of this tool or of another that stores them alike.
+
+    Args:
+        wav_path: the clip; it is not read.
+        encoder: refuses units that are known to come from another one.
+
+    Raises:
+        DataError: missing, damaged, of the wrong shape, not finite or stale; the text names the command.
+    """
+    path, entry = path_of(wav_path, "units"), _read_sidecar(wav_path).get("features", {}).get("units", {})
+    made_by = str(entry.get("encoder", "")).split(":")[0]
+    if encoder and made_by and made_by != encoder:
+        raise _rebuild(path, f"is stale: made with the encoder {made_by}, not {encoder}")
+    units = _read_tensor(wav_path, "units", 3)
+    if units.shape[0] != 1:
+        raise _rebuild(path, f"has the shape {tuple(units.shape)}")
+    return np.ascontiguousarray(units[0].T.numpy())
 
 
 def load_diffusion(
@@ -252,9 +271,7 @@ def load_diffusion(
     names = [name for name in DIFFUSION_NAMES if with_augmented or name != "augmented"]
     _check_sidecar(wav_path, {name: wanted[name] for name in names}, command)
     units = _read_tensor(wav_path, "units", 3, command)[0]
-    pitch = _read_array(wav_path, "f0", 2, command)
-    if pitch.shape[0] != 2:
-        raise _rebuild(path_of(wav_path, "f0"), f"has the shape {tuple(pitch.shape)}", command)
+    pitch = read_pitch(wav_path, command)
     curves = {"f0": pitch[0], "volume": _read_array(wav_path, "volume", 1, command)}
     curves["mel"] = _read_mel(wav_path, "mel", mel.n_mels)
     shift = 0.0
@@ -268,6 +285,18 @@ def load_diffusion(
     lengths = {name: curve.shape[-1] for name, curve in curves.items()}
     n = _common_frames(wav_path, audio, probe(wav_path).n_samples, units.shape[1], lengths, command)
     return DiffusionFeatures(units, **{name: curve[..., :n] for name, curve in curves.items()}, aug_shift=shift)
+
+
+def read_pitch(wav_path: Path, command: str = COMMAND) -> torch.Tensor:
+    """The stored pitch of a clip, (2, N) float32: Hz with gaps filled, and 1 = voiced; not compared with the clip.
+
+    Raises:
+        DataError: it is missing, damaged, of the wrong shape or not finite; the text names `command`.
+    """
+    pitch = _read_array(wav_path, "f0", 2, command)
+    if pitch.shape[0] != 2:
+        raise _rebuild(path_of(wav_path, "f0"), f"has the shape {tuple(pitch.shape)}", command)
+    return pitch
 
 
 def read_clip(wav_path: Path, audio: AudioSpec) -> np.ndarray:

@@ -1,0 +1,169 @@
+"""cluster/train_cluster.py and train_index.py from made-up units to a file that blends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made_up_units import WIDTH, write_dataset, write_units
+
+import train_index
+from cluster import load_retriever, train_cluster
+from cluster.kmeans import load_centres
+from modules.config.io import parse_config, save_config
+from modules.errors import ConfigError, DataError, UsageError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SPEAKERS = {"alto": 0, "bass": 1}
+
+
+def write_config(speakers: dict[str, int] = SPEAKERS, width: int = WIDTH) -> None:
+    model = {"ssl_dim": width, "n_speakers": 2, "speech_encoder": "fake"}
+    save_config(parse_config({"model": model, "spk": speakers}), Path("configs/config.json"))
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path, monkeypatch):
+    """A folder with units of two speakers and a config."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset(Path("dataset/44k"), {"alto": 120, "bass": 5})
+    Path("configs").mkdir()
+    write_config()
+
+
+def test_centres_are_made_and_blend(caplog, capsys):
+    assert train_cluster.main(["--n_clusters", "10"]) == 0
+    path = Path("logs/44k/kmeans_10000.pt")
+    assert {name: rows.shape for name, rows in load_centres(path).items()} == {"alto": (10, 6), "bass": (5, 6)}
+    retriever = load_retriever(path, SPEAKERS, WIDTH, feature_retrieval=False)
+    assert retriever.blend(torch.zeros(WIDTH, 3), "bass", 0.5).shape == (WIDTH, 3)
+    assert "bass has 5 frames only" in caplog.text and "alto has" not in caplog.text
+    last = capsys.readouterr().out.strip()
+    assert last.startswith("Next: python inference_main.py ") and '-cm "logs/44k/kmeans_10000.pt" -cr 0.5' in last
+
+
+def test_an_index_is_made_and_blends(capsys):
+    assert train_index.main([]) == 0
+    path = Path("logs/44k/feature_and_index.json")
+    content = json.loads(path.read_text("utf-8"))
+    assert (content["encoder"], content["width"]) == ("fake", WIDTH)
+    assert {name: entry["n_vectors"] for name, entry in content["speakers"].items()} == {"alto": 120, "bass": 5}
+    retriever = load_retriever(path, SPEAKERS, WIDTH, feature_retrieval=True)
+    assert retriever.blend(torch.zeros(WIDTH, 3), "alto", 0.5).shape == (WIDTH, 3)
+    assert '-cm "logs/44k/feature_and_index.json" -fr -cr 0.5' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("main", [train_cluster.main, train_index.main])
+def test_a_second_run_replaces_what_the_first_made(main):
+    assert main([]) == 0
+    first = {path.name: path.read_bytes() for path in Path("logs/44k").iterdir()}
+    assert main([]) == 0
+    assert {path.name: path.read_bytes() for path in Path("logs/44k").iterdir()} == first
+    write_dataset(Path("dataset/44k"), {"alto": 60, "bass": 7}, seed=1)
+    assert main([]) == 0
+    second = {path.name: path.read_bytes() for path in Path("logs/44k").iterdir()}
+    assert len(second) == len(first) and second != first
+
+
+@pytest.mark.parametrize("main", [train_cluster.main, train_index.main])
+def test_a_damaged_clip_is_named_and_left_out(main, caplog):
+    Path("dataset/44k/alto/a.wav.soft.pt").write_bytes(b"PK damaged")
+    write_units(Path("dataset/44k/bass/c.wav"), np.full((4, WIDTH), np.nan, np.float32))
+    assert main([]) == 1
+    for name, problem in (("a.wav", "is damaged"), ("c.wav", "holds values that are not finite")):
+        assert f"{name}.soft.pt: {problem}. Make it again with: python preprocess_hubert_f0.py" in caplog.text
+    assert any(Path("logs/44k").iterdir())
+
+
+@pytest.mark.parametrize("main", [train_cluster.main, train_index.main])
+def test_a_speaker_without_units_is_named(main, caplog):
+    for path in Path("dataset/44k/bass").iterdir():
+        path.unlink()
+    assert main([]) == 1
+    assert "no units of bass: left out. Make them with: python preprocess_hubert_f0.py" in caplog.text
+    for path in Path("dataset/44k/alto").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"holds no units .*preprocess_hubert_f0\.py"):
+        main([])
+
+
+@pytest.mark.parametrize("main", [train_cluster.main, train_index.main])
+def test_units_of_two_encoders_are_refused(main):
+    write_units(Path("dataset/44k/bass/c.wav"), np.ones((4, WIDTH + 1), np.float32))
+    with pytest.raises(DataError, match=r"c\.wav\.soft\.pt: units are 7 wide, but 6 is expected"):
+        main([])
+
+
+def test_units_that_are_known_to_be_another_encoders_do_not_enter_an_index(caplog):
+    sidecar = {"wav_sha256": "", "features": {"units": {"encoder": "other:123"}}}
+    Path("dataset/44k/bass/a.wav.features.json").write_text(json.dumps(sidecar))
+    assert train_index.main([]) == 1
+    assert "a.wav.soft.pt: is stale: made with the encoder other, not fake" in caplog.text
+
+
+def test_a_width_other_than_the_configs_is_refused():
+    write_config(width=WIDTH + 2)
+    with pytest.raises(DataError, match="units are 6 wide, but 8 is expected"):
+        train_index.main([])
+
+
+def test_flags_are_obeyed():
+    folder = Path("elsewhere")
+    Path("dataset").rename("data")
+    Path("configs/config.json").rename("c.json")
+    arguments = ["--dataset", "data/44k", "--output", str(folder), "--n_clusters", "3", "--seed", "1"]
+    assert train_cluster.main(arguments) == 0
+    one = load_centres(folder / "kmeans_10000.pt")["alto"]
+    assert train_cluster.main([*arguments[:-1], "2"]) == 0
+    assert one.shape == (3, WIDTH) and not np.array_equal(one, load_centres(folder / "kmeans_10000.pt")["alto"])
+    arguments = ["--root_dir", "data/44k", "-c", "c.json", "--output_dir", str(folder), "--seed", "1"]
+    assert train_index.main(arguments) == 0
+    assert (folder / "feature_and_index.json").is_file() and not Path("logs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
+def test_the_gpu_must_be_there():
+    with pytest.raises(UsageError, match="--gpu: no GPU"):
+        train_cluster.main(["--gpu"])
+
+
+def test_unusable_arguments_are_refused():
+    for main in (train_cluster.main, train_index.main):
+        with pytest.raises(UsageError, match="--seed -1"):
+            main(["--seed", "-1"])
+    with pytest.raises(UsageError, match="--n_clusters 0"):
+        train_cluster.main(["--n_clusters", "0"])
+    with pytest.raises(DataError, match=r"nowhere: no such folder.*preprocess_hubert_f0\.py"):
+        train_cluster.main(["--dataset", "nowhere"])
+    with pytest.raises(ConfigError, match=r"none\.json: no such file"):
+        train_index.main(["-c", "none.json"])
+    write_config({})
+    with pytest.raises(DataError, match=r"spk names no speaker.*preprocess_flist_config\.py"):
+        train_index.main([])
+
+
+@pytest.mark.parametrize("script", ["cluster/train_cluster.py", "train_index.py"])
+def test_scripts_run_from_another_folder_by_their_path(script, tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, str(ROOT / script), "--seed", "3"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Next: python inference_main.py") and "Traceback" not in done.stderr
+    assert any((tmp_path / "logs/44k").iterdir())
+    failed = subprocess.run([*command[:2], "--seed", "x"], cwd=tmp_path, capture_output=True, text=True)
+    assert failed.returncode == 2
+
+
+@pytest.mark.parametrize("script", ["cluster/train_cluster.py", "train_index.py"])
+def test_help_imports_nothing_heavy(script, tmp_path):
+    code = (
+        f"import runpy, sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str((ROOT / script).parent)!r})\n"
+        f"try: runpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n"
+        "except SystemExit: print(sorted({'torch', 'numpy', 'faiss', 'sklearn', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    assert done.stdout.startswith("usage: ") and done.stdout.rstrip().endswith("[]"), done.stderr
