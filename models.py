@@ -12,17 +12,18 @@ Text-to-Speech", 2021, arXiv:2106.06103, as so-vits-svc 4.1 arranges it for sing
 """
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from modules.checkpoint import load_weights
 from modules.config.fit import explain_mismatch
 from modules.config.schema import Config
-from modules.contracts import Synthesis
+from modules.contracts import Synthesis, VoiceInput
+from modules.device import seeded
 from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.f0.convert import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0
 from modules.nn.flows import CouplingFlow
@@ -234,13 +235,55 @@ class SynthesizerTrn(nn.Module):
         x = self._content(c, uv, vol, None)
         if predict_f0:
             f0 = self._predict_f0(x, f0, uv, speaker)
-        with contextlib.nullcontext() if seed is None else _seeded(c.device, seed):
+        with contextlib.nullcontext() if seed is None else seeded(c.device, seed):
             z_p, _, _ = self.enc_p(x, f0_to_coarse(f0, self.clamp_f0_high), None, noise_scale)
             z = self.flow(z_p, None, speaker, reverse=True)
             wav = self.dec.in_windows(z, f0, speaker)
             # Upstream's source draws a second, unused noise. Whoever goes on drawing then gets upstream's numbers.
             torch.randn(wav.shape[0], wav.shape[2], 1, device=wav.device)
         return wav, f0
+
+    @torch.no_grad()
+    def infer_batch(
+        self,
+        c: torch.Tensor,
+        f0: torch.Tensor,
+        uv: torch.Tensor,
+        g: torch.Tensor,
+        lengths: list[int],
+        noise_scale: float = 0.35,
+        seed: int = INFERENCE_SEED,
+        vol: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """Converts padded items, each to what `infer` makes of it alone, up to rounding.
+
+        Prior and flow see the whole batch; every item is decoded by itself, at its own length and with its own noise.
+
+        Args:
+            c, f0, uv, g, noise_scale, seed, vol: as `infer`, padded to the longest item.
+            lengths: real frames of each item.
+
+        Returns:
+            The waveform (1, 1, N * hop_length) of each item.
+        """
+        speaker = self._speaker_vector(g)
+        mask = sequence_mask(torch.tensor(lengths, device=c.device), c.shape[2])
+        x = self._content(c, uv, vol, mask)
+        channels = self.dec.conv_pre.in_channels
+        noise = torch.zeros(len(lengths), channels, c.shape[2], device=c.device)
+        for index, length in enumerate(lengths):
+            with seeded(c.device, seed):
+                noise[index, :, :length] = torch.randn(1, channels, length, device=c.device)[0]
+        z_p, _, _ = self.enc_p(x, f0_to_coarse(f0, self.clamp_f0_high), mask, noise_scale, noise)
+        z = self.flow(z_p, mask, speaker, reverse=True)
+        wavs = []
+        for index, length in enumerate(lengths):
+            one = slice(index, index + 1)
+            condition = speaker[one] if len(speaker) > 1 else speaker
+            with seeded(c.device, seed):
+                torch.randn(1, channels, length, device=c.device)  # the prior's turn
+                wavs.append(self.dec.in_windows(z[one, :, :length], f0[one, :length], condition[:, :, :length]))
+        return wavs
 
     def _predict_f0(self, x: torch.Tensor, f0: torch.Tensor, uv: torch.Tensor, speaker: torch.Tensor) -> torch.Tensor:
         if self.f0_decoder is None:
@@ -273,23 +316,6 @@ class SynthesizerTrn(nn.Module):
         weights = g if g.dim() == 3 else g.unsqueeze(0)
         rows = self.emb_g.weight[: weights.shape[1]]
         return rows.T @ weights.to(rows.dtype)
-
-
-@contextlib.contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Random numbers on the CPU and `device` start at `seed`; afterwards both generators are where they were."""
-    if device.type == "mps":
-        state = torch.mps.get_rng_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        elif device.type == "mps":
-            torch.mps.manual_seed(seed)
-        yield
-    if device.type == "mps":
-        torch.mps.set_rng_state(state)
 
 
 def build_synthesizer(config: Config) -> SynthesizerTrn:
@@ -357,6 +383,24 @@ class Voice:
             None if volume is None else volume[None].to(self.device, self.dtype),
         )
         return Synthesis(wav[0, 0], used_f0[0])
+
+    def infer_batch(self, items: list[VoiceInput], noise_scale: float = 0.35) -> list[Synthesis]:
+        """Several stretches at once, each as `infer` sings it alone up to rounding."""
+        lengths = [len(item.f0) for item in items]
+
+        def stack(tensors: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+            longest = max(lengths)
+            padded = [F.pad(tensor.to(self.device, dtype), (0, longest - tensor.shape[-1])) for tensor in tensors]
+            return torch.stack(padded)
+
+        f0 = stack([item.f0 for item in items], torch.float32)
+        uv = stack([item.uv for item in items], torch.float32)
+        speakers = [self._speaker(item.speaker) for item in items]
+        speaker = stack(speakers, torch.float32) if speakers[0].is_floating_point() else torch.cat(speakers)
+        volume = None if items[0].volume is None else stack([item.volume for item in items], self.dtype)
+        units = stack([item.units for item in items], self.dtype)
+        wavs = self.network.infer_batch(units, f0, uv, speaker, lengths, noise_scale, vol=volume)
+        return [Synthesis(wav[0, 0], f0[index, : lengths[index]]) for index, wav in enumerate(wavs)]
 
     def _speaker(self, speaker: int | torch.Tensor) -> torch.Tensor:
         if isinstance(speaker, torch.Tensor) and speaker.is_floating_point():

@@ -4,9 +4,7 @@ Shallow diffusion starts from the voice model's mel, pure diffusion from noise; 
 of a song go through together, padded to the longest with a mask that keeps them from hearing the padding.
 """
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +14,7 @@ from tqdm import tqdm
 from diffusion.samplers.base import is_ancestral, n_evaluations
 from diffusion.unit2mel import Unit2Mel
 from modules.contracts import MelVocoder, Stretch
+from modules.device import seeded
 
 SEED = 52468  # the one that the voice model's noise has
 # Lengths are padded to multiples of this, so that kernels are planned for few lengths only.
@@ -67,7 +66,7 @@ class DiffusionRefiner:
         for batch in self._batches(order, stretches):
             mels = self._halving([stretches[index] for index in batch])
             for index, mel in zip(batch, mels):
-                with _fixed_random_state(self.device):
+                with seeded(self.device, SEED):
                     results[index] = self.vocoder.synthesize(mel, stretches[index].f0[: mel.shape[1]])
         return [results[index] for index in range(len(stretches))]
 
@@ -89,7 +88,7 @@ class DiffusionRefiner:
             walk = self.walk
             total = n_evaluations(walk.method, walk.k_step, walk.speedup)
             with (
-                _fixed_random_state(self.device),
+                seeded(self.device, SEED),
                 tqdm(
                     total=total,
                     desc="diffusion",
@@ -164,14 +163,6 @@ class DiffusionRefiner:
         per_frame = weight.element_size() * denoiser.channels * (2 * len(denoiser.residual_layers) + 12)
         free, _ = torch.cuda.mem_get_info(self.device)
         return int(min(max(free * _GPU_SHARE / per_frame, SMALLEST_GPU_FRAMES), LARGEST_GPU_FRAMES))
-
-
-@contextlib.contextmanager
-def _fixed_random_state(device: torch.device) -> Iterator[None]:
-    """Torch's numbers follow from the seed inside; afterwards all is as before."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(SEED)
-        yield
 
 
 def _padded(length: int) -> int:

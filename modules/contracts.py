@@ -43,6 +43,25 @@ class Synthesis:
     f0: torch.Tensor
 
 
+@dataclass(frozen=True)
+class VoiceInput:
+    """What a voice sings from.
+
+    Args:
+        units: (D, N).
+        f0: (N,) Hz.
+        uv: (N,), 1 = voiced.
+        speaker: id, or (S, N) weights.
+        volume: (N,), or None for a voice without loudness.
+    """
+
+    units: torch.Tensor
+    f0: torch.Tensor
+    uv: torch.Tensor
+    speaker: int | torch.Tensor
+    volume: torch.Tensor | None = None
+
+
 class SpeechEncoder(Protocol):
     """Speech to content units."""
 
@@ -84,6 +103,10 @@ class Synthesizer(Protocol):
         predict_f0: bool,
     ) -> Synthesis:
         """Audio of N * hop_length samples from units (D, N), f0 (N,), uv (N,), speaker and volume (N,) or None."""
+        ...
+
+    def infer_batch(self, items: list[VoiceInput], noise_scale: float) -> list[Synthesis]:
+        """The same of several stretches at once, each as if it were alone."""
         ...
 
 

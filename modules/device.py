@@ -5,6 +5,7 @@ happens with `fp32_region`; this module only chooses.
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
@@ -64,3 +65,20 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
 def fp32_region(device: torch.device) -> contextlib.AbstractContextManager:
     """Full precision inside an `autocast` block, for phases, spectra and losses."""
     return torch.autocast(device.type, enabled=False)
+
+
+@contextlib.contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Random numbers on the CPU and `device` start at `seed`; afterwards both generators are where they were."""
+    if device.type == "mps":
+        state = torch.mps.get_rng_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        elif device.type == "mps":
+            torch.mps.manual_seed(seed)
+        yield
+    if device.type == "mps":
+        torch.mps.set_rng_state(state)

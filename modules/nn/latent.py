@@ -18,10 +18,16 @@ LATENT_KERNEL = 5
 POSTERIOR_LAYERS = 16
 
 
-def sample(mean: torch.Tensor, log_deviation: torch.Tensor, noise_scale: float = 1.0) -> torch.Tensor:
-    """One draw of the normal distribution; the noise is fp32, so that every precision gets the same."""
-    noise = torch.randn_like(mean, dtype=torch.float32).to(mean.dtype)
-    return mean + noise * torch.exp(log_deviation) * noise_scale
+def sample(
+    mean: torch.Tensor, log_deviation: torch.Tensor, noise_scale: float = 1.0, noise: torch.Tensor | None = None
+) -> torch.Tensor:
+    """One draw of the normal distribution; the noise is fp32, so that every precision gets the same.
+
+    `noise`, of the mean's shape, is drawn here unless it is given.
+    """
+    if noise is None:
+        noise = torch.randn_like(mean, dtype=torch.float32)
+    return mean + noise.to(mean.dtype) * torch.exp(log_deviation) * noise_scale
 
 
 class PriorEncoder(nn.Module):
@@ -34,7 +40,12 @@ class PriorEncoder(nn.Module):
         self.enc_ = RelativeTransformer(spec)
 
     def forward(
-        self, x: torch.Tensor, coarse_f0: torch.Tensor, mask: torch.Tensor | None, noise_scale: float = 1.0
+        self,
+        x: torch.Tensor,
+        coarse_f0: torch.Tensor,
+        mask: torch.Tensor | None,
+        noise_scale: float = 1.0,
+        noise: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Draws from the prior.
 
@@ -43,6 +54,7 @@ class PriorEncoder(nn.Module):
             coarse_f0: (B, N) int64, 0 to 255.
             mask: (B, 1, N) bool, or None.
             noise_scale: how much of the deviation the sample gets.
+            noise: (B, I, N) standard normal; None draws it.
 
         Returns:
             A sample, the mean and the log deviation, (B, I, N) each, zero at padded frames.
@@ -50,7 +62,7 @@ class PriorEncoder(nn.Module):
         x = self.enc_(x + self.f0_emb(coarse_f0).transpose(1, 2), mask)
         stats = self.proj(x)
         mean, log_deviation = (stats if mask is None else stats * mask).chunk(2, dim=1)
-        z = sample(mean, log_deviation, noise_scale)
+        z = sample(mean, log_deviation, noise_scale, noise)
         return z if mask is None else z * mask, mean, log_deviation
 
 
