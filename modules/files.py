@@ -62,16 +62,17 @@ def remove_leftovers(folder: Path | str, recursive: bool = True) -> int:
     removed = 0
     for path in folder.rglob(".*.partial*") if recursive else folder.glob(".*.partial*"):
         match = _TEMPORARY.match(path.name)
-        if match and not _alive(int(match["pid"])):
+        if match and not is_alive(int(match["pid"])):
             path.unlink(missing_ok=True)
             removed += 1
     return removed
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether that process runs; on Windows always False, where a file in use cannot be deleted anyway."""
     if pid == os.getpid():
         return True
-    if os.name == "nt":  # signal 0 would end the process there; a file in use cannot be deleted anyway
+    if os.name == "nt":  # signal 0 would end the process there
         return False
     try:
         os.kill(pid, 0)

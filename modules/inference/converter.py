@@ -1,34 +1,33 @@
 """VoiceConverter: one request from audio to audio, step by step. It is given finished parts and knows only contracts.
 
-The ladder, each rung on top of the one before: pieces (`_convert_pieces`, which a `Renderer` sings), a stretch of them
-(`_join_stretch`), a stream of blocks (`_convert_blocks`), then `convert_wav` for arrays and `convert` for files.
+The ladder, each rung on top of the one before: pieces (a `Performer` renders them), a stream of blocks
+(`_convert_blocks`), then `convert_wav` for arrays and `convert` for files.
 """
 
-import contextlib
+import hashlib
+import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from modules.audio import io
-from modules.audio.crossfade import crossfade, join_pieces
-from modules.audio.slicer import slice_silence
-from modules.errors import AudioError, UsageError, UserError
-from modules.inference.memory import return_freed_memory
+from modules.audio.slicer import Segment, slice_silence
+from modules.errors import UsageError, UserError
 from modules.inference.options import ConversionOptions
-from modules.inference.pieces import Piece, Timeline, plan_pieces
-from modules.inference.rendering import ConverterParts, Renderer, Sung
+from modules.inference.partial import PartialResult
+from modules.inference.performer import Findings, Performer, Song
+from modules.inference.pieces import Piece, Timeline, join_stretch, plan_pieces
+from modules.inference.rendering import ConverterParts, Renderer, mixed_speakers
 from modules.inference.source import Source, Window, array_source, file_source, survey
 
 logger = logging.getLogger(__name__)
 
 SILENCE_BLOCK_SECONDS = 10.0  # long silences are written in blocks
-SHORTEST_SECONDS = 0.5  # least audio given to the networks; pitch trackers and encoders need a few frames
 
 
 @dataclass(frozen=True)
@@ -40,17 +39,23 @@ class ConversionReport:
         seconds: its duration.
         elapsed: seconds that it took.
         voiced_seconds: how much of it went through the networks.
+        f0_range: lowest and highest note that was sung, in Hz; None where no pitch was heard.
+        warnings: what the user should know.
+        resumed_seconds: how much of it an earlier run had left.
     """
 
     path: Path
     seconds: float
     elapsed: float
     voiced_seconds: float
+    f0_range: tuple[float, float] | None = None
+    warnings: tuple[str, ...] = ()
+    resumed_seconds: float = 0.0
 
     @property
     def realtime_factor(self) -> float:
-        """Computing time over duration: below 1 is faster than playing."""
-        return self.elapsed / max(self.seconds, 1e-9)
+        """Computing time over duration of what was computed: below 1 is faster than playing."""
+        return self.elapsed / max(self.seconds - self.resumed_seconds, 1e-9)
 
 
 class VoiceConverter:
@@ -64,7 +69,7 @@ class VoiceConverter:
         self.parts = parts
         self.audio = parts.audio
         self.renderer = Renderer(parts)
-        self._heard_pitch = False
+        self.performer = Performer(self.renderer)
 
     def check(self, options: ConversionOptions) -> None:
         """Refuses a request that this voice cannot fulfil.
@@ -72,23 +77,36 @@ class VoiceConverter:
         Raises:
             UsageError: unknown speaker (those there are get listed), or pitch prediction without a pitch decoder.
         """
-        if options.speaker not in self.parts.speakers:
-            known = ", ".join(self.parts.speakers)
-            raise UsageError(f"-s/--spk_list: the model has no speaker {options.speaker!r}. It has: {known}.")
-        if self.parts.refiner_speakers is not None and options.speaker not in self.parts.refiner_speakers:
-            known = ", ".join(self.parts.refiner_speakers)
-            raise UsageError(
-                f"-s/--spk_list: the diffusion model has no speaker {options.speaker!r}. It has: {known}. Leave out "
-                "-shd, or use a diffusion model of that voice."
-            )
-        if options.predict_f0 and not self.parts.can_predict_f0:
+        parts = self.parts
+        wanted = [options.speaker] if options.mix is None else mixed_speakers(options.mix, parts.speakers)
+        for speaker in wanted:
+            if speaker not in parts.speakers:
+                known = ", ".join(parts.speakers)
+                raise UsageError(f"-s/--spk_list: the model has no speaker {speaker!r}. It has: {known}.")
+            if parts.refiner_speakers is not None and speaker not in parts.refiner_speakers:
+                known = ", ".join(parts.refiner_speakers)
+                raise UsageError(
+                    f"-s/--spk_list: the diffusion model has no speaker {speaker!r}. It has: {known}. Leave out "
+                    "-shd, or use a diffusion model of that voice."
+                )
+        if options.retrieves and parts.retriever is None:
+            raise UsageError("-cr/--cluster_infer_ratio: no cluster centres or index are loaded; give -cm")
+        if options.predict_f0 and not parts.can_predict_f0:
             raise UsageError(
                 "-a/--auto_predict_f0: this model was trained without a pitch decoder "
                 "(model.use_automatic_f0_prediction is false); leave -a out"
             )
 
+    def key(self, path_in: Path, options: ConversionOptions) -> str:
+        """Equal for requests that give the same result: the file as it is now, the options, the voice's files."""
+        stat = path_in.stat()
+        values = {field.name: getattr(options, field.name) for field in fields(options)}
+        values["mix"] = None if options.mix is None else options.mix.description
+        about = [str(path_in.resolve()), stat.st_size, stat.st_mtime_ns, values, self.parts.identity]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode("utf-8")).hexdigest()
+
     def convert(
-        self, path_in: Path, path_out: Path, options: ConversionOptions, progress: bool = True
+        self, path_in: Path, path_out: Path, options: ConversionOptions, progress: bool = True, resume: bool = False
     ) -> ConversionReport:
         """Converts a file of any length, writing as it goes; the result takes its name when it is whole.
 
@@ -97,26 +115,49 @@ class VoiceConverter:
             path_out: the result, mono at the model's rate; an older one is replaced.
             options: the request.
             progress: show a progress bar over seconds of audio.
+            resume: go on where an interrupted run of the same request stopped.
 
         Raises:
-            AudioError: the input cannot be used, or the output cannot be written.
+            AudioError: the input cannot be used, or the output cannot be written. What was finished is kept.
             UsageError: see `check`.
         """
         started = time.perf_counter()
         self.check(options)
         source = file_source(path_in)
-        rate = self.audio.sampling_rate
-        n_written, n_voiced = 0, 0
-        with (
-            tqdm(total=round(source.seconds), unit="s", desc=path_in.name, disable=not progress, leave=False) as bar,
-            io.StreamWriter(path_out, rate, options.output_format) as writer,
-        ):
-            for wav, voiced in self._convert_blocks(source, options):
-                writer.write(wav)
-                n_written += len(wav)
-                n_voiced += len(wav) * voiced
-                bar.update(n_written // rate - bar.n)
-        return ConversionReport(path_out, n_written / rate, time.perf_counter() - started, n_voiced / rate)
+        rate, findings, n_voiced = self.audio.sampling_rate, Findings(), 0
+        partial = PartialResult(path_out, self.key(path_in, options), resume)
+        done_before = partial.n_samples
+        if done_before:
+            logger.info("%s: going on after %s", path_in, _clock(done_before / rate))
+        bar = tqdm(
+            total=round(source.seconds),
+            unit="s",
+            desc=path_in.name,
+            disable=not progress,
+            leave=False,
+            dynamic_ncols=True,
+        )
+        with partial, bar:
+            try:
+                for wav, voiced in self._convert_blocks(source, options, findings, done_before):
+                    partial.write(wav)
+                    n_voiced += len(wav) * voiced
+                    bar.update(partial.n_samples // rate - bar.n)
+                partial.finish(rate, options.output_format)
+            except UserError as error:
+                raise type(error)(f"{error}{_kept(partial.n_samples / rate)}") from error
+            except KeyboardInterrupt:
+                logger.warning("%s: stopped.%s", path_in, _kept(partial.n_samples / rate) or " Nothing was finished.")
+                raise
+        return ConversionReport(
+            path_out,
+            partial.n_samples / rate,
+            time.perf_counter() - started,
+            n_voiced / rate,
+            (float(findings.lowest), float(findings.highest)) if findings.heard_pitch else None,
+            tuple(findings.warnings),
+            done_before / rate,
+        )
 
     def convert_wav(self, wav: np.ndarray, rate: int, options: ConversionOptions) -> np.ndarray:
         """Converts a clip in memory.
@@ -134,10 +175,16 @@ class VoiceConverter:
             UsageError: see `check`.
         """
         self.check(options)
-        return np.concatenate([block for block, _ in self._convert_blocks(array_source(wav, rate), options)])
+        blocks = self._convert_blocks(array_source(wav, rate), options, Findings())
+        return np.concatenate([block for block, _ in blocks])
 
-    def _convert_blocks(self, source: Source, options: ConversionOptions) -> Iterator[tuple[np.ndarray, bool]]:
-        """The converted audio in blocks, each with whether it is voiced; together exactly as long as the input."""
+    def _convert_blocks(
+        self, source: Source, options: ConversionOptions, findings: Findings, done: int = 0
+    ) -> Iterator[tuple[np.ndarray, bool]]:
+        """The converted audio from sample `done` on, in blocks, each with whether it is voiced.
+
+        With what was done before, they are together exactly as long as the input.
+        """
         found = survey(source)
         if found.gain < 1:
             logger.info(
@@ -147,25 +194,28 @@ class VoiceConverter:
                 found.gain,
             )
         timeline = Timeline(source.rate, self.audio.sampling_rate)
-        window = Window(source, found.gain)
-        self._heard_pitch, was_voiced = False, False
+        song = Song(Window(source, found.gain), found, timeline, options, findings)
         plan = [
             (segment, plan_pieces(segment, source.rate, options, found.rms, found.rms_hop) if segment.voiced else [])
             for segment in slice_silence(found.rms, found.n_samples, source.rate, options.slice_db)
         ]
-        converted = self._convert_pieces(chain.from_iterable(pieces for _, pieces in plan), window, timeline, options)
+        plan = _unfinished(plan, timeline, done)
+        rendered = self.performer.perform(chain.from_iterable(pieces for _, pieces in plan), song)
         for segment, pieces in plan:
+            position = timeline.at(pieces[0].start if pieces else segment.start)
             if segment.voiced:
-                was_voiced = True
-                for wav in self._join_stretch(pieces, converted, timeline, options):
-                    yield wav, True
+                blocks = join_stretch(pieces, rendered, timeline, options.overlap_retain)
             else:
-                yield from ((wav, False) for wav in self._silence(timeline.length(segment.start, segment.end)))
-        if was_voiced and not self._heard_pitch:
-            logger.warning(
-                "%s: no pitch was heard anywhere, so the result is toneless. Is it music without a voice, or very "
-                "noisy? Try another -f0p, or a lower threshold (-ft)",
-                source.name,
+                blocks = self._silence(timeline.at(segment.end) - position)
+            for wav in blocks:
+                new = wav[max(0, done - position) :]
+                position += len(wav)
+                if len(new):
+                    yield new, segment.voiced
+        if any(segment.voiced for segment, _ in plan) and not findings.heard_pitch:
+            findings.warn(
+                f"{source.name}: no pitch was heard anywhere, so the result is toneless. Is it music without a voice, "
+                "or very noisy? Try another -f0p, or a lower threshold (-ft)"
             )
 
     def _silence(self, length: int) -> Iterator[np.ndarray]:
@@ -173,117 +223,31 @@ class VoiceConverter:
         for start in range(0, length, step):
             yield np.zeros(min(step, length - start), np.float32)
 
-    def _join_stretch(
-        self, pieces: list[Piece], converted: Iterator[np.ndarray], timeline: Timeline, options: ConversionOptions
-    ) -> Iterator[np.ndarray]:
-        """The output of neighbouring pieces, taken from `converted`, cross-faded where they overlap.
 
-        piece 1  [====body====][tail]
-        piece 2                [head][====body====][tail]      tail and head become one join
-        """
-        tail = np.zeros(0, np.float32)
-        for piece, following in zip(pieces, chain(pieces[1:], [None])):
-            wav = next(converted)
-            overlap = len(tail)
-            if overlap and piece.has_context:
-                yield join_pieces(tail, wav[:overlap])
-            elif overlap:
-                yield crossfade(tail, wav[:overlap], overlap, options.overlap_retain)
-            kept = timeline.length(following.start, piece.stop) if following else 0
-            yield wav[overlap : len(wav) - kept]
-            tail = wav[len(wav) - kept :]
+def _unfinished(
+    plan: list[tuple[Segment, list[Piece]]], timeline: Timeline, done: int
+) -> list[tuple[Segment, list[Piece]]]:
+    """What of a plan is left when `done` samples of output exist.
 
-    def _convert_pieces(
-        self, pieces: Iterable[Piece], window: Window, timeline: Timeline, options: ConversionOptions
-    ) -> Iterator[np.ndarray]:
-        """The output of each piece in turn, exactly as long as its place on the timeline.
-
-        Where the renderer gains from it, pieces wait until there is a batch of them.
-        """
-        waiting: list[tuple[Piece, Sung | None]] = []
-        frames = 0
-        for piece in pieces:
-            chunk = self._chunk_of(piece, window, timeline.from_rate)
-            sung = None
-            if chunk.any():  # digital silence has no voice to convert
-                with _explained(window.name, [piece], timeline.from_rate):
-                    sung = self.renderer.sing(chunk, timeline.from_rate, options)
-                self._heard_pitch |= sung.voiced
-                frames += sung.n_frames
-            waiting.append((piece, sung))
-            if frames >= self.renderer.batch_frames:
-                yield from self._finish(waiting, window.name, timeline, options)
-                waiting, frames = [], 0
-        yield from self._finish(waiting, window.name, timeline, options)
-
-    def _chunk_of(self, piece: Piece, window: Window, rate: int) -> np.ndarray:
-        """What the networks are given of a piece: its audio between its zeros, never shorter than they can take."""
-        chunk = window.read(piece.read_start, piece.read_stop)
-        missing = max(0, int(SHORTEST_SECONDS * rate) - len(chunk) - piece.pad_left - piece.pad_right)
-        return np.pad(chunk, (piece.pad_left, piece.pad_right + missing))
-
-    def _finish(
-        self, waiting: list[tuple[Piece, Sung | None]], name: str, timeline: Timeline, options: ConversionOptions
-    ) -> Iterator[np.ndarray]:
-        """The output of sung pieces; silent ones (None) give zeros."""
-        there = [(piece, sung) for piece, sung in waiting if sung is not None]
-        wavs: Iterator[np.ndarray] = iter(())
-        if there:
-            with _explained(name, [piece for piece, _ in there], timeline.from_rate):
-                wavs = iter(self.renderer.finish([sung for _, sung in there], options))
-        for piece, sung in waiting:
-            if sung is None:
-                yield np.zeros(timeline.length(piece.start, piece.stop), np.float32)
-            else:
-                yield self._trim(next(wavs), piece, name, timeline, options)
-
-    def _trim(
-        self, wav: np.ndarray, piece: Piece, name: str, timeline: Timeline, options: ConversionOptions
-    ) -> np.ndarray:
-        """The part of a rendered chunk that is its piece's place on the timeline."""
-        if not np.isfinite(wav).all():
-            where = _place(name, [piece], timeline.from_rate)
-            raise AudioError(f"{where}: the model produced numbers that are not finite. Try --precision fp32.")
-        length = timeline.length(piece.start, piece.stop)
-        read = piece.read_stop - piece.read_start + piece.pad_left + piece.pad_right
-        if piece.has_context or read < int(SHORTEST_SECONDS * timeline.from_rate):
-            lead = timeline.at(piece.start - piece.read_start + piece.pad_left)
-            return _fit(wav[lead:], length, centred=False)
-        cut = int(self.audio.sampling_rate * options.pad_seconds)
-        return _fit(wav[cut : len(wav) - cut], length, centred=True)
-
-
-@contextlib.contextmanager
-def _explained(name: str, pieces: list[Piece], rate: int) -> Iterator[None]:
-    """Turns whatever a network raises into one line that names the file and the time."""
-    try:
-        yield
-    except UserError as error:
-        raise type(error)(f"{_place(name, pieces, rate)}: {error}") from error
-    except (RuntimeError, ValueError, MemoryError) as error:
-        raise AudioError(f"{_place(name, pieces, rate)}: {_explain(error)}") from error
-    finally:
-        return_freed_memory()
-
-
-def _place(name: str, pieces: list[Piece], rate: int) -> str:
-    return f"{name}, {pieces[0].start / rate:.1f} to {pieces[-1].stop / rate:.1f} s"
-
-
-def _fit(wav: np.ndarray, length: int, centred: bool) -> np.ndarray:
-    """`wav` cut at its end, or padded with zeros, to `length`; padding is shared between both ends where `centred`.
-
-    Frames are whole, so a padded chunk gives up to one hop less than it was long; upstream shares that gap, and so do
-    we, to give the same samples.
+    Of a stretch that is partly done the last finished piece comes again, for its end is joined with the next one.
     """
-    missing = max(0, length - len(wav))
-    left = missing // 2 if centred else 0
-    return np.pad(wav[:length], (left, missing - left)).astype(np.float32, copy=False)
+    left = []
+    for segment, pieces in plan:
+        if timeline.at(segment.end) <= done:
+            continue
+        ends = [timeline.at(following.start) for following in pieces[1:]]
+        n_done = sum(end <= done for end in ends)
+        left.append((segment, pieces[max(0, n_done - 1) :]))
+    return left
 
 
-def _explain(error: Exception) -> str:
-    """One line for an error out of a network, with what to do where memory ran out."""
-    text = (str(error).strip().splitlines() or [""])[0][:200]
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
-        return "not enough memory. Use shorter pieces (-cl 15 -lg 1) or the CPU (-d cpu)."
-    return f"the conversion failed ({type(error).__name__}: {text})"
+def _kept(seconds: float) -> str:
+    """What to do about a conversion that ended early."""
+    return (
+        f" The first {_clock(seconds)} are kept: the same command with --resume goes on from there." if seconds else ""
+    )
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as `3:07`."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from modules.audio.io import StreamWriter
 from modules.errors import UsageError
+from modules.inference.speaker_mix import SpeakerMix
+
+MIX_NAME = "spk_mix"  # stands in a result's name for the speaker
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,9 @@ class ConversionOptions:
     Messages name the flag of `inference_main.py` that sets a value.
 
     Args:
-        speaker: name of the target voice; the converter knows which there are.
+        speaker: name of the target voice; the converter knows which there are. With a mix, `MIX_NAME`.
+        mix: several voices at once, in place of one speaker.
+        retrieval_ratio: share of the units that comes from the training voice's own, 0 to 1.
         transpose: semitones added to the source's pitch.
         predict_f0: let the model speak with its own pitch (for speech, not for songs).
         noise_scale: spread of the latent noise, 0 for none; 0.4 is what upstream uses.
@@ -36,6 +41,8 @@ class ConversionOptions:
     """
 
     speaker: str
+    mix: SpeakerMix | None = None
+    retrieval_ratio: float = 0.0
     transpose: float = 0.0
     predict_f0: bool = False
     noise_scale: float = 0.4
@@ -53,6 +60,7 @@ class ConversionOptions:
     context_seconds: float = 1.0
 
     def __post_init__(self) -> None:
+        _check_range("-cr/--cluster_infer_ratio", self.retrieval_ratio, 0, 1)
         _check_range("-t/--trans", self.transpose, -60, 60)
         _check_range("-ns/--noise_scale", self.noise_scale, 0, 10)
         _check_range("-sd/--slice_db", self.slice_db, -200, 0)
@@ -61,7 +69,7 @@ class ConversionOptions:
         _check_range("-lg/--linear_gradient", self.overlap_seconds, 0, 3600)
         _check_range("-lea/--loudness_envelope_adjustment", self.loudness_ratio, 0, 1)
         _check_range("-eak/--enhancer_adaptive_key", self.enhancer_key, -24, 24)
-        _check_range("max_segment_seconds", self.max_segment_seconds, 2, 3600)
+        _check_range("--max_segment", self.max_segment_seconds, 2, 3600)
         _check_range("context_seconds", self.context_seconds, 0.1, 10)
         if not 0 < self.overlap_retain <= 1:
             raise UsageError(f"-lgr/--linear_gradient_retain is {self.overlap_retain:g}; it must be above 0, up to 1")
@@ -75,6 +83,11 @@ class ConversionOptions:
                 f"(-cl/--clip is {self.clip_seconds:g} s)"
             )
         StreamWriter("", 44100, self.output_format)  # opens nothing yet, but refuses what cannot be written
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether units are pulled towards the training voice; a mix of voices has no voice to pull to."""
+        return self.retrieval_ratio > 0 and self.mix is None
 
 
 def _check_range(flag: str, value: float, low: float, high: float) -> None:

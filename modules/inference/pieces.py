@@ -1,15 +1,16 @@
-"""Which stretch of a file goes through the networks at once, and where its output lies. Arithmetic only.
+"""Which stretch of a file goes through the networks at once, where its output lies, and how outputs are joined.
 
 Positions on the input are samples of the file; `Timeline` turns them into samples of the output. Because every length
 is a difference of two such positions, a result has exactly the right length however many pieces it is made of.
 """
 
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 
 import numpy as np
 
-from modules.audio.crossfade import split_forced
+from modules.audio.crossfade import crossfade, join_pieces, split_forced
 from modules.audio.slicer import Segment
 from modules.inference.options import ConversionOptions
 
@@ -90,6 +91,47 @@ def plan_pieces(segment: Segment, rate: int, options: ConversionOptions, rms: np
         return [Piece(segment.start, segment.end, segment.start, segment.end, pad, pad)]
     cuts = find_cuts(segment, int(rate * options.max_segment_seconds), rms, rms_hop)
     return _pieces_between(segment, cuts, rate, options, pad)
+
+
+def split_piece(
+    piece: Piece, longest: int, rate: int, options: ConversionOptions, rms: np.ndarray, rms_hop: int
+) -> list[Piece]:
+    """A piece as several, none with more than about `longest` samples of output; together they read what it reads.
+
+    Args:
+        piece: with more than `longest` samples.
+        longest: most samples between two cuts.
+        rate: Hz of the input.
+        options: the request.
+        rms: loudness of the whole file, one value every `rms_hop` samples.
+        rms_hop: samples between two values of `rms`.
+    """
+    whole = Segment(piece.start, piece.stop, True)
+    parts = _pieces_between(whole, find_cuts(whole, longest, rms, rms_hop), rate, options, 0)
+    parts[0] = replace(parts[0], read_start=piece.read_start, pad_left=piece.pad_left)
+    parts[-1] = replace(parts[-1], read_stop=piece.read_stop, pad_right=piece.pad_right)
+    return parts
+
+
+def join_stretch(
+    pieces: list[Piece], rendered: Iterator[np.ndarray], timeline: Timeline, overlap_retain: float
+) -> Iterator[np.ndarray]:
+    """The output of neighbouring pieces, taken from `rendered`, cross-faded where they overlap.
+
+    piece 1  [====body====][tail]
+    piece 2                [head][====body====][tail]      tail and head become one join
+    """
+    tail = np.zeros(0, np.float32)
+    for piece, following in zip(pieces, chain(pieces[1:], [None])):
+        wav = next(rendered)
+        overlap = len(tail)
+        if overlap and piece.has_context:
+            yield join_pieces(tail, wav[:overlap])
+        elif overlap:
+            yield crossfade(tail, wav[:overlap], overlap, overlap_retain)
+        kept = timeline.length(following.start, piece.stop) if following else 0
+        yield wav[overlap : len(wav) - kept]
+        tail = wav[len(wav) - kept :]
 
 
 def find_cuts(segment: Segment, longest: int, rms: np.ndarray, rms_hop: int) -> list[int]:

@@ -1,6 +1,7 @@
 """The converter with stand-in networks: lengths, order, silence, joins, memory, failures."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from inference.fake_voice import AUDIO, fake_converter, folder_listing, silence,
 
 from modules.contracts import F0
 from modules.errors import AudioError, UsageError
-from modules.inference.converter import _fit
 from modules.inference.options import ConversionOptions
+from modules.inference.performer import fit as _fit
 from modules.torchaudio_compat import import_torchaudio
 
 ALTO = ConversionOptions("alto")
@@ -236,15 +237,16 @@ def test_an_array_that_is_no_clip_is_refused(wav):
         converter.convert_wav(wav, 16000, ALTO)
 
 
-def test_a_failure_in_the_middle_keeps_the_old_result_and_leaves_nothing_else(tmp_path):
+def test_a_failure_in_the_middle_keeps_the_old_result_and_what_was_finished(tmp_path):
     converter, synthesizer, _ = fake_converter()
     wav = np.concatenate([sung(6, 16000), silence(6, 16000), sung(6, 16000)])
     soundfile.write(tmp_path / "in.wav", wav, 16000)
     (tmp_path / "out.flac").write_bytes(b"older")
     synthesizer.fails_at_call = 2
-    with pytest.raises(AudioError, match=r"in\.wav, \d+\.\d to 18\.0 s: not enough memory.*-cl 15"):
+    said = r"in\.wav, \d+\.\d to 18\.0 s: not enough memory.*-cl 15.* The first 0:\d\d are kept: .*--resume"
+    with pytest.raises(AudioError, match=said):
         converter.convert(tmp_path / "in.wav", tmp_path / "out.flac", ALTO, progress=False)
-    assert folder_listing(tmp_path) == {"in.wav", "out.flac"}
+    assert folder_listing(tmp_path) == {"in.wav", "out.flac", f".out.flac.{os.getpid()}.unfinished"}
     assert (tmp_path / "out.flac").read_bytes() == b"older"
 
 

@@ -1,0 +1,115 @@
+"""The unfinished result of a conversion: on disk from the first sample on, so that nothing finished is lost.
+
+    .NAME.PID.unfinished     one line of JSON (which request), then the samples as they are made, float32
+
+When all is there it is written in its final format under its own name, whole or not at all, and this file goes. After
+an interruption, an error or a power cut it stays, and the same request can go on from where it ends.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from modules.audio.io import StreamWriter
+from modules.errors import AudioError
+from modules.files import is_alive
+
+_LONGEST_HEADER = 4096
+_COPY_SAMPLES = 441_000
+_NAME = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)\.unfinished$")
+
+
+class PartialResult:
+    """Samples of a result on their way to `path`. A context manager: leaving it keeps an unfinished file.
+
+    Args:
+        path: the finished file.
+        key: which request it is; a file of another one is never gone on with.
+        resume: go on with what an earlier run of the same request left; otherwise that is deleted.
+
+    Raises:
+        AudioError: the folder cannot be written.
+    """
+
+    def __init__(self, path: Path, key: str, resume: bool) -> None:
+        self.path, self.n_samples = path, 0
+        self._file = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+        self._header = (json.dumps({"request": key}) + "\n").encode("ascii")
+        found = left_over(path)
+        try:
+            if resume:
+                for old in found:
+                    samples = _count(old, self._header)
+                    if samples is not None and samples > self.n_samples:
+                        old.replace(self._file)
+                        self.n_samples = samples
+            for old in found:
+                if old != self._file:
+                    old.unlink(missing_ok=True)
+            self._stream = self._file.open("r+b" if self.n_samples else "wb")
+            if self.n_samples:
+                self._stream.seek(len(self._header) + 4 * self.n_samples)
+                self._stream.truncate()  # a sample that was cut in half
+            else:
+                self._stream.write(self._header)
+        except OSError as error:
+            raise AudioError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def __enter__(self) -> "PartialResult":
+        return self
+
+    def write(self, wav: np.ndarray) -> None:
+        """Appends (T,) float samples.
+
+        Raises:
+            AudioError: the disk is full.
+        """
+        try:
+            self._stream.write(np.ascontiguousarray(wav, "<f4").tobytes())
+            self._stream.flush()
+        except OSError as error:
+            raise AudioError(f"{self.path}: writing failed ({error.strerror}). Is the disk full?") from None
+        self.n_samples += len(wav)
+
+    def finish(self, rate: int, output_format: str) -> None:
+        """Gives the result its format and its name.
+
+        Raises:
+            AudioError: the disk is full, or the format refuses.
+        """
+        self._stream.close()
+        with StreamWriter(self.path, rate, output_format) as writer, self._file.open("rb") as stream:
+            stream.seek(len(self._header))
+            while block := stream.read(4 * _COPY_SAMPLES):
+                writer.write(np.frombuffer(block, "<f4"))
+        self._file.unlink(missing_ok=True)
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+        if not self.n_samples:
+            self._file.unlink(missing_ok=True)
+
+
+def left_over(path: Path) -> list[Path]:
+    """Unfinished files of a result whose process has ended, oldest first."""
+    found = []
+    for candidate in path.parent.glob(".*.unfinished"):
+        match = _NAME.match(candidate.name)
+        if (
+            match
+            and match["name"] == path.name
+            and (int(match["pid"]) == os.getpid() or not is_alive(int(match["pid"])))
+        ):
+            found.append(candidate)
+    return sorted(found, key=lambda candidate: candidate.stat().st_mtime)
+
+
+def _count(file: Path, header: bytes) -> int | None:
+    """Whole samples in an unfinished file, or None where it is of another request."""
+    with file.open("rb") as stream:
+        if stream.readline(_LONGEST_HEADER) != header:
+            return None
+    return (file.stat().st_size - len(header)) // 4
