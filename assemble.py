@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from cluster import load_retriever
 from diffusion.refine import DiffusionRefiner, Walk
 from diffusion.samplers.base import check_method
 from diffusion.unit2mel import load_unit2mel
@@ -17,13 +18,14 @@ from modules.config.audio import AudioSpec
 from modules.config.diffusion import DiffusionConfig
 from modules.config.io import load_config
 from modules.config.schema import Config
+from modules.contracts import Retriever
 from modules.data.augmentation import require_same_frames
 from modules.device import choose_device, choose_dtype
 from modules.encoders.base import ENCODERS, build_encoder, encoder_dim
 from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.f0.base import PREDICTORS, build_predictor
 from modules.inference.converter import VoiceConverter
-from modules.inference.rendering import ConverterParts
+from modules.inference.rendering import GPU_BATCH_FRAMES, ConverterParts
 from vdecoder.enhancer import NsfHifiganEnhancer
 from vdecoder.mel_vocoder import load_vocoder
 
@@ -50,6 +52,21 @@ class DiffusionRequest:
 
 
 @dataclass(frozen=True)
+class RetrievalRequest:
+    """What units are pulled towards.
+
+    Args:
+        path: `kmeans_*.pt`; or an index, `feature_and_index.json` or so-vits-svc's `.pkl`.
+        is_index: which of the two.
+        speakers: who will sing.
+    """
+
+    path: Path
+    is_index: bool
+    speakers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class VoiceRequest:
     """Which voice, and how it is to run.
 
@@ -62,6 +79,7 @@ class VoiceRequest:
         precision: "fp32", "fp16", "bf16", or None: fp16 where the path says "half" and there is CUDA, else fp32.
         diffusion: to refine what the voice sings, or in its place.
         enhance: load the enhancer.
+        retrieval: cluster centres or an index.
     """
 
     model_path: Path | None
@@ -72,6 +90,7 @@ class VoiceRequest:
     precision: str | None = None
     diffusion: DiffusionRequest | None = None
     enhance: bool = False
+    retrieval: RetrievalRequest | None = None
 
 
 def read_voice_config(path: Path) -> Config:
@@ -123,6 +142,10 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         "audio": audio,
         "device": device,
         "refiner": refiner,
+        "retriever": _load_retriever(request, encoder_dim(name)),
+        "predictor_on_cpu": not PREDICTORS.get(request.f0_predictor).is_network,
+        "batch_frames": GPU_BATCH_FRAMES if device.type == "cuda" else 0,
+        "identity": _identity(request, device, dtype),
     }
     if config is None:
         data = request.diffusion.config.data
@@ -150,6 +173,29 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         time.perf_counter() - started,
     )
     return VoiceConverter(parts)
+
+
+def _load_retriever(request: VoiceRequest, dim: int) -> Retriever | None:
+    """The centres or the index of the speakers who will sing; errors as `cluster.load_retriever`."""
+    wanted = request.retrieval
+    if wanted is None:
+        return None
+    ids = request.config.spk if request.config is not None else request.diffusion.config.spk
+    return load_retriever(wanted.path, {name: ids[name] for name in wanted.speakers}, dim, wanted.is_index)
+
+
+def _identity(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> str:
+    """All that a result depends on besides the source and the options: files as they are now, and how they run."""
+    diffusion, retrieval = request.diffusion, request.retrieval
+    files = [request.model_path, request.config.path if request.config is not None else None]
+    if diffusion is not None:
+        files += [diffusion.model_path, diffusion.config_path, Path(diffusion.config.vocoder.ckpt)]
+    if retrieval is not None:
+        files.append(retrieval.path)
+    found = [Path(file) for file in files if file is not None]
+    stamps = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.is_file()]
+    how = request.f0_predictor, request.f0_threshold, device.type, str(dtype), request.enhance
+    return repr((stamps, how, diffusion and diffusion.k_step, retrieval and retrieval.is_index))
 
 
 def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> DiffusionRefiner:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from modules.errors import UsageError
+
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)\.partial(\.[^.]*)?$")
 
 
@@ -42,6 +44,20 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: object, indent: int | None = 2) -> None:
     """Writes JSON with readable non-ASCII letters and a final newline, whole or not at all."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder with all above it.
+
+    Raises:
+        UsageError: there is something else in its place, or it may not be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: the folder cannot be made ({error.strerror}); remove what is in its place"
+        ) from None
 
 
 def sha256_of(path: Path | str) -> str:

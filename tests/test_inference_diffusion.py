@@ -79,9 +79,9 @@ def save_diffusion(folder: Path, spk=None, data=None, **model) -> None:
 
 
 def convert(*flags: str) -> np.ndarray:
-    before = set(Path("results").glob("*")) if Path("results").is_dir() else set()
+    before = set(Path("results").glob("[!.]*")) if Path("results").is_dir() else set()
     assert inference_main.main([*FLAGS, *flags]) == 0
-    (result,) = set(Path("results").glob("*")) - before
+    (result,) = set(Path("results").glob("[!.]*")) - before
     wav, rate = read(result)
     assert rate == 44100 and len(wav) == 9 * 44100 and np.isfinite(wav).all()
     result.rename(Path("results").parent / result.name)

@@ -1,19 +1,21 @@
-"""A batch: which files the names mean, what their results are called, and going on past a file that fails."""
+"""A batch: what results are called, going on past a file that fails, and what an earlier run has done already."""
 
+import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.audio.io import AUDIO_SUFFIXES
-from modules.errors import AudioError, UsageError, UserError
-from modules.files import remove_leftovers
-from modules.inference.converter import VoiceConverter
+from modules.audio.io import probe
+from modules.errors import UsageError, UserError
+from modules.files import make_folder, remove_leftovers, write_json
+from modules.inference.converter import ConversionReport, VoiceConverter
 from modules.inference.options import ConversionOptions
 
 logger = logging.getLogger(__name__)
 
-RAW = Path("raw")
 RESULTS = Path("results")
+JOURNAL = ".conversions.json"  # in each folder of results: name -> key of the request that it is the result of
 
 
 @dataclass(frozen=True)
@@ -24,72 +26,52 @@ class Job:
         source: the file to convert.
         result: the file to write.
         options: how.
+        warnings: what is known to be doubtful about it beforehand.
     """
 
     source: Path
     result: Path
     options: ConversionOptions
+    warnings: tuple[str, ...] = ()
 
     @classmethod
-    def named(cls, name: str, source: Path, options: ConversionOptions, predictor: str, kind: str = "sovits") -> "Job":
+    def named(
+        cls,
+        name: str,
+        source: Path,
+        options: ConversionOptions,
+        predictor: str,
+        kind: str = "sovits",
+        warnings: tuple[str, ...] = (),
+    ) -> "Job":
         """The job of a source that was typed as `name`, with its result under `results/`."""
-        return cls(source, RESULTS / result_name(name, options, predictor, kind), options)
+        return cls(source, RESULTS / result_name(name, options, predictor, kind), options, warnings)
 
 
-def find_sources(names: list[str], folder: Path = RAW) -> dict[str, Path]:
-    """Name to file, for the names that can be found; the others are reported.
+@dataclass(frozen=True)
+class Done:
+    """A job and what became of it; `report` is None where an earlier run had finished it."""
 
-    `folder` is made where there is none: it is where users look for the place to put their files.
-
-    Raises:
-        AudioError: there is only one name and it has no file.
-    """
-    _make_folder(folder)
-    found = {}
-    for name in dict.fromkeys(names):
-        try:
-            found[name] = find_source(name, folder)
-        except AudioError as error:
-            if len(names) == 1:
-                raise
-            logger.error("%s", error)
-    return found
-
-
-def find_source(name: str, folder: Path = RAW) -> Path:
-    """The file that a name means: in `folder` as it is, there with `.wav`, or a path of its own.
-
-    Raises:
-        AudioError: there is none; the text lists what `folder` holds.
-    """
-    candidates = [folder / name]
-    if not Path(name).suffix:
-        candidates.append(folder / f"{name}.wav")
-    candidates.append(Path(name))
-    if not name.strip():
-        raise AudioError(f"-n/--clean_names: a name is empty. {_listing(folder)}")
-    for path in candidates:
-        if path.is_file():
-            return path
-    what = "is a folder, not a file" if (folder / name).is_dir() else "no such file"
-    raise AudioError(f"{folder / name}: {what}. {_listing(folder)}")
+    job: Job
+    report: ConversionReport | None
 
 
 def result_name(name: str, options: ConversionOptions, predictor: str, kind: str = "sovits") -> str:
-    """The name of a result: `song.wav_0key_alto_sovits_pm.flac`.
+    """The name of a result: `song.wav_0key_alto_sovits_pm.flac`, or `song.wav_0key_alto_0.5_sovits_pm.flac`.
 
     The source's name stays as typed, with its suffix; of a path outside the source folder only the last part is kept.
 
     Args:
         name: the source as typed.
-        options: key, speaker and format.
+        options: key, speaker, share of retrieval and format.
         predictor: name of the pitch predictor.
         kind: "sovits", "sovdiff" for shallow diffusion, "diff" for diffusion alone.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts or name.startswith(("./", ".\\")):
         name = Path(name).name
     key = "auto" if options.predict_f0 else f"{options.transpose:g}key"
-    return f"{name}_{key}_{_as_file_name(options.speaker)}_{kind}_{predictor}.{options.output_format}"
+    retrieved = f"_{options.retrieval_ratio}" if options.retrieves else ""
+    return f"{name}_{key}_{_as_file_name(options.speaker)}{retrieved}_{kind}_{predictor}.{options.output_format}"
 
 
 def check_results_differ(jobs: list[Job]) -> list[Job]:
@@ -112,24 +94,45 @@ def check_results_differ(jobs: list[Job]) -> list[Job]:
     return list(writers.values())
 
 
-def run_jobs(jobs: list[Job], converter: VoiceConverter) -> list[Job]:
+def run_jobs(
+    jobs: list[Job],
+    converter: VoiceConverter,
+    resume: bool = False,
+    tell: Callable[[Done], None] | None = None,
+) -> list[Done]:
     """Converts one after the other and returns the jobs that succeeded; what fails is reported and the rest goes on.
+
+    Args:
+        jobs: with different results.
+        converter: the voice.
+        resume: leave out what an earlier run of the same requests has finished, and go on within an unfinished one.
+        tell: is called with every job as soon as it is done.
 
     Raises:
         UserError: there is only one job and it failed.
     """
-    finished = []
+    finished, told_stereo = [], False
     for job in jobs:
         try:
-            _make_folder(job.result.parent)
+            make_folder(job.result.parent)
             remove_leftovers(job.result.parent, recursive=False)
-            report = converter.convert(job.source, job.result, job.options)
+            if resume and job.result.is_file() and _recorded(job.result) == converter.key(job.source, job.options):
+                logger.info("%s: is there already", job.result.as_posix())
+                finished.append(Done(job, None))
+                if tell is not None:
+                    tell(finished[-1])
+                continue
+            if not told_stereo and (channels := probe(job.source).channels) > 1:
+                logger.info("%s: its %d channels are mixed to one, as of all such files", job.source, channels)
+                told_stereo = True
+            report = converter.convert(job.source, job.result, job.options, resume=resume)
+            _record(job.result, converter.key(job.source, job.options))
         except UserError as error:
             if len(jobs) == 1:
                 raise
             logger.error("%s", error)
             continue
-        finished.append(job)
+        finished.append(Done(job, report))
         logger.info(
             "%s: %.1f s (%.1f s voiced), made in %.1f s, real-time factor %.2f",
             report.path.as_posix(),
@@ -138,35 +141,31 @@ def run_jobs(jobs: list[Job], converter: VoiceConverter) -> list[Job]:
             report.elapsed,
             report.realtime_factor,
         )
+        if tell is not None:
+            tell(finished[-1])
     if len(finished) < len(jobs):
         logger.error("%d of %d conversions failed; the reasons stand above", len(jobs) - len(finished), len(jobs))
     return finished
 
 
-def _make_folder(folder: Path) -> None:
+def _read_journal(folder: Path) -> dict[str, str]:
+    """What the folder's results are results of; nothing where that is not known."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"{folder}: the folder cannot be made ({error.strerror}); remove what is in its place"
-        ) from None
+        found = json.loads((folder / JOURNAL).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _recorded(result: Path) -> str | None:
+    return _read_journal(result.parent).get(result.name)
+
+
+def _record(result: Path, key: str) -> None:
+    entries = {name: value for name, value in _read_journal(result.parent).items() if (result.parent / name).is_file()}
+    write_json(result.parent / JOURNAL, {**entries, result.name: key})
 
 
 def _as_file_name(speaker: str) -> str:
     """A speaker's name without path separators."""
     return speaker.replace("/", "_").replace("\\", "_")
-
-
-def _listing(folder: Path) -> str:
-    """What there is to convert, in words."""
-    if not folder.is_dir():
-        return f"There is no folder {folder}/; put the file there, or give its path."
-    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_audio(path))
-    if not found:
-        return f"{folder}/ holds no audio; put the file there, or give its path."
-    more = f" and {len(found) - 20} more" if len(found) > 20 else ""
-    return f"In {folder}/: {', '.join(found[:20])}{more}."
-
-
-def _is_audio(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")

@@ -1,7 +1,7 @@
 """Pieces of a song to their sound, in turn: listening ahead, batches, and what is done when memory runs out.
 
     queue      pieces wait until there is a batch; the pitch of the newest is taken while the others are sung
-    batch      out of memory on a GPU: the batch is halved, then a piece is cut at its quietest place, then it is an error
+    batch      out of memory on a GPU: the batch is halved, then a piece is cut at its quietest place, then it fails
 
 Knows pieces and the renderer, but neither files nor silences nor what is done with the result.
 """

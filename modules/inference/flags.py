@@ -1,0 +1,177 @@
+"""The command line of conversion: so-vits-svc's flags, in groups, and a few of our own. Names and help only."""
+
+import argparse
+
+from modules.cli import make_parser
+
+DEFAULT_MODEL = "logs/44k/G_37600.pth"
+DEFAULT_CONFIG = "logs/44k/config.json"
+DEFAULT_NAME = "君の知らない物語-src.wav"
+DEFAULT_SPEAKER = "buyizi"
+DIFFUSION_FOLDER = "logs/44k/diffusion"
+DEFAULT_K_STEP = 100
+MIX_FILES = ("configs/spkmix.json", "spkmix.py")
+AUTO, AUTO_OCTAVE = "auto", "auto-octave"
+
+
+def make_arguments(script: str, description: str) -> argparse.ArgumentParser:
+    """The parser of the script with that `__file__` and `__doc__`."""
+    parser = make_parser(script, description)
+    _add_model_flags(parser.add_argument_group("Model"))
+    _add_file_flags(parser.add_argument_group("Input and output"))
+    _add_voice_flags(parser.add_argument_group("Voice and pitch"))
+    _add_retrieval_flags(parser.add_argument_group("Retrieval"))
+    _add_diffusion_flags(parser.add_argument_group("Shallow diffusion"))
+    _add_slicing_flags(parser.add_argument_group("Slicing"))
+    _add_advanced_flags(parser.add_argument_group("Advanced"))
+    return parser
+
+
+def _add_model_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    newest = f"(default: {DEFAULT_MODEL}, or the newest G_*.pth in logs/44k/)"
+    add("-m", "--model_path", metavar="FILE", help=f"trained generator {newest}")
+    beside = f"(default: config.json beside the model given with -m, else {DEFAULT_CONFIG})"
+    add("-c", "--config_path", metavar="FILE", help=f"config that was saved with the model {beside}")
+    add("-d", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
+    precision = "precision of the networks (default: fp32; fp16 on CUDA for a model whose path contains 'half')"
+    add("--precision", choices=["fp32", "fp16", "bf16"], help=precision)
+
+
+def _add_file_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    names = (
+        "files to convert: names under raw/ (.wav is added where a name has no suffix), paths, folders, or patterns "
+    )
+    names += "like 'album/*.flac'"
+    add("-n", "--clean_names", nargs="+", default=[DEFAULT_NAME], metavar="NAME", help=names)
+    add("-wf", "--wav_format", default="flac", metavar="FORMAT", help="format of the result: flac, wav, mp3, ogg ...")
+    resume = "go on where an interrupted run of the same command stopped: finished files stay, unfinished ones go on"
+    add("--resume", action="store_true", help=resume)
+    add("--json", action="store_true", help="print one line of JSON on stdout for each finished file")
+
+
+def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    speakers = f"target voices; every file is converted for each (default: {DEFAULT_SPEAKER}, or the model's only one)"
+    add("-s", "--spk_list", nargs="+", metavar="NAME", help=speakers)
+    keys = "semitones up (or down: -12) for each name; the first counts for names without one. auto: what suits the "
+    keys += "notes that the voice was trained on; auto-octave: whole octaves only, so that the song keeps its key"
+    add("-t", "--trans", type=_key, nargs="+", default=[0], metavar="N", help=keys)
+    predictors = "how the melody is read: pm, dio, harvest, crepe, fcpe, rmvpe or swift; README.md compares them"
+    add("-f0p", "--f0_predictor", default="pm", metavar="NAME", help=predictors)
+    add("-fmp", "--f0_mean_pooling", action="store_true", help="the same as -f0p crepe (so-vits-svc 4.0's flag)")
+    threshold = "confidence below which crepe, fcpe, rmvpe and swift call a frame unvoiced, 0 to 1"
+    add("-ft", "--f0_filter_threshold", type=float, default=0.05, metavar="X", help=threshold)
+    auto = "the model speaks with its own pitch: for speech; a song goes out of tune"
+    add("-a", "--auto_predict_f0", action="store_true", help=auto)
+    loudness = "1 keeps the loudness that the model made, 0 follows the source's, values between mix"
+    add("-lea", "--loudness_envelope_adjustment", type=float, default=1.0, metavar="X", help=loudness)
+    mix = f"mix of several voices that changes over the song, as written in {' or '.join(MIX_FILES)}"
+    add("-usm", "--use_spk_mix", action="store_true", help=mix)
+    add("--mix_path", metavar="FILE", help="another file with such a mix; implies -usm")
+    constant = "the same mix all through the song, such as: alto=0.7 tenor=0.3"
+    add("--mix", nargs="+", metavar="NAME=X", help=constant)
+
+
+def _add_retrieval_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    made = (
+        "kmeans_10000.pt, or with -fr feature_and_index.json (or so-vits-svc's .pkl), beside the model or in logs/44k/"
+    )
+    add("-cm", "--cluster_model_path", default="", metavar="FILE", help=f"cluster centres or index (default: {made})")
+    ratio = "share taken from the training voice's own sounds, 0 to 1: more is nearer to the voice, less clear in words"
+    add("-cr", "--cluster_infer_ratio", type=float, default=0.0, metavar="X", help=ratio)
+    index = "take them from a feature index (python train_index.py), not from cluster centres"
+    add("-fr", "--feature_retrieval", action="store_true", help=index)
+
+
+def _add_diffusion_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    shallow = "refine the result by diffusion: takes the electric sound and the noise off it"
+    add("-shd", "--shallow_diffusion", action="store_true", help=shallow)
+    add("-od", "--only_diffusion", action="store_true", help="diffusion alone, from noise, without the VITS model")
+    newest = f"(default: the newest model_*.pt in {DIFFUSION_FOLDER}/)"
+    add("-dm", "--diffusion_model_path", metavar="FILE", help=f"trained diffusion model {newest}")
+    beside = f"(default: config.yaml beside the model given with -dm, else {DIFFUSION_FOLDER}/config.yaml)"
+    add("-dc", "--diffusion_config_path", metavar="FILE", help=f"config that was saved with it {beside}")
+    steps = "noise levels of shallow diffusion: more is cleaner and further from what the VITS model sang"
+    add("-ks", "--k_step", type=int, default=DEFAULT_K_STEP, metavar="N", help=steps)
+    second = "diffusion hears the words in what the VITS model sang, not in the source: nearer to the voice, less clear"
+    add("-se", "--second_encoding", action="store_true", help=second)
+
+
+def _add_slicing_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    silence = "loudness in dB below which a stretch is silence; -50 keeps quiet breaths, -30 suits a noisy recording"
+    add("-sd", "--slice_db", type=float, default=-40, metavar="DB", help=silence)
+    add("-p", "--pad_seconds", type=float, default=0.5, metavar="S", help="silence added around every stretch")
+    clip = "cut into pieces of this many seconds whatever they hold; 0 cuts at silences only"
+    add("-cl", "--clip", type=float, default=0.0, metavar="S", help=clip)
+    fade = "seconds by which such pieces overlap and are cross-faded"
+    add("-lg", "--linear_gradient", type=float, default=0.0, metavar="S", help=fade)
+    cap = "longest stretch at once; longer ones are cut where they are quietest, which bounds the memory"
+    add("--max_segment", type=float, default=30.0, metavar="S", help=cap)
+    retain = "share of that overlap which is really mixed, above 0 up to 1"
+    add("-lgr", "--linear_gradient_retain", type=float, default=0.75, metavar="X", help=retain)
+
+
+def _add_advanced_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    noise = "how much the model varies: lower is cleaner and duller, higher clearer and rougher"
+    add("-ns", "--noise_scale", type=float, default=0.4, metavar="X", help=noise)
+    add("--noice_scale", dest="noise_scale", type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    enhance = "NSF-HiFiGAN enhancer: cleaner sound for voices with little training data; not together with diffusion"
+    add("-eh", "--enhance", action="store_true", help=enhance)
+    key = "semitones by which the enhancer hears the voice lower, for notes above its range"
+    add("-eak", "--enhancer_adaptive_key", type=int, default=0, metavar="N", help=key)
+
+
+def _key(text: str) -> int | str:
+    """A number of semitones, or a word for choosing it."""
+    if text in (AUTO, AUTO_OCTAVE):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {AUTO} or {AUTO_OCTAVE}") from None
+
+
+def effectless(args: argparse.Namespace) -> list[str]:
+    """What was given and has no effect, in words."""
+    by_diffusion, mixed = kind_of(args) != "sovits", mix_wanted(args)
+    without_effect = {
+        "-cm has no effect while -cr is 0": args.cluster_model_path and not args.cluster_infer_ratio,
+        "-fr has no effect while -cr is 0": args.feature_retrieval and not args.cluster_infer_ratio,
+        "-cr has no effect on a mix of voices": args.cluster_infer_ratio and mixed,
+        "-s has no effect with a mix of voices": args.spk_list and mixed,
+        "--mix stays the same all through the song; -usm has no effect": args.mix
+        and (args.use_spk_mix or args.mix_path),
+        "-lg has no effect without -cl": args.linear_gradient and not args.clip,
+        "-fmp means -f0p crepe; the predictor given with -f0p is not used": args.f0_mean_pooling
+        and args.f0_predictor not in ("pm", "crepe"),
+        "-t has more values than there are names; the last ones are not used": len(args.trans) > len(args.clean_names),
+        "-eak has no effect without -eh": args.enhancer_adaptive_key and not args.enhance,
+        "-eh has no effect with diffusion, which ends in the same vocoder": args.enhance and by_diffusion,
+        "-shd has no effect with -od": args.shallow_diffusion and args.only_diffusion,
+        "-se has no effect without -shd": args.second_encoding and kind_of(args) != "sovdiff",
+        "-ks has no effect without -shd": args.k_step != DEFAULT_K_STEP and kind_of(args) != "sovdiff",
+        "-a has no effect with -od": args.auto_predict_f0 and args.only_diffusion,
+        "-m and -c have no effect with -od": args.only_diffusion and (args.model_path or args.config_path),
+    }
+    return [text for text, applies in without_effect.items() if applies]
+
+
+def mix_wanted(args: argparse.Namespace) -> bool:
+    """Whether several voices shall sing at once."""
+    return bool(args.mix or args.use_spk_mix or args.mix_path)
+
+
+def kind_of(args: argparse.Namespace) -> str:
+    """What the result's name says about how it was made."""
+    return "diff" if args.only_diffusion else "sovdiff" if args.shallow_diffusion else "sovits"
+
+
+def predictor_name(args: argparse.Namespace) -> str:
+    """The pitch predictor that the flags ask for."""
+    return "crepe" if args.f0_mean_pooling else args.f0_predictor

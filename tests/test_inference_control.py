@@ -1,0 +1,250 @@
+"""Timbre control and batches from the command line: mixes, retrieval, automatic keys, JSON, going on after a stop."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from inference.fake_voice import FakePredictor, fake_converter, silence, sung
+
+import assemble
+import inference_main
+from modules.config.schema import Config
+from modules.data.pitch import FILE_NAME
+from modules.errors import AudioError, UsageError
+from modules.f0.histogram import PitchHistogram
+from modules.inference.jobs import JOURNAL
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """A workspace with an album of two songs, the second in stereo."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw" / "album").mkdir(parents=True)
+    song = np.concatenate([sung(6, 16000), silence(1, 16000), sung(6, 16000, 1)])
+    soundfile.write(tmp_path / "raw" / "album" / "one.wav", song, 16000)
+    soundfile.write(tmp_path / "raw" / "album" / "two.flac", np.stack([song[:32000]] * 2, 1), 16000)
+    return tmp_path
+
+
+@pytest.fixture
+def voice(monkeypatch):
+    """Conversion with stand-in networks in two voices; `voice.requests` are those made."""
+
+    class Voice:
+        def __init__(self):
+            self.requests, self.changes = [], {}
+            self.converter, self.synthesizer, self.calls = fake_converter()
+
+        def load(self, request):
+            self.requests.append(request)
+            self.converter, self.synthesizer, self.calls = fake_converter(**self.changes)
+            self.synthesizer.fails_at_call = getattr(self, "fails_at_call", None)
+            return self.converter
+
+    made = Voice()
+    monkeypatch.setattr(assemble, "read_voice_config", lambda path: Config(spk={"alto": 0, "tenor": 1}))
+    monkeypatch.setattr(assemble, "load_converter", made.load)
+    return made
+
+
+def results() -> set[str]:
+    return {path.relative_to("results").as_posix() for path in Path("results").rglob("[!.]*.*")}
+
+
+def test_a_folder_is_mirrored_and_stereo_is_said_once(workspace, voice, caplog):
+    soundfile.write("raw/album/three.wav", np.zeros((16000, 2)), 16000)
+    caplog.set_level("INFO")
+    assert inference_main.main(["-n", "album", "-s", "alto"]) == 0
+    ending = "_0key_alto_sovits_pm.flac"
+    assert results() == {f"album/{name}{ending}" for name in ("one.wav", "two.flac", "three.wav")}
+    assert caplog.text.count("channels are mixed to one") == 1
+
+
+def test_json_has_one_line_for_each_finished_file_and_nothing_else_on_stdout(workspace, voice, capsys):
+    Path("raw/album/broken.wav").write_bytes(b"RIFFnothing")
+    assert inference_main.main(["-n", "album", "-s", "alto", "tenor", "-t", "12", "--json"]) == 1
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    assert [(line["source"], line["speaker"]) for line in lines] == [
+        (f"raw/album/{name}", speaker) for name in ("one.wav", "two.flac") for speaker in ("alto", "tenor")
+    ]
+    first = lines[0]
+    assert first["result"] == "results/album/one.wav_12key_alto_sovits_pm.flac" and Path(first["result"]).is_file()
+    assert first["seconds"] == 13 and 11 < first["voiced_seconds"] <= 13 and first["realtime_factor"] > 0
+    assert first["f0_range_hz"] == [400, 400] and first["warnings"] == [] and not first["already_there"]
+    assert "broken.wav" in printed.err and "2 of 6 conversions failed" in printed.err
+
+
+def test_retrieval_shows_in_the_name_and_reaches_the_voice(workspace, voice):
+    blended = []
+
+    class Retriever:
+        def blend(self, units, speaker, ratio):
+            blended.append((units.shape[1], speaker, ratio))
+            return units * 0
+
+    voice.changes["retriever"] = Retriever()
+    assert inference_main.main(["-n", "album/two.flac", "-s", "tenor", "-cr", "0.5", "-cm", "k.pt"]) == 0
+    assert results() == {"album/two.flac_0key_tenor_0.5_sovits_pm.flac"}
+    assert blended == [(300, "tenor", 0.5)]
+    request = voice.requests[0].retrieval
+    assert (request.path, request.is_index, request.speakers) == (Path("k.pt"), False, ("tenor",))
+    assert not soundfile.read("results/album/two.flac_0key_tenor_0.5_sovits_pm.flac")[0].any()
+
+
+@pytest.mark.parametrize(
+    ("flags", "there", "expected"),
+    [
+        ([], [], "logs/44k/kmeans_10000.pt"),
+        (["-fr"], [], "logs/44k/feature_and_index.json"),
+        (["-fr"], ["logs/44k/feature_and_index.pkl"], "logs/44k/feature_and_index.pkl"),
+        (["-fr"], ["logs/44k/feature_and_index.pkl", "v/feature_and_index.json"], "v/feature_and_index.json"),
+        ([], ["logs/44k/kmeans_10000.pt", "v/kmeans_10000.pt"], "v/kmeans_10000.pt"),
+    ],
+)
+def test_centres_and_indexes_have_their_usual_places(workspace, voice, flags, there, expected):
+    for path in there:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).touch()
+    args = inference_main.make_arguments("x", "").parse_args([*flags, "-cr", "0.3"])
+    assert inference_main.choose_retrieval(args, Path("v/G_1.pth"), ["alto"]).path.as_posix() == expected
+
+
+def test_a_missing_file_of_centres_is_named_with_its_command(workspace, monkeypatch):
+    from cluster import load_retriever
+    from modules.errors import UserError
+
+    with pytest.raises(UserError, match=r"kmeans_10000\.pt.*python cluster/train_cluster\.py"):
+        load_retriever(Path("logs/44k/kmeans_10000.pt"), {"alto": 0}, 6, False)
+    with pytest.raises(UserError, match=r"feature_and_index\.json.*python train_index\.py"):
+        load_retriever(Path("logs/44k/feature_and_index.json"), {"alto": 0}, 6, True)
+
+
+def test_a_mix_gives_weights_at_the_places_of_the_song(workspace, voice):
+    Path("configs").mkdir()
+    tracks = {"alto": [[0, 0.5, 1, 1], [0.5, 1, 0, 0]], "tenor": [[0, 0.5, 0, 0], [0.5, 1, 1, 1]]}
+    Path("configs/spkmix.json").write_text(json.dumps(tracks))
+    assert inference_main.main(["-n", "album/one.wav", "-usm"]) == 0
+    assert results() == {"album/one.wav_0key_spk_mix_sovits_pm.flac"}
+    first, second = (seen["speaker"] for seen in voice.synthesizer.seen)
+    assert first.shape[0] == 2 and torch.equal(first.sum(0), torch.ones(first.shape[1]))
+    middle = round((6.5 + 0.5) * 100)  # frames of 10 ms; the first stretch starts half a second before the song
+    assert first[0][:middle].min() == 1 and first[1][middle:].min() == 1
+    assert second[1][100:].min() == 1
+
+
+def test_a_constant_mix_and_upstreams_file_work_too(workspace, voice):
+    assert inference_main.main(["-n", "album/two.flac", "--mix", "alto=1", "tenor=3"]) == 0
+    weights = voice.synthesizer.seen[0]["speaker"]
+    assert torch.allclose(weights, torch.tensor([[0.25], [0.75]]).expand_as(weights))
+    Path("spkmix.py").write_text("open('ran', 'w')\nspk_mix_map = {0: [[0., 1., 1, 1]], 1: [[0., 1., 0, 0]]}\n")
+    assert inference_main.main(["-n", "album/two.flac", "-usm", "-cr", "0.5"]) == 0
+    assert voice.synthesizer.seen[0]["speaker"][0].min() == 1
+    assert not Path("ran").exists()
+
+
+def write_voice_notes(hz: float) -> None:
+    Path("dataset/44k").mkdir(parents=True)
+    notes = PitchHistogram.from_curve(np.full(500, hz), np.ones(500))
+    Path("dataset/44k", FILE_NAME).write_text(json.dumps({"alto": notes.to_plain()}))
+    torch.save({"model": {}}, "G_1.pth")
+
+
+@pytest.mark.parametrize(("key", "hz", "expected"), [("auto", 300, 7), ("auto-octave", 300, 12), ("auto", 200, 0)])
+def test_a_key_is_chosen_from_the_voices_notes(workspace, voice, caplog, key, hz, expected):
+    """The stand-in hears 200 Hz everywhere; 300 Hz is seven semitones above."""
+    write_voice_notes(hz)
+    caplog.set_level("INFO")
+    assert inference_main.main(["-n", "album/one.wav", "-s", "alto", "-t", key, "-m", "G_1.pth"]) == 0
+    assert results() == {f"album/one.wav_{expected}key_alto_sovits_pm.flac"}
+    assert f"transposed by {expected:+d}" in caplog.text
+
+
+def test_notes_outside_the_voice_are_warned_about_also_in_json(workspace, voice, capsys):
+    write_voice_notes(270)
+    assert (
+        inference_main.main(["-n", "album/one.wav", "-s", "alto", "-t", "auto-octave", "-m", "G_1.pth", "--json"]) == 0
+    )
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert "outside the voice's range" in warning
+
+
+def test_a_voice_without_known_notes_is_refused_with_the_way_out(workspace, voice):
+    write_voice_notes(300)
+    with pytest.raises(UsageError, match=r"'tenor'.*-t 0.*preprocess_hubert_f0"):
+        inference_main.main(["-n", "album", "-s", "tenor", "-t", "auto", "-m", "G_1.pth"])
+    with pytest.raises(UsageError, match="one target voice"):
+        inference_main.main(["-n", "album", "--mix", "alto=1", "-t", "auto", "-m", "G_1.pth"])
+
+
+def test_a_wrong_key_ends_with_code_two(workspace, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        inference_main.main(["-t", "high"])
+    assert "whole number, auto or auto-octave" in capsys.readouterr().err
+
+
+def test_a_stopped_batch_goes_on_with_resume(workspace, voice, capsys):
+    """The third stretch fails: of the first song both are sung, of the copy one."""
+    soundfile.write("raw/album/copy.wav", soundfile.read("raw/album/one.wav")[0], 16000)
+    command = ["-n", "album/one.wav", "album/copy.wav", "-s", "alto"]
+    assert inference_main.main(command) == 0
+    whole = Path("results/album/copy.wav_0key_alto_sovits_pm.flac").read_bytes()
+    for path in Path("results/album").iterdir():
+        path.unlink()
+    voice.fails_at_call = 4
+    assert inference_main.main(command) == 1
+    assert "--resume" in capsys.readouterr().err
+    voice.fails_at_call = None
+    assert inference_main.main([*command, "--resume", "--json"]) == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first["already_there"] and not second["already_there"] and second["resumed_seconds"] > 5
+    assert len(voice.synthesizer.seen) == 1, "only the stretch that was missing"
+    assert Path("results/album/copy.wav_0key_alto_sovits_pm.flac").read_bytes() == whole
+    assert {path.name for path in Path("results/album").glob(".*")} == {JOURNAL}
+
+
+@pytest.mark.parametrize("change", [["-ns", "0.1"], ["-sd", "-45"]])
+def test_resume_does_not_take_another_requests_result_for_this_one(workspace, voice, change):
+    command = ["-n", "album/two.flac", "-s", "alto"]
+    assert inference_main.main(command) == 0
+    assert inference_main.main([*command, "--resume"]) == 0
+    assert not voice.synthesizer.seen
+    assert inference_main.main([*command, *change, "--resume"]) == 0
+    assert voice.synthesizer.seen
+    soundfile.write("raw/album/two.flac", sung(3, 16000), 16000)
+    assert inference_main.main([*command, *change, "--resume"]) == 0
+    assert voice.synthesizer.seen, "the source has changed"
+
+
+def test_without_resume_everything_is_made_again(workspace, voice):
+    command = ["-n", "album/two.flac", "-s", "alto"]
+    for _ in range(2):
+        assert inference_main.main(command) == 0
+        assert voice.synthesizer.seen
+
+
+def test_a_source_that_cannot_be_heard_does_not_end_the_batch(workspace, voice, caplog):
+    write_voice_notes(300)
+    Path("raw/album/broken.wav").write_bytes(b"RIFFnothing")
+    assert inference_main.main(["-n", "album", "-s", "alto", "-t", "auto", "-m", "G_1.pth"]) == 1
+    assert len(results()) == 2 and "broken.wav" in caplog.text
+    with pytest.raises(AudioError, match=r"broken\.wav"):
+        inference_main.main(["-n", "album/broken.wav", "-s", "alto", "-t", "auto", "-m", "G_1.pth"])
+
+
+def test_a_long_song_is_heard_in_parts(workspace, voice):
+    from modules.inference.listening import HEARD_SECONDS, hear_song
+
+    minute = sung(60, 8000)
+    with soundfile.SoundFile("raw/long.flac", "w", 8000, 1) as file:
+        for _ in range(10):
+            file.write(minute)
+    calls = []
+    converter, _, _ = fake_converter(predictor=FakePredictor(calls))
+    histogram = hear_song(Path("raw/long.flac"), converter.renderer, -40)
+    heard = sum(length for _, length in calls) / 16000
+    assert 0.8 * HEARD_SECONDS <= heard <= 1.1 * HEARD_SECONDS
+    assert histogram.median_hz == pytest.approx(200, rel=0.02)
