@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(ROOT))
 
 METHODS = ("ddpm", "ddim", "pndm", "dpm-solver", "dpm-solver++", "unipc")
 FRAME_RATE = 44100 / 512
@@ -151,30 +151,22 @@ def timed(work, device) -> float:
 
 def measure_whole(seconds: float, device, precision: str) -> None:
     """A song through the converter: vec768l12, dio, default voice, shallow diffusion and vocoder."""
-    import numpy as np
-    import soundfile
     import torch
-    from features import make_clips, prepare_encoder
+    from published import Stages, write_contentvec, write_song, write_voice
 
     import assemble
     from diffusion.unit2mel import build_unit2mel
-    from models import build_synthesizer
     from modules.config.diffusion import load_diffusion_config, parse_diffusion_config, save_diffusion_config
-    from modules.config.io import parse_config, save_config
-    from modules.config.presets import preset_values
     from modules.config.vocoder import VocoderConfig
     from modules.inference.options import ConversionOptions
     from vdecoder.mel_vocoder import build_vocoder
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        pause = np.zeros(44100, np.float32)
-        soundfile.write(
-            "song.wav", np.concatenate([part for clip in make_clips(seconds, 44100) for part in (clip, pause)]), 44100
-        )
-        save_config(parse_config({**preset_values("base", "vec768l12", 768), "spk": {"voice": 0}}), "config.json")
+        write_song(Path("song.wav"), seconds)
+        write_voice(Path())
+        write_contentvec(Path())
         config = assemble.read_voice_config(Path("config.json"))
-        torch.save({"model": build_synthesizer(config).state_dict()}, "G_1.pth")
         save_diffusion_config(parse_diffusion_config({"spk": {"voice": 0}}), "config.yaml")
         diffusion = load_diffusion_config("config.yaml")
         torch.save({"model": build_unit2mel(diffusion, 128).state_dict()}, "model_1.pt")
@@ -185,7 +177,6 @@ def measure_whole(seconds: float, device, precision: str) -> None:
         vocoder = VocoderConfig(**values, resblock_dilation_sizes=[[1, 3, 5]] * 3)
         Path("pretrain/nsf_hifigan/config.json").write_text(vocoder.model_dump_json(), "utf-8")
         torch.save({"generator": build_vocoder(vocoder).state_dict()}, "pretrain/nsf_hifigan/model")
-        prepare_encoder("vec768l12", str(device))
 
         for name, request in (
             ("voice model alone", None),
@@ -197,40 +188,15 @@ def measure_whole(seconds: float, device, precision: str) -> None:
             if converter.parts.refiner is not None:
                 converter.parts.refiner.show_progress = False
             loaded = time.perf_counter() - started
-            stages = watch(converter.renderer)
+            stages = Stages(converter.parts, device)
             options = ConversionOptions("voice", output_format="wav")
             for number in ("first", "second"):
                 stages.clear()
                 report = converter.convert(Path("song.wav"), Path("out.wav"), options, progress=False)
-                shares = ", ".join(f"{stage} {100 * spent / report.elapsed:.0f} %" for stage, spent in stages.items())
+                shares = stages.shares(report.elapsed)
                 print(f"{name}, {number} pass: real-time factor {report.realtime_factor:.3f} ({shares})", flush=True)
             print(f"{name}: loaded in {loaded:.1f} s")
         os.chdir("/")
-
-
-def watch(renderer) -> dict[str, float]:
-    """Seconds spent in each stage of a renderer from now on."""
-    spent: dict[str, float] = {}
-    parts = renderer.parts
-
-    def wrap(owner, method: str, stage: str) -> None:
-        original = getattr(owner, method)
-
-        def measured(*args, **kwargs):
-            started = time.perf_counter()
-            result = original(*args, **kwargs)
-            spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - started
-            return result
-
-        setattr(owner, method, measured)
-
-    wrap(parts.encoder, "encode", "encoder")
-    wrap(parts.predictor, "predict", "pitch")
-    wrap(parts.synthesizer, "infer", "voice model")
-    if parts.refiner is not None:
-        wrap(parts.refiner, "mels", "diffusion")
-        wrap(parts.refiner.vocoder, "synthesize", "vocoder")
-    return spent
 
 
 if __name__ == "__main__":

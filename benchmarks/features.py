@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from published import make_clips, peak_memory, random_hubert
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -29,7 +31,6 @@ ENCODERS = (
 ).split()
 PREDICTORS = "pm dio harvest swift fcpe fcpe.pt rmvpe crepe".split()
 RATE = 44100
-CLIP_SECONDS = (3.0, 5.5, 8.0, 4.2, 6.7)
 
 
 def main() -> int:
@@ -120,22 +121,6 @@ def predict(predictor, clips: list) -> None:
         predictor.predict(clip)
 
 
-def make_clips(seconds: float, rate: int) -> list:
-    """Voiced babble: a gliding harmonic tone with pauses and some noise, in clips of the usual lengths."""
-    import numpy as np
-
-    random = np.random.default_rng(0)
-    clips, total = [], 0.0
-    while total < seconds:
-        length = min(CLIP_SECONDS[len(clips) % len(CLIP_SECONDS)], seconds - total)
-        times = np.arange(int(length * rate)) / rate
-        phase = 2 * np.pi * np.cumsum(220 * 2 ** (0.5 * np.sin(2 * np.pi * 0.4 * times))) / rate
-        tone = sum(np.sin(k * phase) / k for k in range(1, 9)) * (np.sin(2 * np.pi * 1.3 * times) > -0.7)
-        clips.append((0.2 * tone + 0.005 * random.standard_normal(len(times))).astype(np.float32))
-        total += max(length, 0.1)
-    return clips
-
-
 def prepare_encoder(name: str, device: str):
     """A function that builds the encoder, and whether its weights are real."""
     import torch
@@ -160,34 +145,6 @@ def prepare_encoder(name: str, device: str):
         torch.save({"model_state_dict": {f"encoder.{key}": value for key, value in state.items()}}, "random.pt")
         whisper_ppg.require = lambda *_: Path("random.pt")
     return lambda: build_encoder(name, device), False
-
-
-def random_hubert(name: str, dim: int) -> dict:
-    """Random weights of the published size, by torchaudio's names. DPHuBERT is a quarter of HuBERT base."""
-    import torch
-
-    from modules.torchaudio_compat import import_torchaudio
-
-    models = import_torchaudio().models
-    network = {"cnhubertlarge": models.hubert_large, "wavlmbase+": models.wavlm_base}.get(name, models.hubert_base)()
-    state = network.state_dict()
-    old = "encoder.transformer.pos_conv_embed.conv.parametrizations.weight.original"
-    for index, letter in enumerate("gv"):
-        state[f"encoder.transformer.pos_conv_embed.conv.weight_{letter}"] = state.pop(f"{old}{index}")
-    width = state["encoder.transformer.layer_norm.weight"].shape[0]
-    if dim == 256:
-        state |= {"final_proj.weight": torch.randn(256, width), "final_proj.bias": torch.zeros(256)}
-    if name == "dphubert":
-        for key in list(state):
-            if "attention.out_proj.weight" in key:
-                state[key] = state[key][:, :192].clone()
-            elif any(f"attention.{part}_proj" in key for part in "qkv"):
-                state[key] = state[key][:192].clone()
-            elif "intermediate_dense" in key:
-                state[key] = state[key][:768].clone()
-            elif "output_dense.weight" in key:
-                state[key] = state[key][:, :768].clone()
-    return state
 
 
 def load_random_hubert(encoder, weights: dict, path: Path):
@@ -251,16 +208,6 @@ def measure_whole(seconds: float) -> None:
 def script(folder: str, name: str, *flags: str) -> None:
     """Runs one of the toolkit's scripts in a workspace."""
     subprocess.run([sys.executable, str(ROOT / name), *flags], cwd=folder, check=True, capture_output=True)
-
-
-def peak_memory() -> float:
-    """Peak of this process's memory so far, in MB; 0 on Windows, which does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 if __name__ == "__main__":
