@@ -23,7 +23,7 @@ from modules.checkpoint import load_weights
 from modules.config.fit import explain_mismatch
 from modules.config.schema import Config
 from modules.contracts import Synthesis, VoiceInput
-from modules.device import seeded
+from modules.device import WithoutDrawing, seeded
 from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.f0.convert import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0
 from modules.nn.flows import CouplingFlow
@@ -432,14 +432,14 @@ def load_synthesizer(
         raise CheckpointError(
             f"{model_path}: not a voice model: it holds no emb_g.weight. Give a file like G_1000.pth."
         )
-    with torch.device("meta"):
+    with WithoutDrawing():
         network = build_synthesizer(config)
     network.enc_q = None
     wanted = network.state_dict()
     problem = explain_mismatch(found, wanted, str(config.path or "the config"))
     if problem:
         raise CheckpointError(f"{model_path}: {problem}")
-    network.to_empty(device="cpu").load_state_dict({name: found[name] for name in wanted})
+    network.load_state_dict({name: found[name] for name in wanted})
     # In fp32 and before the cast: the norm of a wide layer would lose digits in half precision.
     fold_weight_norm(network).eval().requires_grad_(False)
     source = network.dec.m_source

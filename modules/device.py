@@ -5,9 +5,11 @@ happens with `fp32_region`; this module only chooses.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from modules.errors import UsageError
 
@@ -82,3 +84,23 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
         yield
     if device.type == "mps":
         torch.mps.set_rng_state(state)
+
+
+class WithoutDrawing(TorchFunctionMode):
+    """Networks built inside get no random start values: quick, for weights that a file is about to replace.
+
+    (The device "meta" would do it too, but its first use imports torch's compiler, which takes a second.)
+    """
+
+    _DRAWS = frozenset(
+        "normal_ uniform_ trunc_normal_ kaiming_normal_ kaiming_uniform_ xavier_normal_ xavier_uniform_".split()
+    )
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Leaves the tensor of an in-place draw as it is; `torch.randn` gives whatever the memory holds."""
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in self._DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return (torch.empty if func is torch.randn else func)(*args, **kwargs)

@@ -13,6 +13,7 @@ from models import SynthesizerTrn, Voice, build_synthesizer, load_synthesizer
 from modules.checkpoint import save_weights
 from modules.config.schema import Config
 from modules.contracts import VoiceInput
+from modules.device import WithoutDrawing
 from modules.errors import CheckpointError, UsageError
 
 CPU = torch.device("cpu")
@@ -174,3 +175,18 @@ def test_stretches_sung_together_are_what_they_are_alone(changes, with_mix):
         assert torch.equal(together.f0, alone.f0)
         assert torch.allclose(together.wav, alone.wav, atol=3e-6)
         assert alone.wav.abs().max() > 0.01
+
+
+def test_a_network_built_without_drawing_holds_what_is_put_into_it():
+    """Filters and other buffers that no file holds are made as usual; the random state is left alone."""
+    config = tiny_config({"vocoder_name": "nsf-snake-hifigan"})
+    drawn = build_synthesizer(config)
+    state = torch.get_rng_state()
+    with WithoutDrawing():
+        empty = build_synthesizer(config)
+    assert torch.equal(torch.get_rng_state(), state)
+    kept = set(drawn.state_dict())
+    buffers = {name: value for name, value in drawn.named_buffers() if name not in kept}
+    assert all(torch.equal(value, dict(empty.named_buffers())[name]) for name, value in buffers.items())
+    empty.load_state_dict(drawn.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(drawn.state_dict().values(), empty.state_dict().values()))

@@ -209,7 +209,9 @@ class NSFGenerator(nn.Module):
 
     def filter(self, x: torch.Tensor, excitation: torch.Tensor, g: torch.Tensor | None = None) -> torch.Tensor:
         """Shapes a given excitation (B, 1, N * hop_length); the rest as `forward`, but before the last tanh."""
-        excitation = excitation.to(x.dtype)
+        # A copy, for a slice of a longer excitation has strides that oneDNN takes for another layout: it then compiles
+        # new kernels for every length, 2 s of a first pass.
+        excitation = excitation.to(x.dtype).clone(memory_format=torch.contiguous_format)
         x = self.conv_pre(x)
         if self.cond is not None:
             x = x + self.cond(g)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from modules.device import WithoutDrawing
 from modules.errors import CheckpointError
 from modules.torchaudio_compat import import_torchaudio
 
@@ -106,7 +107,8 @@ class HubertNetwork(nn.Module):
         self.n_layers = len(extent.heads)
         self.is_exact_when_padded = positions is None
         pre_norm = extent.norm_everywhere if pre_norm is None else pre_norm
-        self.network = _build(extent, pre_norm, None if positions is None else len(positions), max_distance)
+        with WithoutDrawing():  # all of it is in the file
+            self.network = _build(extent, pre_norm, None if positions is None else len(positions), max_distance)
         self.final_proj = None
         if {"final_proj.weight", "final_proj.bias"} <= weights.keys():
             self.final_proj = nn.Linear(extent.width, weights["final_proj.weight"].shape[0])
