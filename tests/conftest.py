@@ -1,5 +1,6 @@
 """What all tests share: the repository on the path, one thread, a fixed seed."""
 
+import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,3 +15,13 @@ torch.set_num_threads(1)
 def fixed_seed():
     """Every test starts from the same random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def fresh_logging():
+    """The console that a script's `main()` sets up does not go on into the next test."""
+    yield
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if getattr(handler, "_ours", False)]:
+        root.removeHandler(handler)
+        handler.close()

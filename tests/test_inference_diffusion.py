@@ -16,7 +16,7 @@ from diffusion.gaussian import GaussianDiffusion
 from diffusion.unit2mel import build_unit2mel
 from models import build_synthesizer
 from modules.audio.io import read
-from modules.checkpoint import save_weights
+from modules.checkpoint import load_weights, save_weights
 from modules.config.diffusion import load_diffusion_config, save_diffusion_config
 from modules.config.io import save_config
 from modules.errors import CheckpointError, ConfigError, MissingWeights, UsageError
@@ -217,3 +217,20 @@ def test_an_unknown_sampler_is_answered_with_the_known_ones(workspace):
     save_diffusion_config(config, DIFFUSION / "config.yaml")
     with pytest.raises(ConfigError, match=r"infer.method: unknown sampler 'euler'. Known: ddim, ddpm.*unipc"):
         convert("-shd")
+
+
+@pytest.mark.parametrize("kind", ["-shd", "-od"])
+@pytest.mark.parametrize("spk", [{"alto": 0, "bass": 1}, {"bass": 0, "alto": 1}])
+def test_a_mix_of_one_voice_is_that_voice_and_others_are_heard(workspace, kind, spk):
+    """Also where the diffusion model has other ids than the voice; so-vits-svc could not mix with diffusion."""
+    save_diffusion(workspace, spk=spk)
+    for path, name in (("logs/44k/G_1.pth", "emb_g.weight"), (DIFFUSION / "model_1.pt", "spk_embed.weight")):
+        content = load_weights(path)
+        content["model"] = {**content["model"], name: 50 * content["model"][name]}  # untrained voices sound alike
+        save_weights(path, content)
+    flags = [kind, "-ks", "20"]
+    alone = convert(*flags, "-s", "bass")
+    only = convert(*flags, "--mix", "bass=1")
+    mixed = convert(*flags, "--mix", "bass=1", "alto=2")
+    assert np.abs(only - alone).max() <= 2 / 32767
+    assert np.abs(mixed - alone).max() > 4 / 32767
