@@ -99,7 +99,7 @@ def test_the_file_names_nothing_that_numpy_1_lacks(tmp_path):
 def test_so_vits_svc_reads_our_file(tmp_path):
     rows = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
     save_centres(tmp_path / "k.pt", {"alto": rows, "bass": rows[:2]})
-    content = torch.load(tmp_path / "k.pt", weights_only=False)
+    content = torch.load(tmp_path / "k.pt", weights_only=False)  # as so-vits-svc reads; the file is this test's own
     assert list(content) == ["alto", "bass"]
     assert content["alto"]["n_features_in_"] == 4 and content["alto"]["_n_threads"] == 4
     centres = content["alto"]["cluster_centers_"]
