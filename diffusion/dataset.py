@@ -194,14 +194,14 @@ def collate(items: list[Item | UserError]) -> Batch | UserError:
     return Batch(units, f0, volume, mel, shifts, speakers, [item.path for item in items])
 
 
-def make_loader(dataset: DiffusionDataset, device: torch.device) -> DataLoader:
-    """A loader of training batches; its `batch_sampler` is an `EpochBatches`."""
+def make_loader(dataset: DiffusionDataset, device: torch.device, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """A loader of training batches, of one rank of several; its `batch_sampler` is an `EpochBatches`."""
     train = dataset.config.train
     # A filled cache needs no workers, and on a CPU they would only take the cores from the network.
     workers = 0 if train.cache_all_data or device.type == "cpu" else min(train.num_workers, len(dataset))
     return DataLoader(
         dataset,
-        batch_sampler=EpochBatches(len(dataset), train.batch_size, train.seed),
+        batch_sampler=EpochBatches(len(dataset), train.batch_size, train.seed, rank, world_size),
         collate_fn=collate,
         num_workers=workers,
         pin_memory=device.type == "cuda" and dataset.device.type == "cpu",

@@ -5,6 +5,7 @@ state_STEP.pth   optimiser, random numbers and loss scale of the newest step onl
 model_0.pt       somebody's base model: only its weights are read, and it is never written
 """
 
+import itertools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ import torch
 from pydantic import ValidationError
 
 from diffusion.unit2mel import Unit2Mel, explain_mismatch, weights_of
-from modules.checkpoint import list_checkpoints, load_weights, save_together, step_of
+from modules.checkpoint import DamagedFile, check_whole, list_checkpoints, load_weights, save_together, step_of
 from modules.config.diffusion import DiffusionConfig
 from modules.config.io import to_plain
 from modules.errors import CheckpointError
-from modules.training.state import TrainState, load_optimizer, random_state, set_random_state
+from modules.training.distributed import Group
+from modules.training.optimizing import Updates
+from modules.training.state import TrainState, load_optimizer, say_changed_rate, set_rank_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +36,12 @@ class Learner:
     Args:
         network: on its device.
         optimizer: of its parameters.
-        scaler: of its gradients.
+        updates: how gradients become steps.
     """
 
     network: Unit2Mel
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    updates: Updates
 
     @property
     def device(self) -> torch.device:
@@ -46,20 +49,19 @@ class Learner:
         return next(self.network.parameters()).device
 
 
-def load_start(folder: Path, learner: Learner, config: DiffusionConfig) -> tuple[TrainState, Path | None]:
-    """Goes on from the newest checkpoint of a folder, or starts from its base model, or from nothing.
+def load_start(folder: Path, learner: Learner, config: DiffusionConfig, group: Group) -> tuple[TrainState, Path | None]:
+    """Goes on from the newest checkpoint of a folder that can be read, or starts from its base model, or from nothing.
 
     Returns:
         The state, and the checkpoint that it came from (None for a run that starts).
 
     Raises:
-        CheckpointError: a file is damaged, or does not fit the config; the text names the keys or tensors.
+        CheckpointError: every file is damaged, or one does not fit the config; the text names the keys or tensors.
     """
-    found = list_checkpoints(folder, "model")
+    found = list_checkpoints(folder, "model")[::-1]
     if not found:
         return TrainState(), None
-    path = found[-1]
-    content = load_weights(path)
+    path, content = _newest_whole([path for path in found if step_of(path) > 0] or found)
     weights = weights_of(content, path)
     step = step_of(path)
     if step == 0:
@@ -70,11 +72,19 @@ def load_start(folder: Path, learner: Learner, config: DiffusionConfig) -> tuple
     if problem:
         raise CheckpointError(f"{path}: {problem}")
     learner.network.load_state_dict(weights)
-    _load_rest(path, content, step, learner)
-    return TrainState(step, max(int(content.get("epoch", 1)), 1), int(content.get("batches_done", 0))), path
+    _load_rest(path, content, step, learner, config, group)
+    items = config.train.batch_size * group.world_size
+    batches_done = int(content.get("batches_done", 0)) * int(content.get("items_per_batch", items)) // items
+    return TrainState(step, max(int(content.get("epoch", 1)), 1), batches_done), path
 
 
-def save_state(folder: Path, state: TrainState, learner: Learner, config: DiffusionConfig) -> Path:
+def save_state(
+    folder: Path,
+    state: TrainState,
+    learner: Learner,
+    config: DiffusionConfig,
+    random_states: list[dict[str, torch.Tensor]],
+) -> Path:
     """Writes the files of this step and deletes those that need not be kept; returns the model's path.
 
     As upstream does it, the model saved before is deleted unless its step is a multiple of `interval_force_save`.
@@ -88,13 +98,16 @@ def save_state(folder: Path, state: TrainState, learner: Learner, config: Diffus
         "model": learner.network.state_dict(),
         "epoch": state.epoch,
         "batches_done": state.batches_done,
+        "items_per_batch": config.train.batch_size * len(random_states),
+        "learning_rate": config.train.lr,
         "config": to_plain(config),
     }
     rest = {
         "global_step": state.step,
         "optimizer": learner.optimizer.state_dict(),
-        "random": random_state(learner.device),
-        "scaler": learner.scaler.state_dict(),
+        "random": random_states[0],
+        "random_of_other_ranks": random_states[1:],
+        "scaler": learner.updates.state_dict(),
     }
     if config.train.save_opt:
         model["optimizer"] = rest["optimizer"]
@@ -114,19 +127,37 @@ def _rest_path(model: Path) -> Path:
     return model.with_name(f"state_{step_of(model)}.pth")
 
 
-def _load_rest(path: Path, content: dict[str, Any], step: int, learner: Learner) -> None:
+def _newest_whole(found: list[Path]) -> tuple[Path, dict[str, Any]]:
+    """The first of the checkpoints that can be read, with what it holds."""
+    for path, before in itertools.zip_longest(found, found[1:]):
+        try:
+            check_whole(path)
+            return path, load_weights(path)
+        except DamagedFile as error:
+            if before is None:
+                raise
+            lost = step_of(path) - step_of(before)
+            logger.warning("%s Going back to %s instead; %d steps are to be trained again", error, before, lost)
+    raise AssertionError("no checkpoints")
+
+
+def _load_rest(
+    path: Path, content: dict[str, Any], step: int, learner: Learner, config: DiffusionConfig, group: Group
+) -> None:
     """Optimiser, loss scale and random numbers, as far as they were kept."""
+    say_changed_rate(path, content.get("learning_rate"), config.train.lr, "train.lr")
     rest_path = _rest_path(path)
     if not rest_path.is_file():
         load_optimizer(learner.optimizer, content.get("optimizer"), path)
         return
+    check_whole(rest_path)
     rest = load_weights(rest_path)
     if rest.get("global_step") != step:
         raise CheckpointError(f"{rest_path}: belongs to step {rest.get('global_step')}. Delete it to go on without it.")
     load_optimizer(learner.optimizer, rest.get("optimizer"), rest_path)
-    if rest.get("scaler") and learner.scaler.is_enabled():
-        learner.scaler.load_state_dict(rest["scaler"])
-    set_random_state(rest.get("random", {}), learner.device)
+    learner.updates.load_state_dict(rest.get("scaler"))
+    states = [rest.get("random", {}), *rest.get("random_of_other_ranks", [])]
+    set_rank_random_state(states, group, config.train.seed + step)
 
 
 def _load_base(weights: dict[str, torch.Tensor], network: Unit2Mel, path: Path) -> None:

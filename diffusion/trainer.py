@@ -13,9 +13,11 @@ from diffusion.unit2mel import Unit2Mel
 from modules.config.diffusion import DiffusionConfig
 from modules.contracts import MelVocoder
 from modules.device import autocast, choose_dtype
+from modules.training.distributed import Group
 from modules.training.guards import StopRequest
-from modules.training.logging import mel_picture
-from modules.training.step import gradient_norm
+from modules.training.logging import Pace, mel_picture
+from modules.training.optimizing import Updates, make_adamw
+from modules.training.sharing import share_gradients
 from modules.training.trainer import Remedies, Rhythm, Trainer
 
 logger = logging.getLogger(__name__)
@@ -31,19 +33,24 @@ class Losses(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a step found: the loss, and the length of the gradient (None unless asked for)."""
+    """What a step found: the loss, and the length of the gradient."""
 
     losses: Losses
-    grad_norm: torch.Tensor | None
+    grad_norm: torch.Tensor
+
+    @property
+    def norms(self) -> tuple[torch.Tensor]:
+        """Lengths of the gradients."""
+        return (self.grad_norm,)
 
 
 class DiffusionTrainer(Trainer):
     """Trains a diffusion model in a folder of its own.
 
     Args:
-        network: on `device`.
+        network: on the group's device.
         config: the run's configuration.
-        device: where to train.
+        group: the ranks that train together, and where this one trains.
         folder: for checkpoints and logs; what it holds already decides where the run starts.
         vocoder: makes the sounds of validation; None leaves them out.
         show_progress: draw a progress bar.
@@ -53,7 +60,7 @@ class DiffusionTrainer(Trainer):
         self,
         network: Unit2Mel,
         config: DiffusionConfig,
-        device: torch.device,
+        group: Group,
         folder: Path,
         vocoder: MelVocoder | None = None,
         show_progress: bool = True,
@@ -62,15 +69,13 @@ class DiffusionTrainer(Trainer):
         memory = f"Lower train.batch_size (it is {train.batch_size}) or data.duration"
         remedies = Remedies("lower train.lr, or set train.amp_dtype to fp32", memory)
         super().__init__(
-            Rhythm(train.interval_log, train.interval_val, train.epochs), remedies, device, folder, show_progress
+            Rhythm(train.interval_log, train.interval_val, train.epochs), remedies, group, folder, show_progress
         )
         self.config, self.vocoder = config, vocoder
-        self.dtype = training_dtype(config, device)
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=device.type in ("cpu", "cuda")
-        )
-        scaler = torch.amp.GradScaler("cuda", enabled=self.dtype == torch.float16)
-        self.learner = Learner(network, optimizer, scaler)
+        self.dtype = training_dtype(config, group.device)
+        optimizer = make_adamw(network, group.device, train.lr, weight_decay=train.weight_decay)
+        self.learner = Learner(network, optimizer, Updates(group.device, self.dtype))
+        self._loss = share_gradients(network, group)
 
     def start(self) -> None:
         """Goes to where the folder's checkpoints say: on from the newest, or from a base model, or from nothing.
@@ -78,7 +83,7 @@ class DiffusionTrainer(Trainer):
         Raises:
             CheckpointError: a checkpoint is damaged or does not fit the config.
         """
-        self.continue_from(*load_start(self.folder, self.learner, self.config))
+        self.continue_from(*load_start(self.folder, self.learner, self.config, self.group))
 
     def networks(self) -> list[nn.Module]:
         """The one network."""
@@ -95,30 +100,29 @@ class DiffusionTrainer(Trainer):
             group["lr"] = rate
         return rate
 
-    def advance(self, batch: Batch, logged: bool) -> Report:
+    def advance(self, batches: list[Batch]) -> Report:
         """Updates the network once."""
-        network, optimizer, scaler = self.learner.network, self.learner.optimizer, self.learner.scaler
-        with autocast(self.device, self.dtype):
-            loss = network(batch.units, batch.f0, batch.volume, batch.speakers, batch.aug_shift, batch.mel)
+        (batch,) = batches
+        optimizer, updates = self.learner.optimizer, self.learner.updates
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        norm = gradient_norm(optimizer) if logged else None
-        scaler.step(optimizer)
-        scaler.update()
+        with autocast(self.device, self.dtype):
+            loss = self._loss(batch.units, batch.f0, batch.volume, batch.speakers, batch.aug_shift, batch.mel)
+        updates.backward(loss)
+        norm = updates.step(optimizer)
+        updates.end()
         return Report(Losses(loss.detach()), norm)
 
-    def write_checkpoint(self) -> Path:
+    def write_checkpoint(self, random_states: list[dict[str, torch.Tensor]]) -> Path:
         """Writes model_STEP.pt and state_STEP.pth."""
-        return save_state(self.folder, self.state, self.learner, self.config)
+        return save_state(self.folder, self.state, self.learner, self.config, random_states)
 
     def open_log(self) -> "DiffusionLog":
         """TensorBoard events in `logs/` of the run's folder."""
         return DiffusionLog(self.folder / "logs", self.config.data.sampling_rate, self.state.step)
 
-    def log_step(self, log: "DiffusionLog", report: Report, batch: Batch, rate: float, speed: float) -> None:
+    def log_step(self, log: "DiffusionLog", report: Report, batch: Batch, rate: float, pace: Pace) -> None:
         """Logs the loss."""
-        log.step(self.state.step, self.state.epoch, float(report.losses.noise), float(report.grad_norm), rate, speed)
+        log.step(self.state.step, self.state.epoch, float(report.losses.noise), float(report.grad_norm), rate, pace)
 
     def describe(self, report: Report) -> str:
         """The loss."""
@@ -193,9 +197,9 @@ class DiffusionLog:
         """Flushes the file."""
         self._writer.close()
 
-    def step(self, step: int, epoch: int, loss: float, norm: float, rate: float, speed: float) -> None:
-        """Logs one step: its loss, the length of its gradient, the learning rate and the steps per second."""
-        logger.info("step %d, epoch %d: loss %.4f, lr %.4g, %.2f steps/s", step, epoch, loss, rate, speed)
+    def step(self, step: int, epoch: int, loss: float, norm: float, rate: float, pace: Pace) -> None:
+        """Logs one step: its loss, the length of its gradient, the learning rate and the pace."""
+        logger.info("step %d, epoch %d: loss %.4f, lr %.4g, %s", step, epoch, loss, rate, pace)
         for name, value in {"train/loss": loss, "train/grad_norm": norm, "train/lr": rate}.items():
             self._writer.add_scalar(name, value, step)
 

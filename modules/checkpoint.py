@@ -20,6 +20,10 @@ from modules.files import atomic_path
 logger = logging.getLogger(__name__)
 
 
+class DamagedFile(CheckpointError):
+    """A file of weights that was cut off or changed on its way."""
+
+
 def load_weights(path: Path | str) -> dict:
     """The content of a `.pth`, `.pt` or `.safetensors` file, on the CPU, memory-mapped where the format allows.
 
@@ -41,14 +45,33 @@ def load_weights(path: Path | str) -> dict:
                 f"{path}: refused, it holds more than tensors ({wanted[1]}) and reading it could run code. "
                 "Use a file from a source that saves plain weights."
             ) from None
-        raise CheckpointError(f"{path}: not a readable weights file ({_first_line(error)})") from None
+        raise DamagedFile(f"{path}: not a readable weights file ({_first_line(error)})") from None
     except Exception as error:  # damaged bytes raise a dozen kinds: IndexError, AssertionError, struct.error, ...
-        raise CheckpointError(
+        raise DamagedFile(
             f"{path}: damaged or not a weights file ({_first_line(error)}). Restore it from a copy, or delete it."
         ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
     return content
+
+
+def check_whole(path: Path | str) -> None:
+    """Compares a `.pth` file with the checksums inside it, which a memory-mapped reading passes over.
+
+    Raises:
+        DamagedFile: it was cut off or changed; files older than torch 1.6 hold no checksums.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+        raise DamagedFile(f"{path}: damaged ({_first_line(error)}). Restore it from a copy, or delete it.") from None
+    if wrong:
+        raise DamagedFile(
+            f"{path}: damaged: {wrong} does not match its checksum. Restore it from a copy, or delete it."
+        )
 
 
 def save_weights(path: Path | str, content: dict) -> None:

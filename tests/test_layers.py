@@ -29,6 +29,7 @@ LAYERS = {
     "modules/f0": 1,
     "modules/nn": 1,
     "modules/losses.py": 1,
+    "modules/speaker_encoder.py": 1,
     "modules/data": 2,
     "modules/training": 2,
     "modules/inference": 2,

@@ -32,7 +32,7 @@ def run(*flags: str) -> int:
 
 
 def names(folder: Path = Path("logs/44k")) -> list[str]:
-    return sorted(path.name for path in folder.glob("[GD]_*.pth"))
+    return sorted(path.name for path in folder.glob("[GD]_[0-9]*.pth"))
 
 
 def change_config(**model) -> None:

@@ -58,6 +58,10 @@ class TrainConfig(Section):
     keep_ckpts: Annotated[int, Field(ge=0)] = 3
     all_in_mem: bool = False
     vol_aug: bool = False
+    accumulate: Positive = 1  # ours, as the three below
+    clip_grad: NotNegative = 0.0
+    ema_decay: Share = 0.0
+    patience: Annotated[int, Field(ge=0)] = 10
 
 
 class DataConfig(Section):

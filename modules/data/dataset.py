@@ -4,6 +4,7 @@ Nothing here depends on a global random state: what is drawn for an item follows
 item's number, however many workers there are, so a resumed run sees what an uninterrupted one would have seen.
 """
 
+import itertools
 import math
 import os
 import signal
@@ -27,6 +28,7 @@ from modules.errors import DataError, UserError
 # Upstream's limits: longer items are cut to a random window, which bounds the memory of a batch.
 LONG_FRAMES = 800
 WINDOW_FRAMES = 790
+MOST_WORKERS = 5
 _REMAKE = "Make the list again with: python preprocess_flist_config.py"
 _SPECTRUM_FLOOR = 1e-6  # what `modules.audio.mel.spectrogram` adds under its root
 
@@ -231,37 +233,66 @@ def collate(items: list[Item | UserError]) -> Batch | UserError:
 class EpochBatches(Sampler):
     """Batches of `Draw`s in an order that is new in every epoch and follows from the seed.
 
-    Set `epoch`, and `skip` to leave out batches that an interrupted run has done, before each pass.
+    Several ranks that train together share the batches of one: `world_size` times as many items, of which each rank
+    gets every `world_size`-th. So the same items meet in a step, however many ranks they are spread over. All ranks get
+    equally many batches and none an empty one; for that the last batch of an epoch may repeat items of its first.
+
+    Call `set_epoch` before each pass.
 
     Args:
         n_items: length of the dataset.
-        batch_size: items per batch; the last one may be smaller.
+        batch_size: items per batch and rank; the last one may be smaller.
         seed: of the order.
+        rank: whose share this is.
+        world_size: ranks in all.
     """
 
-    def __init__(self, n_items: int, batch_size: int, seed: int) -> None:
+    def __init__(self, n_items: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         self.n_items, self.batch_size, self.seed = n_items, batch_size, seed
-        self.epoch, self.skip = 1, 0
+        self.rank, self.world_size = rank, world_size
+        self.set_epoch(1)
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        return math.ceil(self.n_items / self.batch_size)
+        return math.ceil(self.n_items / self.items_per_batch)
+
+    @property
+    def items_per_batch(self) -> int:
+        """Items of a whole batch of all ranks together."""
+        return self.batch_size * self.world_size
+
+    def set_epoch(self, epoch: int, skip: int = 0, last: int | None = None) -> None:
+        """Where the next pass starts and ends.
+
+        Args:
+            epoch: from 1.
+            skip: batches of it that an interrupted run has done.
+            last: the pass goes on up to this epoch, so that workers need not pause between two; by default it ends with
+                the first.
+        """
+        self.epoch, self.skip, self.last = epoch, skip, epoch if last is None else last
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        order = place_generator(self.seed, self.epoch).permutation(self.n_items).tolist()
-        for first in range(self.skip * self.batch_size, self.n_items, self.batch_size):
-            yield [Draw(index, self.epoch) for index in order[first : first + self.batch_size]]
+        skip = self.skip
+        for epoch in range(self.epoch, self.last + 1):
+            order = place_generator(self.seed, epoch).permutation(self.n_items).tolist()
+            for first in range(skip * self.items_per_batch, self.n_items, self.items_per_batch):
+                shared = order[first : first + self.items_per_batch]
+                shared += itertools.islice(itertools.cycle(order), max(0, self.world_size - len(shared)))
+                yield [Draw(index, epoch) for index in shared[self.rank :: self.world_size]]
+            skip = 0
 
 
-def make_loader(dataset: VoiceDataset, device: torch.device) -> DataLoader:
-    """A loader of training batches; its `batch_sampler` is an `EpochBatches`."""
+def make_loader(dataset: VoiceDataset, device: torch.device, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """A loader of training batches, of one rank of several; its `batch_sampler` is an `EpochBatches`."""
     train = dataset.config.train
     # On a CPU, workers would only take the cores from the networks.
     in_process = train.all_in_mem or device.type == "cpu"
-    workers = 0 if in_process else min(os.cpu_count() or 1, 5, len(dataset))
+    cores = max(1, (os.cpu_count() or 1) // world_size)
+    workers = 0 if in_process else min(cores, MOST_WORKERS, len(dataset))
     return DataLoader(
         dataset,
-        batch_sampler=EpochBatches(len(dataset), train.batch_size, train.seed),
+        batch_sampler=EpochBatches(len(dataset), train.batch_size, train.seed, rank, world_size),
         collate_fn=collate,
         num_workers=workers,
         pin_memory=device.type == "cuda",

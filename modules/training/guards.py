@@ -1,5 +1,6 @@
 """What may end a run early: a request to stop, and a loss that is no number any more."""
 
+import logging
 import math
 import signal
 from collections import deque
@@ -10,6 +11,10 @@ import torch
 
 from modules.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+# fp16 may need a few steps to find the scale of its loss; ten halvings are a factor of a thousand.
+MOST_BROKEN_STEPS = 10
 _SHOWN_FILES = 12
 
 
@@ -43,6 +48,10 @@ class StopRequest:
         self.requested = True
 
 
+class NotFinite(UserError):
+    """Too many steps in a row had a loss or a gradient that is not finite."""
+
+
 class _Pending(NamedTuple):
     step: int
     files: list[str]
@@ -52,26 +61,34 @@ class _Pending(NamedTuple):
 
 
 class LossWatch:
-    """Stops a run whose loss is not finite.
+    """Counts the steps whose losses or gradients are not finite, which change no weights, and ends a run that has had
+    too many of them in a row.
 
     On CUDA a step's losses are looked at while the next step computes, so that watching costs no time; `flush` looks at
     what is left, and must be called before weights are saved.
 
     Args:
         remedy: what the message tells the user to change, like "lower train.learning_rate".
+        limit: steps in a row that end the run.
+
+    Attributes:
+        n_left_out: steps that were not finite, since the start.
     """
 
-    def __init__(self, remedy: str) -> None:
-        self._remedy = remedy
+    def __init__(self, remedy: str, limit: int = MOST_BROKEN_STEPS) -> None:
+        self._remedy, self._limit = remedy, limit
         self._pending: deque[_Pending] = deque()
+        self._in_a_row = 0
+        self.n_left_out = 0
 
-    def push(self, step: int, files: list[str], losses: Any) -> None:
-        """Notes the losses of a step, a NamedTuple of scalars, and looks at those of the one before.
+    def push(self, step: int, files: list[str], losses: Any, norms: tuple[torch.Tensor, ...] = ()) -> None:
+        """Notes the losses of a step, a NamedTuple of scalars, with the lengths of its gradients, and looks at those of
+        the one before.
 
         Raises:
-            UserError: a loss is not finite; the text names the step and the clips of its batch.
+            NotFinite: too many steps in a row were; the text names the last one and the clips of its batch.
         """
-        values = torch.stack([loss.float() for loss in losses])
+        values = torch.stack([value.float() for value in (*losses, *norms)])
         ready = None
         if values.is_cuda:
             host = torch.empty(values.shape, pin_memory=True)
@@ -83,7 +100,7 @@ class LossWatch:
             self._look()
 
     def flush(self) -> None:
-        """Looks at everything noted. Raises UserError as `push`."""
+        """Looks at everything noted. Raises NotFinite as `push`."""
         while self._pending:
             self._look()
 
@@ -93,14 +110,24 @@ class LossWatch:
             ready.synchronize()
         values = losses.tolist()
         if all(map(math.isfinite, values)):
+            self._in_a_row = 0
             return
+        self._in_a_row += 1
+        self.n_left_out += 1
         named = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, values))
         shown = ", ".join(files[:_SHOWN_FILES]) + (" ..." if len(files) > _SHOWN_FILES else "")
-        raise UserError(
-            f"step {step}: the loss is not finite ({named}). Nothing of it was saved. The batch held: {shown}. "
-            f"Listen to these clips and remove bad ones, or {self._remedy}; "
-            "then run the same command again: it goes on from the last checkpoint."
-        )
+        if self._in_a_row >= self._limit:
+            self._pending.clear()
+            raise NotFinite(
+                f"step {step}: for {self._limit} steps in a row the loss or its gradient is not finite ({named}). None "
+                f"of them changed the weights. The last batch held: {shown}. Listen to these clips and remove bad "
+                f"ones, or {self._remedy}; then run the same command again: it goes on from the last checkpoint."
+            )
+        if all(map(math.isfinite, values[: len(names)])):
+            # In fp16 that is the search for the largest scale of the loss: nothing that a user should act on.
+            logger.info("step %d: its gradient is not finite; left out", step)
+        else:
+            logger.warning("step %d: the loss is not finite (%s); left out. Its batch held: %s", step, named, shown)
 
 
 def require_finite_weights(nets: list[torch.nn.Module], step: int, remedy: str) -> None:

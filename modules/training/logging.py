@@ -1,8 +1,9 @@
 """What a run reports: TensorBoard curves, pictures and sounds under upstream's names, and one log line per interval."""
 
 import logging
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,9 +11,21 @@ import torch
 from modules.audio.mel import mel_from_spectrogram
 from modules.config.audio import AudioSpec
 from modules.data.dataset import Batch
+from modules.training.scores import Scores
 from modules.training.step import StepReport
 
 logger = logging.getLogger(__name__)
+
+
+class Pace(NamedTuple):
+    """Steps per second, and the share of the time spent waiting for data, 0 to 1."""
+
+    speed: float
+    waited: float
+
+    def __str__(self) -> str:
+        """Both in words."""
+        return f"{self.speed:.2f} steps/s, {self.waited:.1%} of it waiting for data"
 
 
 class TrainingLog:
@@ -37,21 +50,21 @@ class TrainingLog:
         self._train.close()
         self._eval.close()
 
-    def step(self, step: int, epoch: int, report: StepReport, rate: float, batch: Batch, speed: float) -> None:
+    def step(self, step: int, epoch: int, report: StepReport, rate: float, batch: Batch, pace: Pace) -> None:
         """Logs one step.
 
         Args:
             step: updates made.
             epoch: from 1.
-            report: what the step found, with gradient norms.
+            report: what the step found.
             rate: learning rate.
             batch: what it was trained on; its first item is drawn.
-            speed: steps per second.
+            pace: how fast it goes.
         """
         losses = {name: float(value) for name, value in report.losses._asdict().items()}
         unused = {name for name in ("lf0", "stft") if losses[name] == 0}
         shown = " ".join(f"{name} {value:.3f}" for name, value in losses.items() if name not in unused)
-        logger.info("step %d, epoch %d: %s, lr %.4g, %.2f steps/s", step, epoch, shown, rate, speed)
+        logger.info("step %d, epoch %d: %s, lr %.4g, %s", step, epoch, shown, rate, pace)
         scalars = {
             "loss/g/total": losses["total"],
             "loss/d/total": losses["disc"],
@@ -64,6 +77,8 @@ class TrainingLog:
             "loss/g/lf0": losses["lf0"],
             "loss/g/stft": losses["stft"],
             "loss/g/adv": losses["gen"],
+            "speed/steps_per_second": pace.speed,
+            "speed/waiting_for_data": pace.waited,
         }
         for name, value in scalars.items():
             self._train.add_scalar(name, value, step)
@@ -95,6 +110,13 @@ class TrainingLog:
         """Logs the mean distance of all validation mels."""
         self._eval.add_scalar("loss/mel", mel_loss, step)
         self._train.flush()
+        self._eval.flush()
+
+    def scores(self, step: int, scores: Scores) -> None:
+        """Logs the scores of an evaluation, those that could be measured."""
+        for name, value in scores._asdict().items():
+            if value is not None and math.isfinite(value):
+                self._eval.add_scalar(f"score/{name}", value, step)
         self._eval.flush()
 
 

@@ -1,11 +1,12 @@
 """Where a run stands: found, loaded and saved as a pair G_STEP.pth, D_STEP.pth in upstream's layout.
 
 A pair holds {'model', 'iteration' (epoch), 'optimizer', 'learning_rate'}, as other tools expect, and beside them the
-step, the batches done in the epoch, the config and the random state: what it takes to go on as if never stopped. A
+step, the batches done in the epoch, the config and the random states: what it takes to go on as if never stopped. A
 generator's file may carry more for those who use the voice; it is not read here.
 `G_0.pth` and `D_0.pth` are somebody's base model: only their weights are read, and they are never written.
 """
 
+import itertools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,21 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from modules.checkpoint import check_shapes, list_checkpoints, load_weights, save_together, step_of
+from modules.checkpoint import (
+    DamagedFile,
+    check_shapes,
+    check_whole,
+    list_checkpoints,
+    load_weights,
+    save_together,
+    step_of,
+)
 from modules.config.fit import explain_mismatch
 from modules.config.io import to_plain
 from modules.config.schema import Config, ModelConfig
 from modules.errors import CheckpointError
+from modules.training.distributed import Group
+from modules.training.randomness import seed_rank, set_random_state
 from modules.training.step import VitsStep
 
 logger = logging.getLogger(__name__)
@@ -29,6 +40,9 @@ _DATA_KEYS = ("sampling_rate", "filter_length", "hop_length", "win_length")
 _MODEL_KEYS = tuple(
     key for key in ModelConfig.model_fields if key not in ("n_layers_q", "speaker_embedding", "p_dropout")
 )
+
+# In the file of a generator whose weights are averaged, "model" is the average and these are beside it.
+_TRAINED, _N_AVERAGED = "trained_model", "n_averaged"
 
 
 @dataclass
@@ -49,15 +63,15 @@ class Start:
     d: Path | None = None
 
 
-def find_start(folder: Path) -> Start:
-    """The newest complete pair in a run's folder, else its base model, else nothing.
+def find_starts(folder: Path) -> list[Start]:
+    """The complete pairs in a run's folder, newest first; where there is none, its base model, or nothing.
 
     Raises:
         CheckpointError: there is a generator to go on from, but the discriminators are missing everywhere.
     """
     found = {prefix: {step_of(path): path for path in list_checkpoints(folder, prefix)} for prefix in "GD"}
-    pairs = sorted(set(found["G"]) & set(found["D"]) - {0})
-    newest = pairs[-1] if pairs else 0
+    pairs = sorted(set(found["G"]) & set(found["D"]) - {0}, reverse=True)
+    newest = pairs[0] if pairs else 0
     alone = [path for prefix in "GD" for step, path in found[prefix].items() if step > newest]
     if alone and not pairs and any(step for step in found["G"]):
         g = alone[0]
@@ -68,37 +82,55 @@ def find_start(folder: Path) -> Start:
     for path in alone:
         logger.warning("%s: has no %s beside it (stopped while saving?), so it is not used", path, _partner(path))
     if pairs:
-        return Start(newest, found["G"][newest], found["D"][newest])
-    return Start(0, found["G"].get(0), found["D"].get(0))
+        return [Start(step, found["G"][step], found["D"][step]) for step in pairs]
+    return [Start(0, found["G"].get(0), found["D"].get(0))]
 
 
-def load_start(start: Start, step: VitsStep, config: Config) -> TrainState:
-    """Brings networks, optimisers and random state to where `start` says.
+def load_start(folder: Path, step: VitsStep, config: Config, group: Group) -> tuple[TrainState, Start]:
+    """Brings networks, optimisers and random state to where a run's folder says: on from the newest pair that can be
+    read, or to a base model, or nowhere.
+
+    Args:
+        folder: of the run.
+        step: networks and optimisers.
+        config: the run's.
+        group: the ranks; each gets its own random state.
 
     Raises:
-        CheckpointError: a file is damaged, or does not fit the config; the text names the keys or tensors.
+        CheckpointError: every pair is damaged, or the newest whole one does not fit the config; the text names the
+            keys or tensors.
     """
-    if start.step == 0:
-        _load_base(start, step, config)
-        return TrainState()
-    content = {path: load_weights(path) for path in (start.g, start.d)}
-    for path, values in content.items():
+    starts = find_starts(folder)
+    if starts[0].step == 0:
+        _load_base(starts[0], step, config)
+        return TrainState(), starts[0]
+    start, g, d = _newest_whole(starts)
+    for path, values in ((start.g, g), (start.d, d)):
         _check_config(path, values.get("config"), config)
         if not isinstance(values.get("iteration"), int):
             raise CheckpointError(f"{path}: holds no epoch ('iteration'); it is not a training checkpoint")
-    g, d = content[start.g], content[start.d]
-    _load_generator(step.net_g, _weights_of(g, start.g), start.g, config)
+    _load_trained_and_averaged(step, g, start.g, config)
     _load_discriminators(step.net_d, _weights_of(d, start.d), start.d)
     load_optimizer(step.optim_g, g.get("optimizer"), start.g)
     load_optimizer(step.optim_d, d.get("optimizer"), start.d)
-    if g.get("scaler") and step.scaler.is_enabled():
-        step.scaler.load_state_dict(g["scaler"])
-    set_random_state(g.get("random", {}), step.device)
-    return TrainState(start.step, max(g["iteration"], 1), int(g.get("batches_done", 0)))
+    step.updates.load_state_dict(g.get("scaler"))
+    set_rank_random_state(
+        [g.get("random", {}), *g.get("random_of_other_ranks", [])], group, config.train.seed + start.step
+    )
+    say_changed_rate(start.g, g.get("learning_rate"), config.train.learning_rate, "train.learning_rate")
+    # Batches may have another size now: what counts is how many items of the epoch were seen.
+    items = config.train.batch_size * group.world_size
+    batches_done = int(g.get("batches_done", 0)) * int(g.get("items_per_batch", items)) // items
+    return TrainState(start.step, max(g["iteration"], 1), batches_done), start
 
 
 def save_state(
-    folder: Path, state: TrainState, step: VitsStep, config: Config, extras: dict[str, Any] | None = None
+    folder: Path,
+    state: TrainState,
+    step: VitsStep,
+    config: Config,
+    random_states: list[dict[str, torch.Tensor]],
+    extras: dict[str, Any] | None = None,
 ) -> tuple[Path, Path]:
     """Writes the pair of this step and deletes what `train.keep_ckpts` does not keep; returns both paths.
 
@@ -107,6 +139,7 @@ def save_state(
         state: where the run stands.
         step: networks and optimisers.
         config: the run's.
+        random_states: of the random number generators of each rank.
         extras: plain values that the generator's file carries besides.
 
     Raises:
@@ -119,18 +152,42 @@ def save_state(
         "learning_rate": config.train.learning_rate,
         "step": state.step,
         "batches_done": state.batches_done,
+        "items_per_batch": config.train.batch_size * len(random_states),
         "config": to_plain(config),
-        "random": random_state(step.device),
-        "scaler": step.scaler.state_dict(),
+        "random": random_states[0],
+        "random_of_other_ranks": random_states[1:],
+        "scaler": step.updates.state_dict(),
     }
     contents = {
         path: {"model": net.state_dict(), "iteration": state.epoch, "optimizer": optimizer.state_dict(), **shared}
         for path, (net, optimizer) in zip(paths, networks)
     }
-    contents[paths[0]] = {**(extras or {}), **contents[paths[0]]}
+    g = contents[paths[0]] = {**(extras or {}), **contents[paths[0]]}
+    if step.averaged is not None:
+        g |= {_TRAINED: g["model"], "model": step.voice.state_dict(), _N_AVERAGED: int(step.averaged.n_averaged)}
     save_together(contents)
     prune_pairs(folder, config.train.keep_ckpts)
     return paths
+
+
+def save_best(folder: Path, state: TrainState, step: VitsStep, config: Config, extras: dict[str, Any]) -> Path:
+    """Writes G_best.pth, a voice to sing with: the weights of this step and what is said about them, no more.
+
+    Raises:
+        CheckpointError: as `save_state`.
+    """
+    path = folder / "G_best.pth"
+    content = {
+        **extras,
+        "model": step.voice.state_dict(),
+        "iteration": state.epoch,
+        "optimizer": None,
+        "learning_rate": config.train.learning_rate,
+        "step": state.step,
+        "config": to_plain(config),
+    }
+    save_together({path: content})
+    return path
 
 
 def prune_pairs(folder: Path, keep: int) -> None:
@@ -262,22 +319,51 @@ def _check_config(path: Path, stored: Any, config: Config) -> None:
         )
 
 
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return states
+def set_rank_random_state(states: list[dict[str, torch.Tensor]], group: Group, seed: int) -> None:
+    """Gives this rank its own random state of a checkpoint, or, if that was made by fewer ranks, a new one.
+
+    Args:
+        states: of each rank.
+        group: the ranks.
+        seed: of new states.
+    """
+    if group.rank < len(states):
+        set_random_state(states[group.rank], group.device)
+    else:
+        seed_rank(seed, group)
 
 
-def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    if "cpu" in states:
-        torch.set_rng_state(states["cpu"].clone())
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"].clone(), device)
-    elif device.type == "mps" and "mps" in states:
-        torch.mps.set_rng_state(states["mps"].clone())
+def say_changed_rate(path: Path, before: Any, now: float, key: str) -> None:
+    """Says so where a run goes on with another learning rate than it had: it takes effect at once."""
+    if isinstance(before, float) and before != now:
+        logger.info(
+            "%s was %g when %s was saved and is %g now: the new rate counts from here on", key, before, path, now
+        )
+
+
+def _newest_whole(starts: list[Start]) -> tuple[Start, dict, dict]:
+    """The first pair of `starts` that can be read, with its contents."""
+    for start, before in itertools.zip_longest(starts, starts[1:]):
+        try:
+            for path in (start.g, start.d):
+                check_whole(path)
+            return start, load_weights(start.g), load_weights(start.d)
+        except DamagedFile as error:
+            if before is None:
+                raise
+            lost = start.step - before.step
+            logger.warning("%s Going back to %s instead; %d steps are to be trained again", error, before.g, lost)
+    raise AssertionError("no starts")
+
+
+def _load_trained_and_averaged(step: VitsStep, content: dict, path: Path, config: Config) -> None:
+    """The generator's own weights and, where the run wants it, their average: that of the file, or a new one."""
+    voice = _weights_of(content, path)
+    trained = _weights_of({"model": content[_TRAINED]}, path) if _TRAINED in content else voice
+    _load_generator(step.net_g, trained, path, config)
+    if step.averaged is not None:
+        _load_generator(step.averaged.module, voice, path, config)
+        step.averaged.n_averaged.fill_(int(content.get(_N_AVERAGED, 1)))
 
 
 def _partner(path: Path) -> str:

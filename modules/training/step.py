@@ -3,6 +3,7 @@
 Knows networks only by what they return, so any pair with the same outputs can be trained.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,9 @@ from modules.data.dataset import Batch
 from modules.device import autocast
 from modules.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss, stft_loss
 from modules.nn.masks import slice_frames
+from modules.training.distributed import Group
+from modules.training.optimizing import AveragedWeights, Updates, make_adamw
+from modules.training.sharing import share_gradients, unshared
 
 
 class Losses(NamedTuple):
@@ -31,16 +35,21 @@ class Losses(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """What a step found: losses, lengths of both gradients (None unless asked for), pictures and curves to log."""
+    """What a step found: losses, lengths of both gradients before they were clipped, pictures and curves to log."""
 
     losses: Losses
-    grad_norm_d: torch.Tensor | None
-    grad_norm_g: torch.Tensor | None
+    grad_norm_d: torch.Tensor
+    grad_norm_g: torch.Tensor
     mel_real: torch.Tensor
     mel_made: torch.Tensor
     lf0: torch.Tensor | None
     norm_lf0: torch.Tensor | None
     pred_lf0: torch.Tensor | None
+
+    @property
+    def norms(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lengths of the gradients of discriminators and generator."""
+        return self.grad_norm_d, self.grad_norm_g
 
 
 class VitsStep:
@@ -51,64 +60,127 @@ class VitsStep:
         net_d: the discriminators: wave (B, 1, T) to scores and maps.
         config: losses, optimiser and precision.
         device: where both networks are.
+        group: the ranks that train together; their gradients are averaged. None trains alone.
+
+    Attributes:
+        averaged: the moving average of the voice model's weights, with `train.ema_decay`; else None.
+        clock: called with a name at the end of each phase of a step, for measurements.
     """
 
-    def __init__(self, net_g: nn.Module, net_d: nn.Module, config: Config, device: torch.device) -> None:
+    def __init__(
+        self, net_g: nn.Module, net_d: nn.Module, config: Config, device: torch.device, group: Group | None = None
+    ) -> None:
         self.net_g, self.net_d, self.config, self.device = net_g, net_d, config, device
         self.audio, self.segment_frames = config.audio, config.segment_frames
-        self.optim_g, self.optim_d = (make_optimizer(net, config, device) for net in (net_g, net_d))
+        train = config.train
+        self.optim_g, self.optim_d = (
+            make_adamw(net, device, train.learning_rate, tuple(train.betas), train.eps) for net in (net_g, net_d)
+        )
         self.dtype = half_dtype(config, device)
-        self.scaler = torch.amp.GradScaler("cuda", enabled=self.dtype == torch.float16)
+        self.updates = Updates(device, self.dtype, train.clip_grad)
+        self.averaged = AveragedWeights(net_g, train.ema_decay) if train.ema_decay else None
+        self.clock: Callable[[str], None] = lambda name: None
+        # These two add the averaging over ranks; only passes whose gradients are wanted go through them.
+        self._generate, self._judge = (share_gradients(net, group) for net in (net_g, net_d))
+
+    @property
+    def voice(self) -> nn.Module:
+        """The network to sing with: the averaged one where there is one."""
+        return self.net_g if self.averaged is None else self.averaged.module
+
+    def compile(self) -> None:
+        """Compiles both networks at their next passes; conversion with them stays as it is."""
+        self.net_g.compile()
+        self.net_d.compile()
 
     def set_learning_rate(self, rate: float) -> None:
         """Gives both optimisers a learning rate."""
         for group in [*self.optim_g.param_groups, *self.optim_d.param_groups]:
             group["lr"] = rate
 
-    def run(self, batch: Batch, with_norms: bool = False) -> StepReport:
+    def run(self, batches: Batch | list[Batch]) -> StepReport:
         """Updates both networks once.
 
+        With one batch, the generator learns from discriminators that have just been updated, as so-vits-svc does it.
+        With several, their gradients are averaged: both networks see all of them before either is updated.
+
         Args:
-            batch: on the device.
-            with_norms: measure the length of the gradients.
+            batches: on the device; items of all of them count alike if they have as many.
+
+        Returns:
+            The report of the last batch, with losses averaged over all.
         """
+        batches = [batches] if isinstance(batches, Batch) else batches
+        for optimizer in (self.optim_d, self.optim_g):
+            optimizer.zero_grad(set_to_none=True)
+        reports, norm_d = [], None
+        for index, batch in enumerate(batches):
+            with unshared(self._generate, self._judge, when=index < len(batches) - 1):
+                out, y, y_hat, mel_real, mel_made = self._sing(batch)
+                loss_d = self._discriminate(y, y_hat.detach(), 1 / len(batches))
+                if len(batches) == 1:
+                    norm_d = self._update(self.optim_d, "d_update")
+                losses = self._teach(out, y, y_hat, mel_real, mel_made, loss_d, 1 / len(batches))
+            reports.append(losses)
+        if norm_d is None:
+            norm_d = self._update(self.optim_d, "d_update")
+        norm_g = self._update(self.optim_g, "g_update")
+        self.updates.end()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.net_g)
+        losses = Losses(*(torch.stack(values).mean() for values in zip(*reports)))
+        curves = (None if x is None else x.detach() for x in (out.lf0, out.norm_lf0, out.pred_lf0))
+        return StepReport(losses, norm_d, norm_g, mel_real, mel_made.detach(), *curves)
+
+    def _sing(self, batch: Batch) -> tuple:
+        """What the generator makes of a batch, real and made wave (B, 1, segment), and the mels of both in fp32."""
         hop = self.audio.hop_length
         with autocast(self.device, self.dtype):
-            out = self.net_g(
+            out = self._generate(
                 batch.units, batch.f0, batch.uv, batch.spec, batch.speakers, batch.lengths, batch.lengths, batch.volume
             )
         y = slice_frames(batch.wav, out.ids_slice * hop, self.segment_frames * hop)
         y_hat = out.y_hat.float()
         mel_real = mel_from_spectrogram(slice_frames(batch.spec, out.ids_slice, self.segment_frames), self.audio)
         mel_made = mel_spectrogram(y_hat.squeeze(1), self.audio)
+        self.clock("g_forward")
+        return out, y, y_hat, mel_real, mel_made
 
-        loss_d = self._discriminate(y, y_hat.detach())
-        norm_d = self._update(self.optim_d, loss_d, with_norms)
-
-        gen, fm = self._deceive(y, y_hat)
-        mel = self.config.train.c_mel * F.l1_loss(mel_made, mel_real)
-        kl = self.config.train.c_kl * kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.z_mask)
-        zero = torch.zeros((), device=self.device)
-        c_stft = self.config.train.c_stft
-        stft = c_stft * stft_loss(y.squeeze(1), y_hat.squeeze(1)) if c_stft else zero
-        if out.pred_lf0 is None:
-            lf0 = zero
-        else:
-            lf0 = F.mse_loss(out.pred_lf0.float(), out.lf0.float())
-        total = gen + fm + mel + kl + lf0 + stft
-        norm_g = self._update(self.optim_g, total, with_norms)
-        self.scaler.update()
-        losses = Losses(*(loss.detach() for loss in (loss_d, gen, fm, mel, kl, lf0, stft, total)))
-        curves = (None if x is None else x.detach() for x in (out.lf0, out.norm_lf0, out.pred_lf0))
-        return StepReport(losses, norm_d, norm_g, mel_real, mel_made.detach(), *curves)
-
-    def _discriminate(self, y: torch.Tensor, y_hat: torch.Tensor) -> torch.Tensor:
-        """The discriminators' loss; real and made waves go through in one batch."""
+    def _discriminate(self, y: torch.Tensor, y_hat: torch.Tensor, weight: float) -> torch.Tensor:
+        """The discriminators' loss and its gradient; real and made waves go through in one batch."""
         self.net_d.requires_grad_(True)
         with autocast(self.device, self.dtype):
-            scores, _ = self.net_d(torch.cat([y, y_hat]))
+            scores, _ = self._judge(torch.cat([y, y_hat]))
         real, made = zip(*(score.chunk(2) for score in scores))
-        return discriminator_loss(list(real), list(made))
+        loss = discriminator_loss(list(real), list(made))
+        self.clock("d_forward")
+        self.updates.backward(loss * weight)
+        self.clock("d_backward")
+        return loss.detach()
+
+    def _teach(
+        self,
+        out: NamedTuple,
+        y: torch.Tensor,
+        y_hat: torch.Tensor,
+        mel_real: torch.Tensor,
+        mel_made: torch.Tensor,
+        loss_d: torch.Tensor,
+        weight: float,
+    ) -> Losses:
+        """The generator's losses and their gradient."""
+        gen, fm = self._deceive(y, y_hat)
+        self.clock("judge")
+        train, zero = self.config.train, torch.zeros((), device=self.device)
+        mel = train.c_mel * F.l1_loss(mel_made, mel_real)
+        kl = train.c_kl * kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.z_mask)
+        stft = train.c_stft * stft_loss(y.squeeze(1), y_hat.squeeze(1)) if train.c_stft else zero
+        lf0 = zero if out.pred_lf0 is None else F.mse_loss(out.pred_lf0.float(), out.lf0.float())
+        total = gen + fm + mel + kl + lf0 + stft
+        self.clock("losses")
+        self.updates.backward(total * weight)
+        self.clock("g_backward")
+        return Losses(*(loss.detach() for loss in (loss_d, gen, fm, mel, kl, lf0, stft, total)))
 
     def _deceive(self, y: torch.Tensor, y_hat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Adversarial and feature loss of the generator; no gradient is spent on the discriminators' weights."""
@@ -119,31 +191,10 @@ class VitsStep:
             scores, maps = self.net_d(y_hat)
         return adversarial_loss(scores), feature_loss(maps_real, maps)
 
-    def _update(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor, with_norm: bool) -> torch.Tensor | None:
-        optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(optimizer)
-        norm = gradient_norm(optimizer) if with_norm else None
-        self.scaler.step(optimizer)
+    def _update(self, optimizer: torch.optim.Optimizer, phase: str) -> torch.Tensor:
+        norm = self.updates.step(optimizer)
+        self.clock(phase)
         return norm
-
-
-def make_optimizer(net: nn.Module, config: Config, device: torch.device) -> torch.optim.AdamW:
-    """AdamW as upstream has it: weight decay 0.01, betas and eps of the config."""
-    train = config.train
-    return torch.optim.AdamW(
-        net.parameters(),
-        lr=train.learning_rate,
-        betas=tuple(train.betas),
-        eps=train.eps,
-        fused=device.type in ("cpu", "cuda"),  # one kernel for hundreds of small tensors
-    )
-
-
-def gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
-    """Euclidean length of all gradients together, a scalar on their device."""
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
 def half_dtype(config: Config, device: torch.device) -> torch.dtype:

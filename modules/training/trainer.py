@@ -3,9 +3,13 @@
 What is trained, how a step goes and what a checkpoint holds is the business of the classes built on it.
 """
 
+import contextlib
+import itertools
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +19,17 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from modules.errors import UserError
-from modules.training.guards import LossWatch, StopRequest, require_finite_weights
+from modules.training.distributed import Group
+from modules.training.guards import LossWatch, NotFinite, StopRequest, require_finite_weights
+from modules.training.logging import Pace
+from modules.training.sharing import FailedElsewhere, gather_random_states
 from modules.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
 _BAR_SECONDS = 1.0  # between looks at the losses for the progress bar; each look waits for the device
+_REHEARSED_STEPS, _REHEARSAL_SECONDS = 5, 4.0
+_FAIL, _STOP, _GO = range(3)  # what the next step is for a rank; the lowest of all ranks counts
 
 
 class Outcome(NamedTuple):
@@ -46,27 +55,45 @@ class Remedies(NamedTuple):
     memory: str
 
 
+@dataclass
+class _Stretch:
+    """Steps since a moment, and the seconds of it spent waiting for data."""
+
+    step: int
+    start: float
+    waited: float = 0.0
+
+
 class Trainer(ABC):
-    """A training run in a folder of its own.
+    """A training run in a folder of its own, on one rank or as one of several that train together.
+
+    Every rank runs the same loop on its share of the data; the main one also writes and speaks.
 
     Args:
         rhythm: when to log, validate and end.
         remedies: config keys for messages.
-        device: where to train.
+        group: the ranks, and the device of this one.
         folder: for checkpoints and logs.
         show_progress: draw a progress bar.
+        accumulate: batches in a step.
     """
 
     def __init__(
-        self, rhythm: Rhythm, remedies: Remedies, device: torch.device, folder: Path, show_progress: bool = True
+        self,
+        rhythm: Rhythm,
+        remedies: Remedies,
+        group: Group,
+        folder: Path,
+        show_progress: bool = True,
+        accumulate: int = 1,
     ) -> None:
-        self.rhythm, self.remedies = rhythm, remedies
-        self.device, self.folder, self.show_progress = device, folder, show_progress
+        self.rhythm, self.remedies, self.accumulate = rhythm, remedies, accumulate
+        self.group, self.device, self.folder, self.show_progress = group, group.device, folder, show_progress
         self.state = TrainState()
         self.watch = LossWatch(remedies.not_finite)
         self.saved: Path | None = None
         self._saved_step = 0
-        self._interval = (0, time.perf_counter())
+        self._pace = _Stretch(0, time.perf_counter())
 
     @abstractmethod
     def networks(self) -> list[nn.Module]:
@@ -77,20 +104,28 @@ class Trainer(ABC):
         """The rate of the coming step; also given to the optimisers."""
 
     @abstractmethod
-    def advance(self, batch: Any, logged: bool) -> Any:
-        """One update from a batch on the device; returns a report whose `losses` is a NamedTuple of scalars."""
+    def advance(self, batches: list) -> Any:
+        """One update from batches on the device.
+
+        Returns:
+            A report: `losses` is a NamedTuple of scalars, `norms` are the lengths of the gradients.
+        """
 
     @abstractmethod
-    def write_checkpoint(self) -> Path:
-        """Writes the files of this step and deletes those that need not be kept; returns the model's."""
+    def write_checkpoint(self, random_states: list[dict[str, torch.Tensor]]) -> Path:
+        """Writes the files of this step and deletes those that need not be kept; returns the model's.
+
+        Args:
+            random_states: of the random number generators of each rank.
+        """
 
     @abstractmethod
     def open_log(self) -> Any:
         """The TensorBoard writer of the run; it has `close()`."""
 
     @abstractmethod
-    def log_step(self, log: Any, report: Any, batch: Any, rate: float, speed: float) -> None:
-        """Logs one step at `speed` steps per second."""
+    def log_step(self, log: Any, report: Any, batch: Any, rate: float, pace: Pace) -> None:
+        """Logs one step; `batch` is the last of it."""
 
     @abstractmethod
     def validate(self, validation: list, stop: StopRequest, log: Any) -> None:
@@ -109,77 +144,132 @@ class Trainer(ABC):
             max_steps: updates since step 0, or None.
 
         Raises:
-            UserError: the loss is not finite, a clip cannot be loaded, or the memory of the device is too small.
+            UserError: too many losses were not finite, a clip cannot be loaded, or the memory of the device is too
+                small.
+            FailedElsewhere: another rank has raised such an error.
         """
+        n_batches = len(loader.batch_sampler)
+        self._turn_epoch(n_batches)
         if self._finished(max_steps):
             return Outcome(self.saved, self.state.step, False)
-        log = self.open_log()
+        log = self.open_log() if self.group.is_main else None
         bar = tqdm(
-            total=self._last_step(len(loader.batch_sampler), max_steps),
+            total=self._last_step(n_batches, max_steps),
             initial=self.state.step,
             desc="train",
             unit="step",
             dynamic_ncols=True,
-            disable=not self.show_progress,
+            disable=not (self.show_progress and self.group.is_main),
         )
-        self._interval = (self.state.step, time.perf_counter())
+        self._pause()
         try:
             with StopRequest() as stop, bar:
-                while not self._finished(max_steps) and not stop.requested:
-                    self._epoch(loader, validation, max_steps, stop, log, bar)
+                self._loop(loader, validation, max_steps, stop, log, bar)
                 self._save()
         except torch.OutOfMemoryError:
             raise UserError(
                 f"step {self.state.step + 1}: the memory of {self.device} is too small. {self.remedies.memory}, then "
                 "run the same command again."
             ) from None
+        except NotFinite:
+            with contextlib.suppress(UserError):  # what is raised already says more
+                self._save()
+            raise
         finally:
-            log.close()
+            if log is not None:
+                log.close()
         return Outcome(self.saved, self.state.step, stop.requested)
 
-    def _epoch(
+    def rehearse(self, loader: DataLoader) -> float:
+        """Makes a few steps, of which nothing is kept or logged, and tells how long the quickest took, in seconds.
+
+        One step, where it takes long; the first of several also plans the work of those after it.
+
+        Raises:
+            UserError: as `run`.
+        """
+        sampler = loader.batch_sampler
+        sampler.set_epoch(self.state.epoch, 0, self.state.epoch + _REHEARSED_STEPS * self.accumulate)
+        self._set_training()
+        batches, times, start = iter(loader), [], time.perf_counter()
+        while len(times) < _REHEARSED_STEPS and time.perf_counter() - start < _REHEARSAL_SECONDS:
+            before = time.perf_counter()
+            found = [next(batches) for _ in range(self.accumulate)]
+            for batch in found:
+                if isinstance(batch, UserError):
+                    raise batch
+            report = self.advance([batch.to(self.device) for batch in found])
+            self.watch.push(self.state.step + len(times) + 1, found[-1].paths, report.losses, report.norms)
+            self.watch.flush()  # waits for the device
+            times.append(time.perf_counter() - before)
+        return min(times)
+
+    def _loop(
         self, loader: DataLoader, validation: list, max_steps: int | None, stop: StopRequest, log: Any, bar: tqdm
     ) -> None:
-        """The rest of the current epoch, or as much of it as there is to do."""
-        state = self.state
+        """Steps until there is a reason to end."""
+        state, n_batches, looked = self.state, len(loader.batch_sampler), 0.0
+        loader.batch_sampler.set_epoch(state.epoch, state.batches_done, self.rhythm.epochs)
+        batches = iter(loader)
         self._set_training()
-        loader.batch_sampler.epoch, loader.batch_sampler.skip = state.epoch, state.batches_done
-        looked = 0.0
-        for batch in loader:
-            if isinstance(batch, UserError):
-                self._save()  # a file that went missing must not cost the steps since the last checkpoint
-                raise batch
-            report = self._advance(batch, log)
+        while not self._finished(max_steps):
+            asked = time.perf_counter()
+            found = list(itertools.islice(batches, min(self.accumulate, n_batches - state.batches_done)))
+            self._pace.waited += time.perf_counter() - asked
+            if self._must_stop(found, stop):
+                return
+            report = self._advance(found, log)
             bar.update()
             if time.perf_counter() - looked > _BAR_SECONDS and not bar.disable:
                 looked = time.perf_counter()
                 bar.set_postfix_str(self.describe(report), refresh=False)
             if state.step % self.rhythm.eval_interval == 0:
                 self._save()
-                self.validate(validation, stop, log)
+                if self.group.is_main:
+                    self.validate(validation, stop, log)
+                self.group.barrier()
                 self._set_training()
-            if stop.requested or self._finished(max_steps):
-                return
-        state.epoch += 1
-        state.batches_done = 0
+                self._pause()
+            self._turn_epoch(n_batches)
 
-    def _advance(self, batch: Any, log: Any) -> Any:
+    def _must_stop(self, found: list, stop: StopRequest) -> bool:
+        """Whether this rank or another is told to stop; all ranks come to the same answer before the same step.
+
+        Raises:
+            UserError: a batch cannot be loaded.
+            FailedElsewhere: another rank has that error.
+        """
+        error = next((batch for batch in found if isinstance(batch, UserError)), None)
+        verdict = self.group.lowest(_FAIL if error else _STOP if stop.requested else _GO)
+        if verdict == _FAIL:
+            self._save()  # a file that went missing must not cost the steps since the last checkpoint
+            raise error or FailedElsewhere()
+        stop.requested |= verdict == _STOP
+        return verdict == _STOP
+
+    def _advance(self, batches: list, log: Any) -> Any:
         """One step, logged where it is due."""
         state = self.state
-        logged = (state.step + 1) % self.rhythm.log_interval == 0
-        on_device = batch.to(self.device)
         rate = self.learning_rate()
-        report = self.advance(on_device, logged)
+        on_device = [batch.to(self.device) for batch in batches]
+        report = self.advance(on_device)
         state.step += 1
-        state.batches_done += 1
-        self.watch.push(state.step, batch.paths, report.losses)
-        if logged:
+        state.batches_done += len(batches)
+        paths = [path for batch in batches for path in batch.paths]
+        self.watch.push(state.step, paths, report.losses, report.norms)
+        if state.step % self.rhythm.log_interval == 0:
             self.watch.flush()
-            before, since = self._interval
-            self._interval = (state.step, time.perf_counter())
-            speed = (state.step - before) / max(self._interval[1] - since, 1e-9)
-            self.log_step(log, report, on_device, rate, speed)
+            pace = self._pause()
+            if log is not None:
+                self.log_step(log, report, on_device[-1], rate, pace)
         return report
+
+    def _pause(self) -> Pace:
+        """The pace since the last pause; a new stretch begins."""
+        now, since = time.perf_counter(), self._pace
+        self._pace = _Stretch(self.state.step, now)
+        seconds = max(now - since.start, 1e-9)
+        return Pace((self.state.step - since.step) / seconds, since.waited / seconds)
 
     def _save(self) -> None:
         """Saves this step unless it is saved already; never anything that is not finite."""
@@ -187,9 +277,12 @@ class Trainer(ABC):
             return
         self.watch.flush()
         require_finite_weights(self.networks(), self.state.step, self.remedies.not_finite)
-        self.saved = self.write_checkpoint()
+        states = gather_random_states(self.group)
+        if self.group.is_main:
+            self.saved = self.write_checkpoint(states)
+            logger.info("saved %s", self.saved)
         self._saved_step = self.state.step
-        logger.info("saved %s", self.saved)
+        self.group.barrier()
 
     def continue_from(self, state: TrainState, path: Path | None) -> None:
         """Takes a state and the checkpoint that it came from; None for a run that starts."""
@@ -197,6 +290,12 @@ class Trainer(ABC):
         if path is not None:
             self.saved, self._saved_step = path, state.step
             logger.info("going on from %s: step %d, epoch %d", path, state.step, state.epoch)
+
+    def _turn_epoch(self, n_batches: int) -> None:
+        """Begins the next epoch where this one is done."""
+        if self.state.batches_done >= n_batches:
+            self.state.epoch += 1
+            self.state.batches_done = 0
 
     def _set_training(self) -> None:
         for net in self.networks():
@@ -208,7 +307,9 @@ class Trainer(ABC):
 
     def _last_step(self, n_batches: int, max_steps: int | None) -> int:
         epochs_left = self.rhythm.epochs - self.state.epoch + 1
-        last = self.state.step + epochs_left * n_batches - self.state.batches_done
+        steps = math.ceil(n_batches / self.accumulate)
+        done = math.ceil(self.state.batches_done / self.accumulate)
+        last = self.state.step + epochs_left * steps - done
         return last if max_steps is None else min(last, max_steps)
 
 

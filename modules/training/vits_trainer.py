@@ -15,9 +15,11 @@ from modules.audio.mel import mel_spectrogram
 from modules.config.audio import AudioSpec
 from modules.config.schema import Config
 from modules.data.dataset import Batch, Item
+from modules.training.distributed import Group
 from modules.training.guards import StopRequest
-from modules.training.logging import TrainingLog
-from modules.training.state import Start, find_start, load_start, save_state
+from modules.training.logging import Pace, TrainingLog
+from modules.training.scores import Judge, ScoreBoard, Scores, describe, mean_scores
+from modules.training.state import Start, load_start, save_best, save_state
 from modules.training.step import StepReport, VitsStep, learning_rate
 from modules.training.trainer import Remedies, Rhythm, Trainer
 
@@ -30,12 +32,13 @@ class VitsTrainer(Trainer):
     """Trains the voice model in a folder of its own.
 
     Args:
-        net_g: the voice model, on `device`; it needs `forward` and `infer` of `SynthesizerTrn`.
-        net_d: the discriminators, on `device`.
+        net_g: the voice model, on the group's device; it needs `forward` and `infer` of `SynthesizerTrn`.
+        net_d: the discriminators, there too.
         config: the run's configuration.
-        device: where to train.
+        group: the ranks that train together, and where this one trains.
         folder: for checkpoints and logs; what it holds already decides where the run starts.
         show_progress: draw a progress bar.
+        judge: scores the voice at each validation, for scores.csv and G_best.pth; None leaves both out.
 
     Attributes:
         extras: plain values that every G_STEP.pth carries besides what training needs; none at first.
@@ -46,18 +49,21 @@ class VitsTrainer(Trainer):
         net_g: nn.Module,
         net_d: nn.Module,
         config: Config,
-        device: torch.device,
+        group: Group,
         folder: Path,
         show_progress: bool = True,
+        judge: Judge | None = None,
     ) -> None:
         train = config.train
         memory = f"Lower train.batch_size (it is {train.batch_size}) or train.segment_size"
         remedies = Remedies("lower train.learning_rate, or set train.fp16_run to false", memory)
         rhythm = Rhythm(train.log_interval, train.eval_interval, train.epochs)
-        super().__init__(rhythm, remedies, device, folder, show_progress)
+        super().__init__(rhythm, remedies, group, folder, show_progress, train.accumulate)
         self.config = config
-        self.step = VitsStep(net_g, net_d, config, device)
+        self.step = VitsStep(net_g, net_d, config, group.device, group)
         self.extras: dict[str, Any] = {}
+        self.judge = judge
+        self._board: ScoreBoard | None = None
 
     def start(self) -> Start:
         """Goes to where the folder's checkpoints say: on from the newest pair, or from a base model, or from nothing.
@@ -65,8 +71,8 @@ class VitsTrainer(Trainer):
         Raises:
             CheckpointError: a checkpoint is damaged or does not fit the config.
         """
-        start = find_start(self.folder)
-        self.continue_from(load_start(start, self.step, self.config), start.g if start.step else None)
+        state, start = load_start(self.folder, self.step, self.config, self.group)
+        self.continue_from(state, start.g if start.step else None)
         return start
 
     def networks(self) -> list[nn.Module]:
@@ -79,21 +85,23 @@ class VitsTrainer(Trainer):
         self.step.set_learning_rate(rate)
         return rate
 
-    def advance(self, batch: Batch, logged: bool) -> StepReport:
+    def advance(self, batches: list[Batch]) -> StepReport:
         """Updates both networks once."""
-        return self.step.run(batch, with_norms=logged)
+        return self.step.run(batches)
 
-    def write_checkpoint(self) -> Path:
+    def write_checkpoint(self, random_states: list[dict[str, torch.Tensor]]) -> Path:
         """Writes G_STEP.pth and D_STEP.pth."""
-        return save_state(self.folder, self.state, self.step, self.config, self.extras)[0]
+        return save_state(self.folder, self.state, self.step, self.config, random_states, self.extras)[0]
 
     def open_log(self) -> TrainingLog:
-        """TensorBoard events in the run's folder."""
+        """TensorBoard events in the run's folder, and the scores so far."""
+        if self.judge is not None:
+            self._board = ScoreBoard(self.folder / "scores.csv", self.state.step)
         return TrainingLog(self.folder, self.config.audio, self.state.step)
 
-    def log_step(self, log: TrainingLog, report: StepReport, batch: Batch, rate: float, speed: float) -> None:
+    def log_step(self, log: TrainingLog, report: StepReport, batch: Batch, rate: float, pace: Pace) -> None:
         """Logs losses, norms and pictures."""
-        log.step(self.state.step, self.state.epoch, report, rate, batch, speed)
+        log.step(self.state.step, self.state.epoch, report, rate, batch, pace)
 
     def describe(self, report: StepReport) -> str:
         """The losses that tell most."""
@@ -102,23 +110,46 @@ class VitsTrainer(Trainer):
 
     @torch.no_grad()
     def validate(self, validation: list[Item], stop: StopRequest, log: TrainingLog) -> None:
-        """Sings the validation clips and measures how far their mels are; training's random numbers stay untouched."""
-        net, audio = self.step.net_g, self.config.audio
-        net.eval()
-        distances = []
+        """Sings the validation clips and scores them; training's random numbers stay untouched."""
+        audio, step = self.config.audio, self.state.step
+        self.step.voice.eval()
+        distances, scores = [], []
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             for index, item in enumerate(validation):
                 if stop.requested:
-                    break
-                made, real = self._sing(item), item.wav[: _validation_samples(audio)]
-                log.validation_clip(self.state.step, index, made, real)
-                mels = [mel_spectrogram(wav.float().cpu()[: len(real)], audio) for wav in (made, real)]
-                log.validation_mel(self.state.step, index, *mels)
+                    return
+                made, real = self._sing(item).float().cpu(), item.wav[: _validation_samples(audio)]
+                log.validation_clip(step, index, made, real)
+                mels = [mel_spectrogram(wav[: len(real)], audio) for wav in (made, real)]
+                log.validation_mel(step, index, *mels)
                 distances.append(float(F.l1_loss(*mels)))
-        if distances and not stop.requested:
-            mean = sum(distances) / len(distances)
-            log.validation_loss(self.state.step, mean)
-            logger.info("step %d: %d validation clips, mel distance %.3f", self.state.step, len(distances), mean)
+                if self.judge is not None:
+                    scores.append(self.judge.score(made, real))
+        if not distances:
+            return
+        log.validation_loss(step, sum(distances) / len(distances))
+        if scores:
+            self._keep_score(mean_scores(scores), len(scores), log)
+
+    def _keep_score(self, scores: Scores, n_clips: int, log: TrainingLog) -> None:
+        """Writes the scores down, keeps the voice if it is the best so far, and says when there was none for long."""
+        step, board, patience = self.state.step, self._board, self.config.train.patience
+        log.scores(step, scores)
+        logger.info("step %d: %d validation clips, %s", step, n_clips, describe(scores))
+        if board.add(step, self.state.epoch, scores):
+            logger.info(
+                "saved %s: the best score so far",
+                save_best(self.folder, self.state, self.step, self.config, self.extras),
+            )
+        elif patience and board.best and board.evaluations_since_best % patience == 0:
+            logger.info(
+                "the score has not improved for %d evaluations: %s holds the best, mel %.3f of step %d. More steps may "
+                "not help",
+                board.evaluations_since_best,
+                self.folder / "G_best.pth",
+                board.best.mel,
+                board.best.step,
+            )
 
     def _sing(self, item: Item) -> torch.Tensor:
         """A validation clip (T,) in its own voice, at its own pitch."""
@@ -128,7 +159,7 @@ class VitsTrainer(Trainer):
             for x in (item.units, item.f0, item.uv, item.volume)
         )
         speaker = torch.tensor([item.speaker], device=self.device)
-        wav, _ = self.step.net_g.infer(units, f0, uv, speaker, vol=volume)
+        wav, _ = self.step.voice.infer(units, f0, uv, speaker, vol=volume)
         return wav[0, 0]
 
 

@@ -109,17 +109,34 @@ def test_every_epoch_has_all_items_in_an_order_of_its_own():
     batches = EpochBatches(7, 3, seed=5)
     seen = []
     for epoch in (1, 2, 3):
-        batches.epoch = epoch
+        batches.set_epoch(epoch)
         drawn = list(batches)
         assert len(drawn) == len(batches) == 3
         assert sorted(draw.index for batch in drawn for draw in batch) == list(range(7))
         assert {draw.epoch for batch in drawn for draw in batch} == {epoch}
         seen.append(drawn)
     assert seen[0] != seen[1] != seen[2]
-    batches.epoch, batches.skip = 2, 1
+    batches.set_epoch(2, 1)
     assert list(batches) == seen[1][1:], "a resumed epoch goes on where it stopped"
+    batches.set_epoch(1, 2, last=3)
+    assert list(batches) == [*seen[0][2:], *seen[1], *seen[2]], "a pass may go on through later epochs"
     assert list(EpochBatches(7, 3, seed=6)) != seen[0]
     assert len(list(EpochBatches(7, 3, seed=-1))) == 3
+
+
+@pytest.mark.parametrize("n_items", [1, 3, 7, 12])
+def test_ranks_share_the_batches_of_one_process(n_items):
+    whole = EpochBatches(n_items, 6, seed=5)
+    shares = [EpochBatches(n_items, 2, seed=5, rank=rank, world_size=3) for rank in range(3)]
+    for epoch in (1, 2):
+        for batches in (whole, *shares):
+            batches.set_epoch(epoch)
+        together = list(zip(*shares, strict=True))
+        assert len(together) == len(whole) == len(shares[0])
+        for batch, parts in zip(whole, together):
+            drawn = [draw for part in parts for draw in part]
+            assert set(drawn) >= set(batch) and all(parts), "no rank has nothing to do"
+            assert len(drawn) == max(len(batch), 3) and len(set(drawn)) >= min(n_items, len(drawn))
 
 
 def test_the_cache_gives_the_same_items(workspace):

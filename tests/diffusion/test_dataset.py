@@ -102,6 +102,6 @@ def test_what_does_not_fit_names_the_file_and_the_command(workspace):
 
 def test_the_loader_gives_every_clip_once_an_epoch(workspace):
     loader = make_loader(dataset(workspace), torch.device("cpu"))
-    loader.batch_sampler.epoch = 2
+    loader.batch_sampler.set_epoch(2)
     paths = [path for batch in loader for path in batch.paths]
     assert len(paths) == 4 and len(set(paths)) == 4

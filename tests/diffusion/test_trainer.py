@@ -16,6 +16,8 @@ from diffusion.unit2mel import build_unit2mel
 from modules.checkpoint import load_weights, save_weights
 from modules.config.vocoder import PUBLISHED_MEL
 from modules.errors import CheckpointError, UserError
+from modules.training.distributed import alone
+from modules.training.randomness import random_state
 from vdecoder.mel_vocoder import load_vocoder
 
 CPU = torch.device("cpu")
@@ -30,7 +32,7 @@ class Run:
         network = build_unit2mel(config, 128).to(device)
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.trainer = DiffusionTrainer(network, config, device, folder, vocoder, show_progress=False)
+        self.trainer = DiffusionTrainer(network, config, alone(device), folder, vocoder, show_progress=False)
         self.trainer.start()
         self.loader = make_loader(DiffusionDataset("filelists/train.txt", config, audio, PUBLISHED_MEL), device)
         self.validation = [DiffusionDataset("filelists/val.txt", config, audio, PUBLISHED_MEL, training=False).item(0)]
@@ -64,8 +66,8 @@ def test_the_loss_falls(workspace, tmp_path):
     losses = []
     original = run.trainer.advance
 
-    def watched(batch, logged):
-        report = original(batch, logged)
+    def watched(batches):
+        report = original(batches)
         losses.append(float(report.losses.noise))
         return report
 
@@ -186,8 +188,8 @@ def test_a_loss_that_is_not_finite_stops_and_nothing_is_saved(workspace, tmp_pat
     run = Run(workspace, tmp_path / "logs/a")
     with torch.no_grad():
         run.trainer.learner.network.unit_embed.bias.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"step 1: the loss is not finite \(noise nan\).*clip.*train\.lr"):
-        run(3)
+    with pytest.raises(UserError, match=r"step 10: for 10 steps in a row .*\(noise nan\).*clip.*train\.lr"):
+        run(30)
     assert names(run.folder) == []
 
 
@@ -204,10 +206,10 @@ def test_a_request_to_stop_saves_the_current_step(workspace, tmp_path):
     run = Run(workspace, tmp_path / "logs/a")
     original = run.trainer.advance
 
-    def stopping(batch, logged):
+    def stopping(batches):
         if run.trainer.state.step == 2:
             signal.raise_signal(signal.SIGINT)
-        return original(batch, logged)
+        return original(batches)
 
     assert threading.current_thread() is threading.main_thread()
     run.trainer.advance = stopping
@@ -223,7 +225,7 @@ def test_half_precision_finds_nearly_the_same_loss(workspace, tmp_path):
     losses = []
     for run in (full, half):
         torch.manual_seed(3)
-        losses.append(float(run.trainer.advance(batch, True).losses.noise))
+        losses.append(float(run.trainer.advance([batch]).losses.noise))
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
@@ -245,7 +247,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(workspace, tmp_path, monkeypat
     monkeypatch.setattr(torch, "save", full)
     run.trainer.state.step = 2
     with pytest.raises(CheckpointError, match="Free some disk space"):
-        save_state(run.folder, run.trainer.state, run.trainer.learner, workspace)
+        save_state(run.folder, run.trainer.state, run.trainer.learner, workspace, [random_state(CPU)])
     assert names(run.folder) == ["model_1.pt", "state_1.pth"]
 
 

@@ -1,7 +1,9 @@
 """Where a run starts: from the newest whole pair, from a base, or not at all; never from zero by mistake."""
 
 import logging
+import random
 
+import numpy as np
 import pytest
 import torch
 from tiny_voices import tiny_config
@@ -9,7 +11,9 @@ from tiny_voices import tiny_config
 from models import build_synthesizer
 from modules.checkpoint import load_weights, save_weights
 from modules.errors import CheckpointError
-from modules.training.state import TrainState, find_start, load_start, prune_pairs, save_state
+from modules.training.distributed import Group, alone
+from modules.training.randomness import random_state
+from modules.training.state import TrainState, find_starts, load_start, prune_pairs, save_state
 from modules.training.step import VitsStep
 from vdecoder.discriminators import MultiPeriodDiscriminator
 
@@ -23,13 +27,21 @@ def make_step(config, seed=1) -> VitsStep:
 
 
 def resume(folder, config) -> TrainState:
-    return load_start(find_start(folder), make_step(config, seed=2), config)
+    return load(folder, make_step(config, seed=2), config)
+
+
+def load(folder, step, config) -> TrainState:
+    return load_start(folder, step, config, alone(CPU))[0]
+
+
+def save(folder, state, step, config, **more):
+    return save_state(folder, state, step, config, [random_state(CPU)], **more)
 
 
 def saved_run(folder, config, *steps) -> VitsStep:
     step = make_step(config)
     for number in steps:
-        save_state(folder, TrainState(number, 3, 1), step, config)
+        save(folder, TrainState(number, 3, 1), step, config)
     return step
 
 
@@ -67,7 +79,7 @@ def test_a_checkpoint_has_upstreams_layout_and_only_plain_content(tmp_path):
 
 def test_what_a_generator_carries_besides_replaces_nothing_and_is_not_needed_to_go_on(tmp_path):
     config = tiny_config()
-    save_state(tmp_path, TrainState(12, 3, 1), make_step(config), config, {"notes": [1, 2], "iteration": 99})
+    save(tmp_path, TrainState(12, 3, 1), make_step(config), config, extras={"notes": [1, 2], "iteration": 99})
     g, d = (load_weights(tmp_path / f"{prefix}_12.pth") for prefix in "GD")
     assert g["notes"] == [1, 2] and g["iteration"] == 3 and "notes" not in d
     assert set(g) - set(d) == {"notes"} and resume(tmp_path, config) == TrainState(12, 3, 1)
@@ -77,11 +89,11 @@ def test_what_was_saved_is_what_a_run_goes_on_from(tmp_path):
     config = tiny_config()
     step = make_step(config)
     train_a_little(step)
-    save_state(tmp_path, TrainState(12, 3, 1), step, config)
-    random = torch.get_rng_state()
+    save(tmp_path, TrainState(12, 3, 1), step, config)
+    state = torch.get_rng_state()
     other = make_step(config, seed=2)
-    assert load_start(find_start(tmp_path), other, config) == TrainState(12, 3, 1)
-    assert torch.equal(torch.get_rng_state(), random)
+    assert load(tmp_path, other, config) == TrainState(12, 3, 1)
+    assert torch.equal(torch.get_rng_state(), state)
     for a, b in ((step.net_g, other.net_g), (step.net_d, other.net_d)):
         assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
     moments = other.optim_g.state_dict()["state"]
@@ -107,17 +119,17 @@ def test_settings_of_the_optimizer_are_those_of_the_config(tmp_path):
     config = tiny_config()
     step = make_step(config)
     train_a_little(step)
-    save_state(tmp_path, TrainState(1), step, config)
+    save(tmp_path, TrainState(1), step, config)
     config.train.betas, config.train.learning_rate = [0.5, 0.6], 7e-4
     other = make_step(config)
-    load_start(find_start(tmp_path), other, config)
+    load(tmp_path, other, config)
     group = other.optim_g.param_groups[0]
     assert tuple(group["betas"]) == (0.5, 0.6) and group["lr"] == 7e-4
 
 
 def test_the_newest_pair_counts_by_step_not_by_date(tmp_path):
     saved_run(tmp_path, tiny_config(keep_ckpts=0), 1000, 900)
-    assert find_start(tmp_path).step == 1000
+    assert find_starts(tmp_path)[0].step == 1000
 
 
 @pytest.mark.parametrize("lost", ["G_20.pth", "D_20.pth"])
@@ -133,20 +145,36 @@ def test_a_generator_without_discriminators_is_refused_with_the_ways_out(tmp_pat
     saved_run(tmp_path, tiny_config(), 20)
     (tmp_path / "D_20.pth").unlink()
     with pytest.raises(CheckpointError, match=r"G_20\.pth: has no D_20\.pth beside it.*rename G_20\.pth to G_0\.pth"):
-        find_start(tmp_path)
+        find_starts(tmp_path)[0]
 
 
 def test_a_kill_within_the_very_first_save_leaves_nothing_in_the_way(tmp_path, caplog):
     saved_run(tmp_path, tiny_config(), 20)
     (tmp_path / "G_20.pth").unlink()  # the discriminators take their name first
-    assert find_start(tmp_path).step == 0 and "D_20.pth" in caplog.text
+    assert find_starts(tmp_path)[0].step == 0 and "D_20.pth" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["G_20.pth", "D_20.pth"])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "flipped"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_that_is_said(tmp_path, caplog, name, damage):
+    config = tiny_config()
+    saved_run(tmp_path, config, 10, 20)
+    path = tmp_path / name
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 16
+    path.write_bytes({"cut": content[:-500], "garbage": b"broken", "empty": b"", "flipped": flipped}[damage])
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert resume(tmp_path, config).step == 10
+    assert f"{name}: " in caplog.text and "Going back to" in caplog.text and "10 steps are to be" in caplog.text
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("name", ["G_20.pth", "D_20.pth"])
 @pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "other"])
-def test_a_damaged_checkpoint_is_refused_and_left_alone(tmp_path, name, damage):
+def test_a_damaged_checkpoint_without_another_is_refused_and_left_alone(tmp_path, name, damage):
     config = tiny_config()
-    saved_run(tmp_path, config, 10, 20)
+    saved_run(tmp_path, config, 20)
     path = tmp_path / name
     content = path.read_bytes()
     path.write_bytes({"cut": content[:-500], "garbage": b"broken", "empty": b"", "other": b""}[damage])
@@ -216,7 +244,7 @@ def test_a_base_gives_weights_only(tmp_path):
     train_a_little(step)
     like_published(tmp_path, step, "0")
     other = make_step(config, seed=2)
-    assert load_start(find_start(tmp_path), other, config) == TrainState(0, 1, 0)
+    assert load(tmp_path, other, config) == TrainState(0, 1, 0)
     assert torch.equal(other.net_g.emb_g.weight, step.net_g.emb_g.weight)
     assert torch.equal(
         other.net_d.discriminators[3].conv_post.weight_v, step.net_d.discriminators[3].conv_post.weight_v
@@ -230,7 +258,7 @@ def test_a_base_for_other_speakers_keeps_all_but_their_vectors(tmp_path, caplog)
     config = tiny_config()
     other = make_step(config, seed=2)
     vectors = other.net_g.emb_g.weight.clone()
-    load_start(find_start(tmp_path), other, config)
+    load(tmp_path, other, config)
     assert torch.equal(other.net_g.emb_g.weight, vectors)
     assert torch.equal(other.net_g.pre.weight, step.net_g.pre.weight)
     assert "is for 200 speakers, model.n_speakers is 2" in caplog.text
@@ -254,7 +282,7 @@ def test_half_a_base_is_used_and_said(tmp_path, caplog):
 def test_step_zero_is_never_written(tmp_path):
     config = tiny_config()
     with pytest.raises(AssertionError):
-        save_state(tmp_path, TrainState(), make_step(config), config)
+        save(tmp_path, TrainState(), make_step(config), config)
 
 
 def test_pruning_counts_whole_pairs(tmp_path):
@@ -274,3 +302,38 @@ def test_an_empty_folder_is_a_fresh_start(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert resume(tmp_path, tiny_config()) == TrainState()
     assert not caplog.text
+
+
+def test_another_learning_rate_is_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    saved_run(tmp_path, tiny_config(), 20)
+    resume(tmp_path, tiny_config())
+    assert "the new rate counts" not in caplog.text
+    resume(tmp_path, tiny_config(learning_rate=5e-4))
+    assert "train.learning_rate was 0.001 when" in caplog.text and "is 0.0005 now" in caplog.text
+
+
+def test_all_random_numbers_go_on_where_they_were(tmp_path):
+    config, step = tiny_config(), make_step(tiny_config())
+    save(tmp_path, TrainState(12, 3, 1), step, config)
+    wanted = torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()  # noqa: NPY002
+    resume(tmp_path, config)
+    assert (torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()) == wanted  # noqa: NPY002
+
+
+def test_more_ranks_than_saved_get_random_numbers_of_their_own(tmp_path):
+    config, step = tiny_config(), make_step(tiny_config())
+    save(tmp_path, TrainState(12, 3, 1), step, config)
+    drawn = set()
+    for rank in range(3):
+        load_start(tmp_path, step, config, Group(rank, 3))
+        drawn.add(float(torch.rand(1)))
+    assert len(drawn) == 3
+
+
+def test_the_place_in_the_epoch_is_kept_when_batches_change_their_size(tmp_path):
+    step = make_step(tiny_config())
+    save(tmp_path, TrainState(12, 3, 6), step, tiny_config(batch_size=4))
+    assert resume(tmp_path, tiny_config(batch_size=2)) == TrainState(12, 3, 12)
+    assert resume(tmp_path, tiny_config(batch_size=8)) == TrainState(12, 3, 3)
+    assert load_start(tmp_path, step, tiny_config(batch_size=4), Group(0, 2))[0] == TrainState(12, 3, 3)

@@ -42,7 +42,7 @@ def stepped():
     )
     step = VitsStep(net_g, net_d, config, CPU)
     with golden_rule.counted_draws() as log:
-        report = step.run(batch, with_norms=True)
+        report = step.run(batch)
     assert log == golden["noise_log"].tolist()[:-1], "upstream draws one more noise, which it does not use"
     return golden, step, report
 

@@ -6,53 +6,19 @@ import threading
 
 import pytest
 import torch
+from tiny_training import Run, names, weights
 from tiny_voices import make_workspace
 
-from models import build_synthesizer
 from modules.checkpoint import list_checkpoints, load_weights
-from modules.data.dataset import VoiceDataset, make_loader
 from modules.errors import UserError
-from modules.training.guards import LossWatch, StopRequest
+from modules.training.guards import LossWatch, NotFinite, StopRequest
 from modules.training.step import Losses
-from modules.training.vits_trainer import VitsTrainer
-from vdecoder.discriminators import MultiPeriodDiscriminator
-
-CPU = torch.device("cpu")
-
-
-class Run:
-    """A trainer in `logs/NAME` with what it needs, as train.py builds it."""
-
-    def __init__(self, config, folder, device=CPU):
-        torch.manual_seed(config.train.seed)
-        net_g = build_synthesizer(config).to(device)
-        net_d = MultiPeriodDiscriminator(channels=config.model.discriminator_channels).to(device)
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self.trainer = VitsTrainer(net_g, net_d, config, device, folder, show_progress=False)
-        self.trainer.start()
-        self.loader = make_loader(VoiceDataset("filelists/train.txt", config), device)
-        self.validation = [VoiceDataset("filelists/val.txt", config, training=False).item(0)]
-
-    def __call__(self, max_steps):
-        return self.trainer.run(self.loader, self.validation, max_steps)
 
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return make_workspace(tmp_path, vol_aug=True)
-
-
-def names(folder) -> list[str]:
-    return sorted(path.name for path in folder.glob("*.pth"))
-
-
-def weights(run: Run) -> dict[str, torch.Tensor]:
-    nets = run.trainer.step.net_g, run.trainer.step.net_d
-    return {
-        f"{index}.{name}": value.clone() for index, net in enumerate(nets) for name, value in net.named_parameters()
-    }
 
 
 def test_the_mel_loss_falls_on_one_tiny_batch(tmp_path, monkeypatch):
@@ -121,9 +87,9 @@ def test_a_broken_loss_on_a_gpu_is_found_a_step_later_at_most(workspace, tmp_pat
     run = Run(workspace, tmp_path / "logs/a", torch.device("cuda:0"))
     with torch.no_grad():
         run.trainer.step.net_g.dec.conv_post.bias.fill_(float("nan"))
-    with pytest.raises(UserError, match="step 1: the loss is not finite"):
-        run(4)
-    assert run.trainer.state.step <= 2 and names(run.folder) == []
+    with pytest.raises(UserError, match="step 10: for 10 steps in a row"):
+        run(40)
+    assert run.trainer.state.step <= 11 and names(run.folder) == []
 
 
 def test_the_rate_follows_the_epoch_and_is_not_multiplied_by_resuming(workspace, tmp_path):
@@ -158,13 +124,52 @@ def test_the_end_of_the_epochs_ends_the_run_with_a_checkpoint(workspace, tmp_pat
     assert again(None) == outcome and names(again.folder) == ["D_4.pth", "G_4.pth"]
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_files_and_nothing_is_saved(workspace, tmp_path):
+def break_batches(run, *steps):
+    """Poisons what the networks see in these steps, counted from 1."""
+    original = run.trainer.step.run
+
+    def broken(batches):
+        if run.trainer.state.step + 1 in steps:
+            batches = [batch._replace(spec=batch.spec * float("nan")) for batch in batches]
+        return original(batches)
+
+    run.trainer.step.run = broken
+
+
+def test_a_broken_batch_is_left_out_and_the_rest_is_learned(workspace, tmp_path, caplog):
+    run = Run(workspace, tmp_path / "logs/a")
+    run(1)
+    before = weights(run)
+    break_batches(run, 2)
+    run(2)
+    found = weights(run)
+    assert all(torch.equal(found[name], before[name]) for name in before)
+    assert "step 2: the loss is not finite (" in caplog.text and "left out. Its batch held: dataset/44k" in caplog.text
+    run(3)
+    assert run.trainer.watch.n_left_out == 1 and names(run.folder)[-1] == "G_3.pth"
+    assert not torch.equal(weights(run)["0.pre.weight"], before["0.pre.weight"])
+
+
+def test_ten_broken_steps_in_a_row_end_the_run_and_keep_the_last_good_weights(workspace, tmp_path):
+    run = Run(workspace, tmp_path / "logs/a")
+    run(2)
+    before = weights(run)
+    break_batches(run, *range(3, 99))
+    message = r"step 12: for 10 steps in a row .*dataset/44k/\w+/clip \d\.wav.*learning_rate"
+    with pytest.raises(UserError, match=message):
+        run(99)
+    assert "G_12.pth" in names(run.folder)
+    found = weights(Run(workspace, run.folder))
+    assert all(torch.equal(found[name], before[name]) for name in before)
+
+
+def test_weights_that_are_not_finite_are_never_saved(workspace, tmp_path):
     run = Run(workspace, tmp_path / "logs/a")
     run(2)
     with torch.no_grad():
         run.trainer.step.net_g.dec.conv_post.bias.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"step 3: the loss is not finite .*dataset/44k/\w+/clip \d\.wav"):
-        run(4)
+    with pytest.raises(UserError, match="step 12: for 10 steps in a row"):
+        run(99)
     assert names(run.folder) == ["D_2.pth", "G_2.pth"]
 
 
@@ -172,8 +177,8 @@ def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(workspace
     run = Run(workspace, tmp_path / "logs/a")
     original = run.trainer.step.run
 
-    def breaking(batch, with_norms=False):
-        report = original(batch, with_norms)
+    def breaking(batches):
+        report = original(batches)
         with torch.no_grad():
             run.trainer.step.net_d.discriminators[2].conv_post.bias.fill_(float("inf"))
         return report
@@ -196,10 +201,10 @@ def test_a_file_that_goes_missing_does_not_cost_the_steps_before(workspace, tmp_
     run = Run(workspace, tmp_path / "logs/a")
     original = run.trainer.step.run
 
-    def breaking(batch, with_norms=False):
+    def breaking(batches):
         for path in tmp_path.rglob("*.soft.pt"):
             path.unlink()
-        return original(batch, with_norms)
+        return original(batches)
 
     run.trainer.step.run = breaking
     with pytest.raises(UserError, match=r"soft\.pt: is missing.*preprocess_hubert_f0"):
@@ -211,10 +216,10 @@ def test_a_request_to_stop_saves_the_current_step(workspace, tmp_path):
     run = Run(workspace, tmp_path / "logs/a")
     original = run.trainer.step.run
 
-    def stopping(batch, with_norms=False):
+    def stopping(batches):
         if run.trainer.state.step == 2:
             signal.raise_signal(signal.SIGTERM)
-        return original(batch, with_norms)
+        return original(batches)
 
     run.trainer.step.run = stopping
     handler = signal.getsignal(signal.SIGTERM)
@@ -244,10 +249,14 @@ def test_a_second_interrupt_ends_at_once_and_other_threads_are_left_alone():
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_the_watch_names_the_loss_and_a_dozen_files_at_most(value):
     losses = Losses(*torch.ones(8))
-    watch = LossWatch("lower train.learning_rate")
+    watch = LossWatch("lower train.learning_rate", limit=2)
+    broken = losses._replace(kl=torch.tensor(value))
     watch.push(1, ["a.wav"], losses)
-    with pytest.raises(UserError, match=r"step 2: .*kl (nan|inf).*clip 11 \.\.\.") as caught:
-        watch.push(2, [f"clip {index}" for index in range(20)], losses._replace(kl=torch.tensor(value)))
+    watch.push(2, ["a.wav"], broken)
+    watch.push(3, ["a.wav"], losses)  # the row is broken
+    watch.push(4, ["a.wav"], losses, (torch.tensor(value),))  # a gradient that overflows counts too
+    with pytest.raises(NotFinite, match=r"step 5: for 2 steps .*kl (nan|inf).*clip 11 \.\.\.") as caught:
+        watch.push(5, [f"clip {index}" for index in range(20)], broken)
     assert "clip 12" not in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -1,0 +1,112 @@
+"""Backward passes and optimizer steps: loss scaling, clipping, averaged weights; a broken gradient changes nothing."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+_FIRST_FP16_SCALE = 2.0**16
+_NEVER = 2**31 - 1
+
+
+class Updates:
+    """Gradients to steps, for any number of optimizers that share one precision.
+
+    A step whose gradient holds an infinity or no number is left out: weights and moments stay as they are. On CUDA the
+    device itself decides that, so no step waits for it, and in fp16 the scale of the loss is halved; a gradient that
+    overflows is part of fp16's search for the largest scale. Elsewhere the length of the gradient is looked at.
+
+    Args:
+        device: of the networks.
+        dtype: of the forward passes.
+        clip_norm: longest gradient of one optimizer, longer ones are shortened to it; 0 leaves all as they are.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, clip_norm: float = 0.0) -> None:
+        self.dtype, self.clip_norm = dtype, clip_norm
+        half = dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(
+            "cuda",
+            init_scale=_FIRST_FP16_SCALE if half else 1.0,
+            growth_interval=2000 if half else _NEVER,
+            enabled=device.type == "cuda",
+        )
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradient of a loss, a scalar, to those of its parameters."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """Updates the parameters of an optimizer; returns the length of their gradient, before it was clipped."""
+        self.scaler.unscale_(optimizer)
+        norm = gradient_norm(optimizer)
+        if self.clip_norm:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        if self.scaler.is_enabled():
+            self.scaler.step(optimizer)
+        elif norm.isfinite():
+            optimizer.step()
+        return norm
+
+    def end(self) -> None:
+        """Call it once after the steps of all optimizers: the scale of the next loss."""
+        self.scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the scale, and the precision that it belongs to."""
+        return {"precision": str(self.dtype), **self.scaler.state_dict()}
+
+    def load_state_dict(self, saved: Any) -> None:
+        """Goes on with the scale of a checkpoint, where it was made in the same precision."""
+        if not isinstance(saved, dict) or not self.scaler.is_enabled():
+            return
+        state = {key: value for key, value in saved.items() if key != "precision"}
+        # A checkpoint of an older version names no precision: only fp16 had a scale then.
+        if state and saved.get("precision", str(torch.float16)) == str(self.dtype):
+            self.scaler.load_state_dict(state)
+
+
+def make_adamw(
+    net: nn.Module,
+    device: torch.device,
+    rate: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+) -> torch.optim.AdamW:
+    """AdamW over all parameters of a network; one kernel for hundreds of small tensors where the device has it."""
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(net.parameters(), rate, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """Euclidean length of all gradients together, a scalar on their device."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+
+class AveragedWeights(AveragedModel):
+    """An exponential moving average of a network's weights, itself a network of that kind (`module`).
+
+    Its memory grows with the run: after n updates it is min(decay, (1 + n) / (10 + n)), so that the average does not
+    start as the average of noise.
+
+    Args:
+        net: the network that is trained.
+        decay: share of the average that an update keeps, 0.999 for example.
+
+    Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; Yazici et al., "The
+    unusual effectiveness of averaging in GAN training", 2019, arXiv:1806.04498.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        def average(averaged: list[torch.Tensor], current: list[torch.Tensor], n_averaged: torch.Tensor) -> None:
+            n_updates = int(n_averaged)  # a tensor on the CPU
+            kept = min(decay, (1 + n_updates) / (10 + n_updates))
+            torch._foreach_lerp_(averaged, current, 1 - kept)
+
+        super().__init__(net, multi_avg_fn=average)
+        self.requires_grad_(False)
+        self.eval()
