@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     if not is_rank():
         devices = training_devices(arguments.gpus, device_name)
         if wants_launch(devices):
+            configure_logging()
             return launch(Path(__file__), sys.argv[1:] if argv is None else argv, devices)
         device_name = str(devices[0])
     group = join(device_name)

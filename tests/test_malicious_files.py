@@ -21,6 +21,7 @@ from modules.encoders.base import build_encoder
 from modules.errors import CheckpointError, DataError
 from modules.f0.base import build_predictor
 from modules.foreign import load_foreign
+from modules.speaker_encoder import load_speaker_encoder
 
 AUDIO = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
 
@@ -59,6 +60,7 @@ LOADERS = {
     "logs/44k/kmeans_10000.pt": load_centres,
     "logs/44k/feature_and_index.pkl": read_pickled_index,
     "dataset/44k/alto/x.wav.soft.pt": read_units,
+    "pretrain/speaker_encoder/pretrained.pt": lambda path: load_speaker_encoder(path, "cpu"),
     "anything.pt": load_foreign,
 }
 

@@ -1,5 +1,7 @@
 """Pitch from one scale to another: Hz, coarse steps for an embedding, the scaled mel axis of the pitch decoder."""
 
+import math
+
 import torch
 
 # The range that the coarse scale spans, in Hz; also the range of every pitch predictor here.
@@ -28,7 +30,7 @@ def f0_to_coarse(f0: torch.Tensor, clamp_high: bool = False) -> torch.Tensor:
     Returns:
         int64 of the same shape: 1 at 50 Hz and below (0 Hz too), 255 at 1100 Hz.
     """
-    low, high = (hz_to_mel(torch.tensor(edge, dtype=torch.float64)).item() for edge in (F0_MIN, F0_MAX))
+    low, high = (1127 * math.log1p(edge / 700) for edge in (F0_MIN, F0_MAX))
     mel = hz_to_mel(f0.float())
     steps = (mel - low) * ((COARSE_STEPS - 2) / (high - low)) + 1
     coarse = torch.round(torch.where(mel > 0, steps, mel)).long().clamp_min(1)

@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modules.nn.weight_norm import NormedConv1d
+from modules.nn.winograd import QuickConv1d
 
 
 class ChannelNorm(nn.Module):
@@ -39,8 +40,8 @@ class FeedForward(nn.Module):
         super().__init__()
         left = kernel_size - 1 if causal else (kernel_size - 1) // 2
         self.padding = (left, kernel_size - 1 - left)
-        self.conv_1 = nn.Conv1d(channels, filter_channels, kernel_size)
-        self.conv_2 = nn.Conv1d(filter_channels, channels, kernel_size)
+        self.conv_1 = QuickConv1d(channels, filter_channels, kernel_size)
+        self.conv_2 = QuickConv1d(filter_channels, channels, kernel_size)
         self.drop = nn.Dropout(p_dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

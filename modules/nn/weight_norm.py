@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from modules.nn.winograd import QuickConv1d, QuickConv2d
+
 
 class _WeightNormed(nn.Module):
     """What both layers share: `weight_g` and `weight_v` in place of `weight`, until folded."""
@@ -38,7 +40,7 @@ class _WeightNormed(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
 
 
-class NormedConv1d(nn.Conv1d, _WeightNormed):
+class NormedConv1d(QuickConv1d, _WeightNormed):
     """`nn.Conv1d` with weight norm; arguments as there, zero padding only."""
 
     def __init__(self, *args, **kwargs) -> None:
@@ -50,7 +52,7 @@ class NormedConv1d(nn.Conv1d, _WeightNormed):
         return self._conv_forward(x, self.effective_weight(), self.bias)
 
 
-class NormedConv2d(nn.Conv2d, _WeightNormed):
+class NormedConv2d(QuickConv2d, _WeightNormed):
     """`nn.Conv2d` with weight norm; arguments as there, zero padding only."""
 
     def __init__(self, *args, **kwargs) -> None:

@@ -29,7 +29,7 @@ def share_gradients(net: nn.Module, group: Group | None) -> nn.Module:
     if group is None or group.world_size == 1:
         return net
     devices = [group.device] if group.device.type == "cuda" else None
-    return DistributedDataParallel(net, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(net, devices, gradient_as_bucket_view=True)
 
 
 @contextlib.contextmanager
@@ -80,7 +80,7 @@ def losing_no_other(group: Group) -> Iterator[None]:
             "rank %d (%s): another rank does not answer any more; that one says why (%s)",
             group.rank,
             group.device,
-            text.splitlines()[0][:120],
+            re.sub(r"^\[\S+\] ", "", text.splitlines()[0]).partition(". ")[0],
         )
         raise FailedElsewhere from None
 

@@ -4,7 +4,7 @@ Knows networks only by what they return, so any pair with the same outputs can b
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -88,10 +88,10 @@ class VitsStep:
         """The network to sing with: the averaged one where there is one."""
         return self.net_g if self.averaged is None else self.averaged.module
 
-    def compile(self) -> None:
-        """Compiles both networks at their next passes; conversion with them stays as it is."""
-        self.net_g.compile()
-        self.net_d.compile()
+    def compile(self, **options: Any) -> None:
+        """Compiles both networks at their next passes, with options of torch.compile; `infer` stays as it is."""
+        self.net_g.compile(**options)
+        self.net_d.compile(**options)
 
     def set_learning_rate(self, rate: float) -> None:
         """Gives both optimisers a learning rate."""

@@ -224,16 +224,13 @@ def test_auto_batch_finds_a_size_on_a_gpu(workspace, tmp_path):
     assert largest_batch_size(Run(workspace, tmp_path / "logs/a", torch.device("cuda:0")).trainer.step, 4) == 4
 
 
-@pytest.mark.slow
-def test_compiled_networks_find_the_same_losses(workspace, tmp_path, monkeypatch):
-    import torch._inductor.config
-
-    monkeypatch.setattr(torch._inductor.config, "fallback_random", True)  # or it would draw other numbers
+def test_compiled_networks_find_the_same_losses(workspace, tmp_path):
     plain, compiled = Run(workspace, tmp_path / "logs/plain"), Run(workspace, tmp_path / "logs/compiled")
     batch = next(iter(plain.loader))
-    compiled.trainer.step.compile()
+    compiled.trainer.step.compile(backend="eager")  # all of torch.compile but the C++ compiler, which takes minutes
     losses = []
     for run in (plain, compiled):
         torch.manual_seed(3)
         losses.append(run.trainer.step.run(batch).losses)
-    assert torch.stack([*losses[1]]).tolist() == pytest.approx(torch.stack([*losses[0]]).tolist(), rel=1e-3)
+    assert torch.stack([*losses[1]]).tolist() == pytest.approx(torch.stack([*losses[0]]).tolist(), rel=1e-4)
+    assert compiled.trainer.step.net_g.state_dict().keys() == plain.trainer.step.net_g.state_dict().keys()

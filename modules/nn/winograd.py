@@ -1,0 +1,145 @@
+"""Convolutions with fewer multiplications, for training on a CPU.
+
+m outputs of a convolution with r taps are the middle coefficients of a product of polynomials. Multiplied out that
+takes m r products; through the values of the polynomials at m + r - 1 points it takes one product for each point. With
+m = 4 and r = 5 these are 8 in place of 20. Between wide layers each of those products is one of matrices, so it is
+what counts, and the sums that lead to the points and back do not. Rounding errors are those of any fp32 convolution.
+
+Source: Winograd, "Arithmetic Complexity of Computations", 1980; Lavin and Gray, "Fast Algorithms for Convolutional
+Neural Networks", 2015, arXiv:1509.09308, section 4 and equation 10 (here along one axis).
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+OUTPUTS = 4  # m: more need points whose powers cost digits
+# Small numbers of both signs, so that neither their powers nor their differences grow; the last point is infinity.
+_POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
+_TAPS = (3, 5)
+# Measured on two cores: below these the sums cost what the products save.
+_LEAST_CHANNELS = 160
+_LEAST_OUTPUTS = 512
+
+
+class QuickConv1d(nn.Conv1d):
+    """`nn.Conv1d` with zero padding that trains faster on a CPU; conversion (`eval()`) is left as it is."""
+
+    def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if not _is_worth_it(self, x):
+            return super()._conv_forward(x, weight, bias)
+        return convolve(x.unsqueeze(3), weight, bias, self.padding[0]).squeeze(3)
+
+
+class QuickConv2d(nn.Conv2d):
+    """`nn.Conv2d` likewise, where its kernel is one wide."""
+
+    def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if self.kernel_size[1] > 1 or not _is_worth_it(self, x):
+            return super()._conv_forward(x, weight, bias)
+        return convolve(x, weight.squeeze(3), bias, self.padding[0])
+
+
+def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int) -> torch.Tensor:
+    """What `F.conv2d` gives for a kernel (O, C, r, 1) with stride 1.
+
+    Args:
+        x: (B, C, H, W) float32.
+        weight: (O, C, r).
+        bias: (O,) or None.
+        padding: zeros before and after H.
+
+    Returns:
+        (B, O, H + 2 padding - r + 1, W).
+    """
+    batch, channels, height, width = x.shape
+    out_channels, _, taps = weight.shape
+    transforms = _transforms(taps)
+    wanted = height + 2 * padding - taps + 1
+    n_tiles = math.ceil(wanted / OUTPUTS)
+    missing = n_tiles * OUTPUTS - wanted
+    tiles = _Tiles.apply(F.pad(x, (0, 0, padding, padding + missing)), OUTPUTS + taps - 1)
+    n_points = len(tiles)
+    values = (transforms.input @ tiles.view(n_points, -1)).view(n_points, channels, -1)
+    kernel = (transforms.weight @ weight.permute(2, 0, 1).reshape(taps, -1)).view(n_points, out_channels, channels)
+    products = torch.bmm(kernel, values).view(n_points, -1)
+    y = (transforms.output @ products).view(OUTPUTS, out_channels, batch, n_tiles, width)
+    y = y.permute(2, 1, 3, 0, 4).reshape(batch, out_channels, n_tiles * OUTPUTS, width)
+    y = y if bias is None else y.add_(bias[:, None, None])
+    return y[:, :, :wanted]
+
+
+class _Transforms(NamedTuple):
+    """To the values at the points, (points, points) for tiles and (points, r) for weights, and back, (m, points)."""
+
+    input: torch.Tensor
+    weight: torch.Tensor
+    output: torch.Tensor
+
+
+@lru_cache
+def _transforms(taps: int) -> _Transforms:
+    """The matrices B^T, G and A^T of the paper.
+
+    With M(x) the product of (x - p) over all finite points p, a row of `input` holds the coefficients of M / (x - p),
+    and those of M for the point at infinity; `weight` evaluates the kernel and divides by the value of M / (x - p)
+    at p; `output` holds the powers of the points.
+    """
+    points = torch.tensor(_POINTS[: OUTPUTS + taps - 2], dtype=torch.float64)
+    n_points = len(points) + 1
+    inputs, weights = (torch.zeros(n_points, size, dtype=torch.float64) for size in (n_points, taps))
+    outputs = torch.zeros(OUTPUTS, n_points, dtype=torch.float64)
+    for index, point in enumerate(points):
+        others = torch.cat([points[:index], points[index + 1 :]])
+        inputs[index, :-1] = _coefficients(others)
+        weights[index] = point ** torch.arange(taps) / (point - others).prod()
+        outputs[:, index] = point ** torch.arange(OUTPUTS)
+    inputs[-1] = _coefficients(points)
+    weights[-1, -1] = outputs[-1, -1] = 1
+    # A factor of a row of one is free if the other is divided by it. So both stay near 1.
+    scale = inputs.abs().sum(dim=1, keepdim=True).sqrt()
+    return _Transforms((inputs / scale).float(), (weights * scale).float(), outputs.float())
+
+
+def _coefficients(roots: torch.Tensor) -> torch.Tensor:
+    """Of the product of (x - root), the constant first."""
+    found = torch.ones(1, dtype=roots.dtype)
+    for root in roots:
+        found = F.pad(found, (1, 0)) - root * F.pad(found, (0, 1))
+    return found
+
+
+class _Tiles(torch.autograd.Function):
+    """(B, C, H, W) to overlapping tiles (n, C, B, tiles, W) of n rows, one every `OUTPUTS` rows."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, n_rows: int) -> torch.Tensor:
+        ctx.shape = x.shape
+        return x.unfold(2, n_rows, OUTPUTS).permute(4, 1, 0, 2, 3).contiguous()
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        # What torch has for `unfold` adds element by element; this adds a row of all tiles at a time.
+        total = grad.new_zeros(ctx.shape)
+        last = OUTPUTS * (grad.shape[3] - 1)
+        for row, part in enumerate(grad):
+            total[:, :, row : row + last + 1 : OUTPUTS] += part.transpose(0, 1)
+        return total, None
+
+
+def _is_worth_it(layer: nn.Conv1d | nn.Conv2d, x: torch.Tensor) -> bool:
+    return (
+        layer.training
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()  # it has kernels of its own
+        and layer.kernel_size[0] in _TAPS
+        and set(layer.stride) | set(layer.dilation) | {layer.groups} == {1}
+        and min(layer.in_channels, layer.out_channels) >= _LEAST_CHANNELS
+        and x.numel() >= _LEAST_OUTPUTS * layer.in_channels
+    )

@@ -1,0 +1,71 @@
+"""Fewer multiplications, the same numbers: outputs and gradients are those of torch's own convolutions."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from modules.nn import winograd
+from modules.nn.winograd import QuickConv1d, QuickConv2d, convolve
+from vdecoder.discriminators import MultiPeriodDiscriminator
+
+
+def outputs_and_gradients(x, weight, bias, convolution):
+    inputs = [tensor.detach().clone().requires_grad_() for tensor in (x, weight, bias)]
+    y = convolution(*inputs)
+    slope = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    return [y, *torch.autograd.grad(y, inputs, slope)]
+
+
+@pytest.mark.parametrize("taps", [3, 5])
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("height, width", [(5, 1), (12, 11), (13, 2), (64, 1), (66, 3)])
+def test_outputs_and_gradients_are_those_of_a_plain_convolution(taps, padding, height, width):
+    generator = torch.Generator().manual_seed(height)
+    x = torch.randn(2, 24, height, width, generator=generator)
+    weight = torch.randn(16, 24, taps, generator=generator) / (24 * taps) ** 0.5
+    bias = torch.randn(16, generator=generator)
+    found = outputs_and_gradients(x, weight, bias, lambda x, w, b: convolve(x, w, b, padding))
+    wanted = outputs_and_gradients(x, weight, bias, lambda x, w, b: F.conv2d(x, w[..., None], b, 1, (padding, 0)))
+    for a, b in zip(found, wanted, strict=True):
+        # fp32 has 7 digits; the transforms cost one of them.
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * b.abs().max().item())
+
+
+def test_only_wide_layers_in_training_take_this_way(monkeypatch):
+    calls = []
+    monkeypatch.setattr(winograd, "convolve", lambda x, *rest: calls.append(x.shape) or convolve(x, *rest))
+    x = torch.randn(2, 192, 300)
+    wide = QuickConv1d(192, 192, 5, padding=2)
+    for layer in (
+        QuickConv1d(192, 192, 5, padding=2, stride=2),
+        QuickConv1d(192, 192, 5, padding=2, dilation=2),
+        QuickConv1d(192, 192, 5, padding=2, groups=2),
+        QuickConv1d(192, 192, 7, padding=3),
+        QuickConv1d(192, 8, 5, padding=2),
+        QuickConv1d(192, 192, 5, padding=2).eval(),
+        QuickConv2d(192, 192, (3, 3), padding=1),
+    ):
+        layer(x[..., None] if isinstance(layer, nn.Conv2d) else x)
+    wide(x[..., :100])
+    with torch.autocast("cpu", torch.bfloat16):
+        wide(x)
+    assert not calls
+    wide(x)
+    QuickConv2d(192, 192, (5, 1), padding=(2, 0))(x[..., None])
+    assert calls == [(2, 192, 300, 1)] * 2
+
+
+def test_discriminators_judge_alike_and_teach_alike_in_both_modes():
+    torch.manual_seed(0)
+    network = MultiPeriodDiscriminator(channels=256)
+    wave = torch.rand(8, 1, 10240) * 2 - 1
+    results = []
+    for training in (True, False):
+        network.train(training).zero_grad()
+        scores, maps = network(wave)
+        torch.stack([score.square().mean() for score in scores]).sum().backward()
+        results.append([*scores, *(x for layers in maps for x in layers), *(p.grad for p in network.parameters())])
+    for a, b in zip(*results, strict=True):
+        # Where a value lies within rounding of 0, the slope of the leaky ReLU may be either.
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-3 * b.abs().max().item())
