@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from diffusion.refine import DiffusionRefiner, Walk
 from diffusion.samplers.base import check_method
 from diffusion.unit2mel import load_unit2mel
 from models import load_synthesizer
+from modules.card import read_card, stand_in_card
 from modules.checkpoint import list_checkpoints
 from modules.config.audio import AudioSpec
 from modules.config.diffusion import DiffusionConfig
@@ -146,6 +148,7 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         "predictor_on_cpu": not PREDICTORS.get(request.f0_predictor).is_network,
         "batch_frames": GPU_BATCH_FRAMES if device.type == "cuda" else 0,
         "identity": _identity(request, device, dtype),
+        "card": _card(request),
     }
     if config is None:
         data = request.diffusion.config.data
@@ -182,6 +185,15 @@ def _load_retriever(request: VoiceRequest, dim: int) -> Retriever | None:
         return None
     ids = request.config.spk if request.config is not None else request.diffusion.config.spk
     return load_retriever(wanted.path, {name: ids[name] for name in wanted.speakers}, dim, wanted.is_index)
+
+
+def _card(request: VoiceRequest) -> dict[str, Any]:
+    """What the voice says about itself; of one without a card, what its config says."""
+    if request.config is None:
+        return {"name": request.diffusion.model_path.stem, "speakers": list(request.diffusion.config.spk)}
+    is_torch = request.model_path.suffix != ".onnx"
+    card = read_card(request.model_path) if is_torch else None
+    return card or stand_in_card(request.config, request.model_path.stem)
 
 
 def _identity(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> str:

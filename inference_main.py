@@ -101,6 +101,7 @@ def make_options(
         enhancer_key=args.enhancer_adaptive_key,
         output_format=args.wav_format,
         max_segment_seconds=args.max_segment,
+        with_metadata=not args.no_metadata,
     )
 
 

@@ -18,7 +18,7 @@ import logging
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import DataError, UsageError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from modules.data.dataset import VoiceDataset
     from modules.training.distributed import Group
     from modules.training.scores import Judge
+    from modules.training.state import Start
     from modules.training.vits_trainer import VitsTrainer
 
 logger = logging.getLogger(__name__)
@@ -120,8 +121,9 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
         if arguments.auto_batch:
             _choose_batch_size(config, training, group)
         trainer = _build_trainer(config, group, folder, arguments.compile)
-        trainer.start()
-        trainer.extras = _pitch_of_voices(training.clips, config)
+        start = trainer.start()
+        if group.is_main:
+            trainer.card = _make_card(config, training, folder, start)
         loader = make_loader(training, group.device, group.rank, group.world_size)
     if group.is_main:
         _introduce(trainer, training, len(loader.batch_sampler), arguments.config)
@@ -213,12 +215,20 @@ def _choose_batch_size(config: "Config", training: "VoiceDataset", group: "Group
     config.train.batch_size = found
 
 
-def _pitch_of_voices(clips: list[Path], config: "Config") -> dict:
-    """Which notes each speaker sings, as a checkpoint carries it; empty where step 3 has not counted them."""
-    from modules.data.pitch import CHECKPOINT_KEY, histograms_beside
+def _make_card(config: "Config", training: "VoiceDataset", folder: Path, start: "Start") -> dict[str, Any]:
+    """What the voice says about itself; the notes of its speakers are empty where step 3 has not counted them."""
+    from modules.card import make_card, read_card
+    from modules.data.pitch import histograms_beside
+    from modules.files import sha256_of
 
-    found = histograms_beside(clips, config.spk)
-    return {CHECKPOINT_KEY: {speaker: histogram.to_plain() for speaker, histogram in found.items()}} if found else {}
+    base = None
+    if start.step:
+        base = (read_card(start.g) or {}).get("base")
+    elif start.g is not None:
+        base = {"file": start.g.name, "sha256": sha256_of(start.g)}
+    found = histograms_beside(training.clips, config.spk)
+    histograms = {speaker: histogram.to_plain() for speaker, histogram in found.items()}
+    return make_card(config, folder.name, training.n_seconds / 3600, base, histograms)
 
 
 def _introduce(trainer: "VitsTrainer", training: "VoiceDataset", n_batches: int, config_path: Path) -> None:

@@ -248,3 +248,18 @@ def test_a_long_song_is_heard_in_parts(workspace, voice):
     heard = sum(length for _, length in calls) / 16000
     assert 0.8 * HEARD_SECONDS <= heard <= 1.1 * HEARD_SECONDS
     assert histogram.median_hz == pytest.approx(200, rel=0.02)
+
+
+def test_a_song_carries_the_papers_of_its_voice_unless_it_shall_not(workspace, voice):
+    voice.changes = {"card": {"name": "44k", "licence": "CC BY 4.0", "speakers": ["alto", "tenor"]}}
+    assert inference_main.main(["-n", "album/one", "-s", "alto", "-t", "3"]) == 0
+    (path,) = Path("results").rglob("one*.flac")
+    with soundfile.SoundFile(path) as song:
+        tags, with_papers = song.copy_metadata(), song.read()
+    about = json.loads(tags["comment"])
+    assert tags["title"] == "one" and tags["license"] == "CC BY 4.0" and "alto" in tags["artist"]
+    assert about["voice"]["name"] == "44k" and about["settings"]["transpose"] == 3
+    assert inference_main.main(["-n", "album/one", "-s", "alto", "-t", "3", "--no_metadata"]) == 0
+    with soundfile.SoundFile(path) as song:
+        assert not {"comment", "title", "artist", "license"} & set(song.copy_metadata())
+        assert np.array_equal(song.read(), with_papers)

@@ -1,5 +1,7 @@
 """train.py as a user meets it: what it says, where it goes on, and how it stops."""
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -12,6 +14,7 @@ import pytest
 from tiny_voices import make_workspace
 
 import train
+from modules.card import config_hash, read_card
 from modules.checkpoint import load_weights
 from modules.config.io import load_config, save_config
 from modules.data.pitch import read_histograms, voice_histograms, write_histograms
@@ -85,19 +88,38 @@ def test_the_same_command_goes_on_and_one_that_is_done_says_so(workspace, capsys
 
 def test_checkpoints_carry_the_notes_of_their_voices(workspace):
     data = Path("dataset/44k")
-    assert run("--max_steps", "1") == 0 and "f0_histograms" not in load_weights("logs/44k/G_1.pth")
+    assert run("--max_steps", "1") == 0 and load_weights("logs/44k/G_1.pth")["card"]["f0_histograms"] == {}
     Path("dataset/44k/tenor").mkdir()
     shutil.copyfile(data / "bass/clip 1.wav.f0.npy", data / "tenor/clip 9.wav.f0.npy")
     write_histograms(data, [*data.glob("*/*.wav"), data / "tenor/clip 9.wav"])
     assert run("--max_steps", "2") == 0, "a run whose checkpoints have none yet goes on"
     content = load_weights("logs/44k/G_2.pth")
-    assert {"model", "iteration", "optimizer", "learning_rate", "f0_histograms"} <= set(content)
-    assert "f0_histograms" not in load_weights("logs/44k/D_2.pth")
+    assert {"model", "iteration", "optimizer", "learning_rate", "card"} <= set(content)
+    assert "card" not in load_weights("logs/44k/D_2.pth")
     found = voice_histograms(Path("logs/44k/G_2.pth"), Path("nowhere"))
     assert set(found) == {"alto", "bass"}, "the tenor is none of this model's speakers"
     assert found["alto"] == read_histograms(data / "f0_histograms.json")["alto"]
     assert found["alto"].median_hz == pytest.approx(220)
     assert run("--max_steps", "3") == 0 and voice_histograms(Path("logs/44k/G_3.pth")) == found
+
+
+def test_checkpoints_carry_the_papers_of_their_voice(workspace):
+    config = load_config("configs/config.json")
+    config.card.author, config.card.licence = "Åsa", "CC BY 4.0"
+    save_config(config, "configs/config.json")
+    assert run("--max_steps", "1") == 0
+    for prefix in "GD":
+        shutil.move(f"logs/44k/{prefix}_1.pth", f"logs/44k/{prefix}_0.pth")
+    base = {"file": "G_0.pth", "sha256": hashlib.sha256(Path("logs/44k/G_0.pth").read_bytes()).hexdigest()}
+    for steps in (1, 2):
+        assert run("--max_steps", str(steps)) == 0
+        card = read_card(f"logs/44k/G_{steps}.pth")
+        assert json.loads(json.dumps(card)) == card, "plain JSON"
+        assert card["steps"] == steps and card["base"] == base and card["name"] == "44k"
+        assert card["speakers"] == ["alto", "bass"] and card["sampling_rate"] == 44100
+        assert (card["author"], card["licence"], card["speech_encoder"]) == ("Åsa", "CC BY 4.0", "fake")
+        assert card["hours"] == pytest.approx(4 * 0.575 / 3600, abs=1e-4)
+    assert card["config_sha256"] == config_hash(load_config("configs/config.json"))
 
 
 def test_a_run_that_does_not_fit_is_refused_and_its_config_stays(workspace):

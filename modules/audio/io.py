@@ -4,6 +4,7 @@ Nothing here knows about speakers or models. soundfile reads wav, flac, ogg, opu
 AAC files need converting first, and the message says so.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,13 +145,16 @@ class StreamWriter:
         path: the file to write.
         rate: Hz.
         format: soundfile's name of the container in any case ("wav", "flac", "ogg", "mp3", "aiff"), or "opus".
+        tags: texts about it by soundfile's names ("title", "artist", "comment", ...); a container without room for one
+            goes without it.
 
     Raises:
         UsageError: unknown format, or one that cannot hold this rate.
     """
 
-    def __init__(self, path: Path | str, rate: int, format: str) -> None:
+    def __init__(self, path: Path | str, rate: int, format: str, tags: dict[str, str] | None = None) -> None:
         self.path = Path(path)
+        self._tags = tags or {}
         self.n_samples = 0
         self._rate = rate
         self._format, self._subtype = _OUTPUT_FORMATS.get(format.lower(), (format.upper(), None))
@@ -172,6 +176,9 @@ class StreamWriter:
             raise AudioError(
                 f"{self.path}: cannot be written as {self._format} at {self._rate} Hz ({error}). Try another format."
             ) from None
+        for name, text in self._tags.items():
+            with contextlib.suppress(soundfile.SoundFileError):
+                setattr(self._file, name, text)
         return self
 
     def write(self, wav: np.ndarray) -> None:

@@ -120,12 +120,22 @@ class ModelConfig(Section):
         return {name: getattr(self, name) for name in type(self).model_fields if name not in left_out}
 
 
+class CardConfig(Section):
+    """`card` (ours): what whoever trains a voice says about it; its checkpoints carry it, and songs made with it."""
+
+    author: str = ""
+    licence: str = ""
+    credits: str = ""
+    notes: str = ""
+
+
 class Config(Section):
-    """A whole config.json: `train`, `data`, `model` and `spk`, the speaker names and their ids."""
+    """A whole config.json: `train`, `data`, `model`, `card` and `spk`, the speaker names and their ids."""
 
     train: TrainConfig = Field(default_factory=TrainConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
+    card: CardConfig = Field(default_factory=CardConfig)
     spk: dict[str, Annotated[int, Field(ge=0)]] = {}
     _path: Path | None = PrivateAttr(default=None)
     _order: dict[str, Any] = PrivateAttr(default_factory=dict)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from modules.card import HISTOGRAMS, read_card
 from modules.checkpoint import load_weights
 from modules.data.features import COMMAND, read_pitch
 from modules.data.filelist import speaker_of
@@ -18,7 +19,6 @@ from modules.f0.histogram import PitchHistogram
 from modules.files import write_text
 
 FILE_NAME = "f0_histograms.json"
-CHECKPOINT_KEY = "f0_histograms"
 
 
 def write_histograms(in_dir: Path, clips: Iterable[Path]) -> None:
@@ -85,7 +85,7 @@ def voice_histograms(model_path: Path, data_dir: Path = Path("dataset/44k")) -> 
     """What a voice model's speakers sang in training: from its checkpoint, or else from its data set.
 
     Args:
-        model_path: G_STEP.pth; published ones and .safetensors carry no histograms.
+        model_path: G_STEP.pth or .safetensors; published ones carry no histograms.
         data_dir: the data set that is asked where the checkpoint carries none.
 
     Returns:
@@ -95,7 +95,9 @@ def voice_histograms(model_path: Path, data_dir: Path = Path("dataset/44k")) -> 
         CheckpointError: the checkpoint, or what it says of its voices, is damaged.
         DataError: the data set's file is damaged.
     """
-    stored = None if model_path.suffix == ".safetensors" else load_weights(model_path).get(CHECKPOINT_KEY)
+    stored = (read_card(model_path) or {}).get(HISTOGRAMS)
+    if not stored and model_path.suffix != ".safetensors":
+        stored = load_weights(model_path).get(HISTOGRAMS)  # where checkpoints had them before they had a card
     if stored is None:
         return read_histograms(data_dir / FILE_NAME)
     try:

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from modules.audio.slicer import Segment, slice_silence
+from modules.card import song_tags
 from modules.errors import UsageError, UserError
 from modules.inference.options import ConversionOptions
 from modules.inference.partial import PartialResult
@@ -143,7 +144,7 @@ class VoiceConverter:
                     partial.write(wav)
                     n_voiced += len(wav) * voiced
                     bar.update(partial.n_samples // rate - bar.n)
-                partial.finish(rate, options.output_format)
+                partial.finish(rate, options.output_format, self._tags(path_in, options))
             except UserError as error:
                 raise type(error)(f"{error}{_kept(partial.n_samples / rate)}") from error
             except KeyboardInterrupt:
@@ -158,6 +159,20 @@ class VoiceConverter:
             tuple(findings.warnings),
             done_before / rate,
         )
+
+    def _tags(self, path_in: Path, options: ConversionOptions) -> dict[str, str]:
+        """What the result says about itself."""
+        if not options.with_metadata:
+            return {}
+        settings = {
+            "transpose": options.transpose,
+            "predict_f0": options.predict_f0,
+            "f0_predictor": getattr(self.parts.predictor, "name", None),
+            "retrieval_ratio": options.retrieval_ratio if options.retrieves else 0.0,
+            "mix": None if options.mix is None else options.mix.description,
+            "diffusion": self.parts.refiner is not None,
+        }
+        return song_tags(self.parts.card, path_in.name, options.speaker, settings)
 
     def convert_wav(self, wav: np.ndarray, rate: int, options: ConversionOptions) -> np.ndarray:
         """Converts a clip in memory.

@@ -48,6 +48,8 @@ def _add_file_flags(group: argparse._ArgumentGroup) -> None:
     add("-wf", "--wav_format", default="flac", metavar="FORMAT", help="format of the result: flac, wav, mp3, ogg ...")
     resume = "go on where an interrupted run of the same command stopped: finished files stay, unfinished ones go on"
     add("--resume", action="store_true", help=resume)
+    papers = "leave out of the result what it was made from, by which voice and on what terms"
+    add("--no_metadata", action="store_true", help=papers)
     add("--json", action="store_true", help="print one line of JSON on stdout for each finished file")
 
 

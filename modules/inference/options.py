@@ -35,6 +35,7 @@ class ConversionOptions:
         output_format: container of the result, a name that soundfile writes.
         max_segment_seconds: stretches longer than this are cut at a quiet place, so that memory stays bounded.
         context_seconds: real audio on both sides of such a cut.
+        with_metadata: let the result say from what and by which voice it was made.
 
     Raises:
         UsageError: a value is out of range, or two contradict each other.
@@ -58,6 +59,7 @@ class ConversionOptions:
     output_format: str = "flac"
     max_segment_seconds: float = 30.0
     context_seconds: float = 1.0
+    with_metadata: bool = True
 
     def __post_init__(self) -> None:
         _check_range("-cr/--cluster_infer_ratio", self.retrieval_ratio, 0, 1)

@@ -74,14 +74,14 @@ class PartialResult:
             raise AudioError(f"{self.path}: writing failed ({error.strerror}). Is the disk full?") from None
         self.n_samples += len(wav)
 
-    def finish(self, rate: int, output_format: str) -> None:
-        """Gives the result its format and its name.
+    def finish(self, rate: int, output_format: str, tags: dict[str, str] | None = None) -> None:
+        """Gives the result its format, its name, and the texts that say what it is.
 
         Raises:
             AudioError: the disk is full, or the format refuses.
         """
         self._stream.close()
-        with StreamWriter(self.path, rate, output_format) as writer, self._file.open("rb") as stream:
+        with StreamWriter(self.path, rate, output_format, tags) as writer, self._file.open("rb") as stream:
             stream.seek(len(self._header))
             while block := stream.read(4 * _COPY_SAMPLES):
                 writer.write(np.frombuffer(block, "<f4"))

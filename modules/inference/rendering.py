@@ -8,7 +8,8 @@ Nothing here knows about files, silences or joins; that is the converter's part.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +61,7 @@ class ConverterParts:
         predictor_on_cpu: the predictor leaves the device alone, so that it may work beside the networks.
         batch_frames: most frames of chunks that the voice model sings together; 0 sings them one by one.
         identity: what else a result depends on (files, precision, ...); equal for equal parts.
+        card: what the voice says about itself, for the metadata of results.
     """
 
     synthesizer: Synthesizer | None
@@ -78,6 +80,7 @@ class ConverterParts:
     predictor_on_cpu: bool = True
     batch_frames: int = 0
     identity: str = ""
+    card: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

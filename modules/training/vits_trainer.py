@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modules.audio.mel import mel_spectrogram
+from modules.card import CARD_KEY
 from modules.config.audio import AudioSpec
 from modules.config.schema import Config
 from modules.data.dataset import Batch, Item
@@ -41,7 +42,7 @@ class VitsTrainer(Trainer):
         judge: scores the voice at each validation, for scores.csv and G_best.pth; None leaves both out.
 
     Attributes:
-        extras: plain values that every G_STEP.pth carries besides what training needs; none at first.
+        card: what the voice says about itself, in every G_STEP.pth, with the steps of that one; empty at first.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class VitsTrainer(Trainer):
         super().__init__(rhythm, remedies, group, folder, show_progress, train.accumulate)
         self.config = config
         self.step = VitsStep(net_g, net_d, config, group.device, group)
-        self.extras: dict[str, Any] = {}
+        self.card: dict[str, Any] = {}
         self.judge = judge
         self._board: ScoreBoard | None = None
 
@@ -91,7 +92,7 @@ class VitsTrainer(Trainer):
 
     def write_checkpoint(self, random_states: list[dict[str, torch.Tensor]]) -> Path:
         """Writes G_STEP.pth and D_STEP.pth."""
-        return save_state(self.folder, self.state, self.step, self.config, random_states, self.extras)[0]
+        return save_state(self.folder, self.state, self.step, self.config, random_states, self._papers())[0]
 
     def open_log(self) -> TrainingLog:
         """TensorBoard events in the run's folder, and the scores so far."""
@@ -139,7 +140,7 @@ class VitsTrainer(Trainer):
         if board.add(step, self.state.epoch, scores):
             logger.info(
                 "saved %s: the best score so far",
-                save_best(self.folder, self.state, self.step, self.config, self.extras),
+                save_best(self.folder, self.state, self.step, self.config, self._papers()),
             )
         elif patience and board.best and board.evaluations_since_best % patience == 0:
             logger.info(
@@ -150,6 +151,9 @@ class VitsTrainer(Trainer):
                 board.best.mel,
                 board.best.step,
             )
+
+    def _papers(self) -> dict[str, Any]:
+        return {CARD_KEY: {**self.card, "steps": self.state.step}} if self.card else {}
 
     def _sing(self, item: Item) -> torch.Tensor:
         """A validation clip (T,) in its own voice, at its own pitch."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from modules.checkpoint import save_weights
 from modules.data.pitch import FILE_NAME, histograms_beside, read_histograms, voice_histograms, write_histograms
@@ -101,7 +102,13 @@ def test_a_model_knows_its_voices_and_the_data_set_is_asked_otherwise(tmp_path):
     save_weights(tmp_path / "G_2.pth", {"model": model})
     assert voice_histograms(tmp_path / "G_1.pth", tmp_path) == {"bass": of_hz(110)}
     assert voice_histograms(tmp_path / "G_2.pth", tmp_path) == {"alto": of_hz(440)}
-    assert voice_histograms(tmp_path / "model.safetensors", tmp_path) == {"alto": of_hz(440)}
+    save_file(model, tmp_path / "plain.safetensors")
+    assert voice_histograms(tmp_path / "plain.safetensors", tmp_path) == {"alto": of_hz(440)}
+    card = {"f0_histograms": {"bass": of_hz(110).to_plain()}}
+    save_weights(tmp_path / "G_3.pth", {"model": model, "card": card})
+    save_file(model, tmp_path / "with card.safetensors", {"card": json.dumps(card)})
+    for name in ("G_3.pth", "with card.safetensors"):
+        assert voice_histograms(tmp_path / name, tmp_path) == {"bass": of_hz(110)}
     assert voice_histograms(tmp_path / "G_2.pth", tmp_path / "nowhere") == {}
 
 

@@ -158,7 +158,7 @@ def test_each_evaluation_is_scored_and_the_best_voice_kept(workspace, tmp_path, 
     caplog.set_level(logging.INFO)
     workspace.train.eval_interval, workspace.train.keep_ckpts, workspace.train.patience = 1, 1, 2
     run = judged(workspace, tmp_path / "logs/a")
-    run.trainer.extras = {"notes": [1, 2]}
+    run.trainer.card = {"notes": "mine", "steps": 0}
     run(3)
     table = rows(run.folder)
     assert [row["step"] for row in table] == ["1", "2", "3"]
@@ -166,7 +166,8 @@ def test_each_evaluation_is_scored_and_the_best_voice_kept(workspace, tmp_path, 
     assert [row["best"] for row in table].count("yes") == 1 and best["best"] == "yes"
     assert all(0 <= float(row["voicing"]) <= 1 and row["similarity"] == "" for row in table)
     kept = load_weights(run.folder / "G_best.pth")
-    assert kept["step"] == int(best["step"]) and kept["optimizer"] is None and kept["notes"] == [1, 2]
+    assert kept["step"] == int(best["step"]) and kept["optimizer"] is None
+    assert kept["card"] == {"notes": "mine", "steps": kept["step"]}
     assert names(run.folder) == ["D_3.pth", "G_3.pth", "G_best.pth"]
     assert load_synthesizer(run.folder / "G_best.pth", workspace, CPU) is not None
     assert "validation clips, mel " in caplog.text and "the best score so far" in caplog.text
