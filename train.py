@@ -117,7 +117,7 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
             remove_leftovers(folder, recursive=False)
         training = VoiceDataset(config.data.training_files, config)
         validation = VoiceDataset(config.data.validation_files, config, training=False)
-        clips = [validation.item(index) for index in range(min(VALIDATION_CLIPS, len(validation)))]
+        clips = validation.some(VALIDATION_CLIPS)
         if arguments.auto_batch:
             _choose_batch_size(config, training, group)
         trainer = _build_trainer(config, group, folder, arguments.compile)

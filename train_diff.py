@@ -92,7 +92,7 @@ def _train(config: "DiffusionConfig", arguments: argparse.Namespace, group: "Gro
         cache = device if config.train.cache_device.startswith(device.type) else "cpu"
         training = DiffusionDataset(config.data.training_files, config, audio, mel, device=cache)
         validation = DiffusionDataset(config.data.validation_files, config, audio, mel, training=False)
-        clips = [validation.item(index) for index in range(min(VALIDATION_CLIPS, len(validation)))]
+        clips = validation.some(VALIDATION_CLIPS)
         trainer = _build_trainer(config, mel, group, folder)
         trainer.start()
         if config.train.cache_all_data:

@@ -105,6 +105,13 @@ def test_a_batch_with_an_item_without_volume_has_none(workspace):
     assert collate([item, item._replace(volume=None)]).volume is None
 
 
+def test_some_clips_are_of_all_speakers(workspace):
+    dataset = VoiceDataset("filelists/train.txt", workspace, training=False)
+    dataset.clips.sort()
+    assert [item.speaker for item in dataset.some(2)] == [0, 1]
+    assert [item.path for item in dataset.some(9)] == [path.as_posix() for path in dataset.clips]
+
+
 def test_every_epoch_has_all_items_in_an_order_of_its_own():
     batches = EpochBatches(7, 3, seed=5)
     seen = []
