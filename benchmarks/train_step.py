@@ -7,9 +7,7 @@
     shares    data (loader and transfer), generator forward, discriminators' own step forward and backward, what the
               generator is judged by (discriminators and losses), generator backward, both optimizers
 
---compare runs, step by step in turn with ours and on the same batches, a plain fp32 loop over networks of the same
-sizes as so-vits-svc arranges it: discriminators on real and made waves one after the other, a generator step that makes
-gradients of their weights too and maps of the real waves with a graph, unfused AdamW, norms parameter by parameter.
+--compare runs the plain fp32 loop of plain_step.py, step by step in turn with ours.
 
 Weights are random, of the sizes of --config: the speed is the same. Reads made clips with made features, which it
 writes to a temporary folder, through the loader of train.py. Writes nothing else.
@@ -18,7 +16,6 @@ Example: python benchmarks/train_step.py --device cuda --precision bf16 --compil
 """
 
 import argparse
-import copy
 import itertools
 import os
 import statistics
@@ -60,12 +57,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     import torch
+    from plain_step import PlainStep
 
     from modules.data.dataset import VoiceDataset, make_loader
     from modules.device import choose_device, peak_memory
+    from modules.training.step import VitsStep
 
     config = make_config(arguments)
     device = choose_device(arguments.device)
+    torch.backends.cudnn.benchmark = True
     set_precision(config, arguments.precision)
     card = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     print(
@@ -79,7 +79,9 @@ def main(argv: list[str] | None = None) -> int:
         loader = make_loader(VoiceDataset(files, config), device)
         loader.batch_sampler.set_epoch(1, last=1_000_000)
         batches = iter(loader)
-        ours, networks = make_step(config, device, arguments.compile)
+        ours = VitsStep(*build_networks(config, device), config, device)
+        if arguments.compile:
+            ours.compile()
         stopwatch = Stopwatch(device)
         first = stopwatch.measure(ours, batches)
         for _ in range(WARM_STEPS - 1):
@@ -95,7 +97,8 @@ def main(argv: list[str] | None = None) -> int:
         print_shares([stopwatch.measure(ours, batches) and stopwatch.spent for _ in range(arguments.steps)])
         ours.clock = lambda phase: None
         if arguments.compare:
-            compare(ours, PlainStep(*networks, config, device), stopwatch, batches, arguments.steps)
+            plain = PlainStep(*build_networks(config, device), config, device)
+            compare(ours, plain, stopwatch, batches, arguments.steps)
         del batches  # its workers end before their files do
     return 0
 
@@ -159,23 +162,17 @@ def write_clips(folder: Path, config, most_frames: int) -> Path:
     return folder / "train.txt"
 
 
-def make_step(config, device, compiled: bool) -> tuple:
-    """Our step, and copies of its networks for another one."""
+def build_networks(config, device) -> tuple:
+    """Voice model and discriminators, the same at every call."""
     import torch
 
     from models import build_synthesizer
-    from modules.training.step import VitsStep
     from vdecoder.discriminators import MultiPeriodDiscriminator
 
     torch.manual_seed(0)
-    torch.backends.cudnn.benchmark = True
-    net_g = build_synthesizer(config).to(device)
-    net_d = MultiPeriodDiscriminator(config.model.use_spectral_norm, config.model.discriminator_channels).to(device)
-    copies = [copy.deepcopy(net).cpu() for net in (net_g, net_d)]
-    step = VitsStep(net_g, net_d, config, device)
-    if compiled:
-        step.compile()
-    return step, copies
+    net_g = build_synthesizer(config)
+    net_d = MultiPeriodDiscriminator(config.model.use_spectral_norm, config.model.discriminator_channels)
+    return net_g.to(device), net_d.to(device)
 
 
 class Stopwatch:
@@ -214,63 +211,6 @@ class Stopwatch:
 
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).synchronize()
-
-
-class PlainStep:
-    """The same training written down as the papers have it, in fp32 and without a thought for speed.
-
-    Args:
-        net_g, net_d, config, device: as `VitsStep` has them.
-    """
-
-    clock = None
-
-    def __init__(self, net_g, net_d, config, device) -> None:
-        import torch
-
-        self.net_g, self.net_d, self.config = net_g.to(device), net_d.to(device), config
-        self.optim_g, self.optim_d = (
-            torch.optim.AdamW(
-                net.parameters(), config.train.learning_rate, tuple(config.train.betas), config.train.eps, foreach=False
-            )
-            for net in (self.net_g, self.net_d)
-        )
-
-    def run(self, batch) -> None:
-        """Updates both networks once."""
-        from torch.nn import functional as F
-
-        from modules.audio.mel import mel_from_spectrogram, mel_spectrogram
-        from modules.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss, stft_loss
-        from modules.nn.masks import slice_frames
-
-        train, audio, frames = self.config.train, self.config.audio, self.config.segment_frames
-        inputs = (batch.units, batch.f0, batch.uv, batch.spec, batch.speakers, batch.lengths, batch.lengths)
-        out = self.net_g(*inputs, batch.volume)
-        y = slice_frames(batch.wav, out.ids_slice * audio.hop_length, frames * audio.hop_length)
-        mel_real = mel_from_spectrogram(slice_frames(batch.spec, out.ids_slice, frames), audio)
-        mel_made = mel_spectrogram(out.y_hat.squeeze(1), audio)
-
-        real, _ = self.net_d(y)
-        made, _ = self.net_d(out.y_hat.detach())
-        self._update(self.optim_d, self.net_d, discriminator_loss(real, made))
-
-        _, maps_real = self.net_d(y)
-        scores, maps = self.net_d(out.y_hat)
-        loss = adversarial_loss(scores) + feature_loss(maps_real, maps) + train.c_mel * F.l1_loss(mel_made, mel_real)
-        loss = loss + train.c_kl * kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.z_mask)
-        if train.c_stft:
-            loss = loss + train.c_stft * stft_loss(y.squeeze(1), out.y_hat.squeeze(1))
-        if out.pred_lf0 is not None:
-            loss = loss + F.mse_loss(out.pred_lf0, out.lf0)
-        self._update(self.optim_g, self.net_g, loss)
-
-    @staticmethod
-    def _update(optimizer, network, loss) -> None:
-        optimizer.zero_grad()
-        loss.backward()
-        sum(p.grad.norm().item() ** 2 for p in network.parameters() if p.grad is not None) ** 0.5  # logged upstream
-        optimizer.step()
 
 
 def describe(name: str, rows: list[tuple[float, float]], device) -> float:

@@ -11,15 +11,18 @@ from models import SynthesizerTrn
 from modules.audio.mel import spectrogram
 from modules.config.io import parse_config
 from modules.data.dataset import Batch
+from modules.nn import winograd
+from modules.nn.winograd import QuickConv1d, QuickConv2d
 from modules.training.step import VitsStep, half_dtype, learning_rate
 from vdecoder.discriminators import MultiPeriodDiscriminator
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def stepped():
-    """The golden, the networks after one step, and what the step reported."""
+@pytest.fixture(scope="module", params=["plain", "quick"])
+def stepped(request):
+    """The golden, the networks after one step, and what the step reported; also with the quick convolutions of
+    training on a CPU wherever they can be, though the goldens were made without dropout."""
     golden = golden_rule.load_golden("rule/train_step_small")
     model = json.loads(str(golden["config_json"]))
     config = parse_config({"model": model})
@@ -27,6 +30,14 @@ def stepped():
     golden_rule.fill(net_g)
     net_d = MultiPeriodDiscriminator().eval()
     golden_rule.fill(net_d)
+    patch = pytest.MonkeyPatch()
+    if request.param == "quick":
+        patch.setattr(winograd, "_LEAST_CHANNELS", 8)
+        patch.setattr(winograd, "_LEAST_OUTPUTS", 1)
+        quick = [m for net in (net_g, net_d) for m in net.modules() if isinstance(m, (QuickConv1d, QuickConv2d))]
+        assert len(quick) > 50
+        for layer in quick:
+            layer.training = True
     wav = tensor(golden["in_wav_int16"]).float() / 32768
     lengths = tensor(golden["in_lengths"])
     batch = Batch(
@@ -43,6 +54,7 @@ def stepped():
     step = VitsStep(net_g, net_d, config, CPU)
     with golden_rule.counted_draws() as log:
         report = step.run(batch)
+    patch.undo()
     assert log == golden["noise_log"].tolist()[:-1], "upstream draws one more noise, which it does not use"
     return golden, step, report
 
