@@ -57,7 +57,8 @@ def test_lists_config_and_diffusion_config_are_written(workspace, capsys):
     values = config()
     assert values["spk"] == {"alto": 0, "tenor": 1} and values["model"]["n_speakers"] == 2
     assert (values["model"]["ssl_dim"], values["model"]["speech_encoder"]) == (512, "whisper-ppg-base")
-    assert list(values) == ["train", "data", "model", "spk"] and values["data"]["unit_interpolate_mode"] == "nearest"
+    assert list(values) == ["train", "data", "model", "card", "spk"]
+    assert values["data"]["unit_interpolate_mode"] == "nearest"
     diffusion = yaml.safe_load(Path("configs/diffusion.yaml").read_text("utf-8"))
     assert diffusion["spk"] == values["spk"] and diffusion["model"]["n_spk"] == 2
     assert (diffusion["data"]["encoder"], diffusion["data"]["encoder_out_channels"]) == ("whisper-ppg-base", 512)
@@ -150,6 +151,8 @@ def test_mistakes_are_refused_before_anything_is_written(workspace):
         preprocess_flist_config.main(["--speech_encoder", "vec768"])
     with pytest.raises(UsageError, match="choose one"):
         go("--tiny", "--micro")
+    with pytest.raises(UsageError, match="choose one"):
+        go("--small", "--micro")
     with pytest.raises(DataError, match=r"python resample\.py"):
         go("--source_dir", "nowhere")
     add("solo", 1)

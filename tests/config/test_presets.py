@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from models import build_synthesizer
 from modules.config.diffusion import (
     DiffusionConfig,
     dump_diffusion_config,
@@ -17,6 +18,7 @@ from modules.config.io import parse_config
 from modules.config.presets import DECIDED_MODEL_KEYS, DIFFUSION_PRESETS, PRESETS, preset_values
 from modules.config.schema import Config, ModelConfig
 from modules.errors import ConfigError
+from vdecoder.discriminators import MultiPeriodDiscriminator
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -100,4 +102,12 @@ def test_other_projects_names_of_encoders_are_understood():
 def test_every_diffusion_preset_is_a_valid_config(name):
     config = parse_diffusion_config(DIFFUSION_PRESETS[name])
     assert config.data.unit_interpolate_mode == "nearest" and config.model.timesteps == 1000
-    assert (config.model.n_chans < 512) == (name == "micro")
+    assert (config.model.n_chans < 512) == (name in ("small", "micro"))
+
+
+def test_the_small_voice_fits_twelve_megabytes_and_with_its_discriminators_twenty():
+    config = parse_config(preset_values("small", "whisper-ppg-base", 512))
+    config.model.n_speakers, config.model.vol_embedding = 6, True
+    nets = build_synthesizer(config), MultiPeriodDiscriminator(channels=config.model.discriminator_channels)
+    sizes = [2 * sum(parameter.numel() for parameter in net.parameters()) for net in nets]
+    assert sizes[0] < 12.5e6 and sum(sizes) < 20e6
