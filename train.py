@@ -68,6 +68,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser(__file__, __doc__)
     parser.add_argument("-c", "--config", type=Path, default=Path("./configs/config.json"), help="the config of step 2")
     parser.add_argument("-m", "--model", required=True, help="name of the run; its folder is logs/MODEL")
+    parser.add_argument(
+        "--base", type=Path, help="folder with G_0.pth and D_0.pth to start from, where logs/MODEL has no checkpoint yet"
+    )
     parser.add_argument("--max_steps", type=int, help="stop after this many steps (default: the config's train.epochs)")
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps: one device (default: all GPUs, or the best)")
     parser.add_argument("--gpus", help="numbers of the GPUs to train on, like 0,2 (default: all that are visible)")
@@ -121,7 +124,7 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
         if arguments.auto_batch:
             _choose_batch_size(config, training, group)
         trainer = _build_trainer(config, group, folder, arguments.compile)
-        start = trainer.start()
+        start = trainer.start(arguments.base)
         if group.is_main:
             trainer.card = _make_card(config, training, folder, start)
         loader = make_loader(training, group.device, group.rank, group.world_size)

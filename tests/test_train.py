@@ -152,6 +152,21 @@ def test_a_base_model_is_started_from_and_never_written(workspace, capsys):
     assert names() == ["D_0.pth", "D_1.pth", "G_0.pth", "G_1.pth"]
 
 
+def test_a_base_may_lie_in_a_folder_of_its_own(workspace, capsys):
+    with pytest.raises(CheckpointError, match=r"--base nowhere: holds no G_0\.pth"):
+        run("--base", "nowhere", "--max_steps", "1")
+    assert run("--max_steps", "1") == 0
+    Path("bases").mkdir()
+    for prefix in "GD":
+        shutil.move(f"logs/44k/{prefix}_1.pth", f"bases/{prefix}_0.pth")
+    capsys.readouterr()
+    assert run("--base", "bases", "--max_steps", "1") == 0
+    assert "starting from the weights of bases/G_0.pth" in capsys.readouterr().err and names() == ["D_1.pth", "G_1.pth"]
+    assert read_card("logs/44k/G_1.pth")["base"]["file"] == "G_0.pth"
+    assert run("--base", "bases", "--max_steps", "2") == 0, "and goes on from its own from then on"
+    assert "going on from logs/44k/G_1.pth" in capsys.readouterr().err
+
+
 def test_the_config_of_a_run_can_be_used_in_place(workspace):
     run("--max_steps", "1")
     assert train.main(["-c", "logs/44k/config.json", "-m", "44k", "-d", "cpu", "--max_steps", "2"]) == 0

@@ -63,11 +63,16 @@ class Start:
     d: Path | None = None
 
 
-def find_starts(folder: Path) -> list[Start]:
-    """The complete pairs in a run's folder, newest first; where there is none, its base model, or nothing.
+def find_starts(folder: Path, base: Path | None = None) -> list[Start]:
+    """The complete pairs in a run's folder, newest first; where there is none, a base model, or nothing.
+
+    Args:
+        folder: of the run.
+        base: another folder, to take a base model from where the run's has none.
 
     Raises:
-        CheckpointError: there is a generator to go on from, but the discriminators are missing everywhere.
+        CheckpointError: there is a generator to go on from, but the discriminators are missing everywhere; or the
+            folder of the base has none.
     """
     found = {prefix: {step_of(path): path for path in list_checkpoints(folder, prefix)} for prefix in "GD"}
     pairs = sorted(set(found["G"]) & set(found["D"]) - {0}, reverse=True)
@@ -83,10 +88,18 @@ def find_starts(folder: Path) -> list[Start]:
         logger.warning("%s: has no %s beside it (stopped while saving?), so it is not used", path, _partner(path))
     if pairs:
         return [Start(step, found["G"][step], found["D"][step]) for step in pairs]
-    return [Start(0, found["G"].get(0), found["D"].get(0))]
+    own = Start(0, found["G"].get(0), found["D"].get(0))
+    if base is None or own.g or own.d:
+        return [own]
+    g, d = (path if (path := base / f"{prefix}_0.pth").is_file() else None for prefix in "GD")
+    if g is None:
+        raise CheckpointError(f"--base {base}: holds no G_0.pth. Give a folder with G_0.pth and D_0.pth")
+    return [Start(0, g, d)]
 
 
-def load_start(folder: Path, step: VitsStep, config: Config, group: Group) -> tuple[TrainState, Start]:
+def load_start(
+    folder: Path, step: VitsStep, config: Config, group: Group, base: Path | None = None
+) -> tuple[TrainState, Start]:
     """Brings networks, optimisers and random state to where a run's folder says: on from the newest pair that can be
     read, or to a base model, or nowhere.
 
@@ -95,12 +108,13 @@ def load_start(folder: Path, step: VitsStep, config: Config, group: Group) -> tu
         step: networks and optimisers.
         config: the run's.
         group: the ranks; each gets its own random state.
+        base: as `find_starts`.
 
     Raises:
         CheckpointError: every pair is damaged, or the newest whole one does not fit the config; the text names the
             keys or tensors.
     """
-    starts = find_starts(folder)
+    starts = find_starts(folder, base)
     if starts[0].step == 0:
         _load_base(starts[0], step, config)
         return TrainState(), starts[0]

@@ -66,13 +66,16 @@ class VitsTrainer(Trainer):
         self.judge = judge
         self._board: ScoreBoard | None = None
 
-    def start(self) -> Start:
+    def start(self, base: Path | None = None) -> Start:
         """Goes to where the folder's checkpoints say: on from the newest pair, or from a base model, or from nothing.
+
+        Args:
+            base: a folder to take the base model from, where the run's own has none.
 
         Raises:
             CheckpointError: a checkpoint is damaged or does not fit the config.
         """
-        state, start = load_start(self.folder, self.step, self.config, self.group)
+        state, start = load_start(self.folder, self.step, self.config, self.group, base)
         self.continue_from(state, start.g if start.step else None)
         return start
 
