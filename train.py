@@ -69,7 +69,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("-c", "--config", type=Path, default=Path("./configs/config.json"), help="the config of step 2")
     parser.add_argument("-m", "--model", required=True, help="name of the run; its folder is logs/MODEL")
     parser.add_argument(
-        "--base", type=Path, help="folder with G_0.pth and D_0.pth to start from, where logs/MODEL has no checkpoint yet"
+        "--base", type=Path, help="folder with G_0.pth and D_0.pth to start from, while logs/MODEL has no checkpoint"
     )
     parser.add_argument("--max_steps", type=int, help="stop after this many steps (default: the config's train.epochs)")
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps: one device (default: all GPUs, or the best)")

@@ -1,0 +1,298 @@
+"""Measures a trained voice: converts recordings in each of its speakers and says in numbers how good the results are.
+
+Reads the model and its config, and recordings of a voice alone: names under raw/, paths, folders, patterns; of each at
+most --max_seconds. With the speaker encoder (pretrain/README.md) it also says how like the target the voice sounds,
+with faster-whisper and speechmos (requirements-extras.txt) how many words are lost and how natural it sounds; without
+them these columns stay empty. Recordings of the targets are looked for in dataset/44k/SPEAKER/, a target's own takes of
+the sources in PARALLEL/SPEAKER/SOURCE.wav.
+Writes scores.csv (a row for each source and speaker), summary.csv (means with 95 % bootstrap intervals), report.html
+(tables, players and pictures in one file) and audio/ with the results.
+
+Example: python evaluate.py -m logs/44k/G_8000.pth -c logs/44k/config.json -i raw/test -s alto -t auto
+"""
+
+import argparse
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modules.cli import configure_logging, make_parser, run
+from modules.errors import UsageError
+from modules.inference.flags import AUTO, AUTO_OCTAVE
+
+if TYPE_CHECKING:
+    from modules.contracts import F0
+    from modules.evaluation.evaluator import Judges, Plan
+    from modules.evaluation.page import Exhibit
+    from modules.evaluation.table import Means
+    from modules.inference.names import Named
+
+logger = logging.getLogger("evaluate")
+
+MODEL_FOLDER = "logs/44k"
+TARGETS = "dataset/44k"
+SCORES, SUMMARY, REPORT = "scores.csv", "summary.csv", "report.html"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Converts, measures and writes the tables; returns 0, or 1 where some clips failed.
+
+    Raises:
+        UserError: the request cannot be fulfilled, or no clip could be evaluated.
+    """
+    args = make_arguments().parse_args(argv)
+    check(args)
+    configure_logging()
+
+    # What follows imports torch; help and wrong flags should not wait for that.
+    from assemble import VoiceRequest, load_converter, read_voice_config
+    from modules.evaluation.evaluator import Evaluator, Plan
+    from modules.evaluation.table import summarise, write_scores
+    from modules.inference.names import find_sources
+
+    sources, complete = find_sources(args.input)
+    if not sources:
+        return 1
+    model = choose_model(args.model_path)
+    config = read_voice_config(Path(args.config_path) if args.config_path else model.parent / "config.json")
+    speakers = choose_speakers(args.spk_list, list(config.spk))
+    refuse_collisions(args.output, sources, speakers)
+    choose_key = key_chooser(args.trans, model, speakers)
+    converter = load_converter(VoiceRequest(model, config, args.f0_predictor, device=args.device))
+    judges, notes = load_judges(args, speakers, converter.parts.device.type)
+    notes += find_gaps(args.parallel, sources, speakers)
+    for note in notes:
+        logger.info("%s", note)
+    plan = Plan(sources, speakers, args.output, args.f0_predictor, choose_key, args.max_seconds, not args.no_players)
+    exhibits: list[Exhibit] = []
+
+    def keep(exhibit: "Exhibit") -> None:
+        exhibits.append(exhibit)
+        write_scores(args.output / SCORES, [shown.row for shown in exhibits])  # an interrupted run leaves its rows
+
+    evaluator = Evaluator(converter, judges, plan)
+    evaluator.run(keep)
+    if not exhibits:
+        raise UsageError("no clip could be evaluated; the reasons stand above")
+    notes += [f"Failed: {failure}" for failure in evaluator.failures]
+    summary = summarise([exhibit.row for exhibit in exhibits])
+    write_report(args, model, plan, exhibits, summary, notes)
+    print_summary(summary[0], len(exhibits))
+    print(f"Report: {(args.output / REPORT).as_posix()}")
+    if evaluator.failures:
+        logger.error("%d clips or sources failed; the reasons stand above", len(evaluator.failures))
+    return 0 if complete and not evaluator.failures else 1
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """The parser."""
+    parser = make_parser(__file__, __doc__)
+    add = parser.add_argument
+    newest = f"trained generator (default: the newest G_*.pth in {MODEL_FOLDER}/)"
+    add("-m", "--model_path", metavar="FILE", help=newest)
+    add("-c", "--config_path", metavar="FILE", help="config saved with it (default: config.json beside the model)")
+    add("-i", "--input", nargs="+", required=True, metavar="NAME", help="recordings: files, folders or patterns")
+    add("-s", "--spk_list", nargs="+", metavar="NAME", help="target voices (default: all that the model has)")
+    keys = "semitones up; auto: what suits the notes that the voice was trained on; auto-octave: whole octaves only"
+    add("-t", "--trans", type=_key, default=0, metavar="N", help=keys)
+    predictor = "how the melody is read, for converting and for measuring"
+    add("-f0p", "--f0_predictor", default="fcpe", metavar="NAME", help=predictor)
+    targets = f"folder with recordings of the target voices in SPEAKER/ (default: {TARGETS} where it is)"
+    add("--targets", type=Path, metavar="FOLDER", help=targets)
+    parallel = "folder with the targets' own takes of the sources, SPEAKER/SOURCE.wav, for the mel-cepstral distance"
+    add("--parallel", type=Path, metavar="FOLDER", help=parallel)
+    whisper = "Whisper model that hears the words: tiny, base, small, medium, large-v3 (fetched once), or a folder"
+    add("--whisper", default="small", metavar="NAME", help=whisper)
+    add("-o", "--output", type=Path, default=Path("results/evaluation"), metavar="FOLDER", help="folder to write to")
+    add("--overwrite", action="store_true", help="replace the tables and results of an earlier evaluation there")
+    seconds = "most seconds of each source, from where its sound begins"
+    add("--max_seconds", type=float, default=30.0, metavar="S", help=seconds)
+    add("--no_players", action="store_true", help="leave the sound out of the page, which makes it smaller")
+    add("-d", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses wrong values, and an output folder that holds an evaluation.
+
+    Raises:
+        UsageError: what is wrong, and what to do.
+    """
+    if not (math.isfinite(args.max_seconds) and 1 <= args.max_seconds <= 600):
+        raise UsageError(f"--max_seconds is {args.max_seconds:g}; it must lie between 1 and 600")
+    for flag, folder in (("--targets", args.targets), ("--parallel", args.parallel)):
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"{flag} {folder}: no such folder. Expected {folder}/SPEAKER/recording.wav")
+    there = [name for name in (SCORES, SUMMARY, REPORT, "audio") if (args.output / name).exists()]
+    if there and not args.overwrite:
+        raise UsageError(
+            f"-o/--output {args.output}: holds {', '.join(there)} already; use another folder, or add --overwrite"
+        )
+
+
+def choose_model(given: str | None) -> Path:
+    """The model named with -m, else the newest one of the recipe.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from modules.checkpoint import list_checkpoints
+
+    if given is not None:
+        return Path(given)
+    found = list_checkpoints(MODEL_FOLDER, "G")
+    if not found:
+        raise UsageError(f"there is no G_*.pth in {MODEL_FOLDER}/; give the path of a trained model with -m")
+    logger.info("no -m given: using the newest model, %s", found[-1].as_posix())
+    return found[-1]
+
+
+def choose_speakers(given: list[str] | None, known: list[str]) -> list[str]:
+    """The speakers named with -s, each once; else all.
+
+    Raises:
+        UsageError: one is unknown.
+    """
+    for name in given or []:
+        if name not in known:
+            raise UsageError(f"-s/--spk_list: the model has no speaker {name!r}. It has: {', '.join(known)}.")
+    return list(dict.fromkeys(given)) if given else known
+
+
+def refuse_collisions(output: Path, sources: list["Named"], speakers: list[str]) -> None:
+    """Refuses sources of one name, whose results would replace each other, before anything is converted.
+
+    Raises:
+        UsageError: both are named.
+    """
+    from modules.inference.jobs import Job, check_results_differ, result_name
+    from modules.inference.options import ConversionOptions
+
+    options = [ConversionOptions(speaker=speaker) for speaker in speakers]
+    check_results_differ(
+        [
+            Job(source.path, output / "audio" / result_name(source.label, one, "any"), one)
+            for source in sources
+            for one in options
+        ]
+    )
+
+
+def key_chooser(key: int | str, model: Path, speakers: list[str]) -> Callable[["F0", str], int]:
+    """What gives the semitones for a song's pitch and a speaker.
+
+    Raises:
+        UsageError: a key shall be chosen, and it is not known which notes a speaker was trained on.
+    """
+    if isinstance(key, int):
+        return lambda curve, speaker: key
+    from modules.data.pitch import voice_histograms
+    from modules.f0.histogram import PitchHistogram, choose_shift
+
+    voices = voice_histograms(model)
+    for speaker in speakers:
+        if speaker not in voices:
+            raise UsageError(
+                f"-t {key}: neither {model} nor dataset/44k/f0_histograms.json says which notes {speaker!r} was "
+                "trained on. Give a number (-t 0)."
+            )
+
+    def choose(curve: "F0", speaker: str) -> int:
+        song = PitchHistogram.from_curve(curve.f0, curve.uv)
+        return int(choose_shift(song, voices[speaker], key == AUTO_OCTAVE).semitones)
+
+    return choose
+
+
+def load_judges(args: argparse.Namespace, speakers: list[str], device: str) -> tuple["Judges", list[str]]:
+    """Who judges the results, and a sentence for each who is not there."""
+    from modules.evaluation.evaluator import Judges
+    from modules.evaluation.extras import NaturalnessJudge, Transcriber
+    from modules.evaluation.recordings import target_voice
+    from modules.speaker_encoder import find_speaker_encoder, load_speaker_encoder
+
+    notes, encoder, voices = [], None, {}
+    if (path := find_speaker_encoder()) is None:
+        remedy = "pip install --no-deps resemblyzer, or see pretrain/README.md"
+        notes.append(f"similarity_target and similarity_source are empty: there is no speaker encoder: {remedy}")
+    else:
+        encoder = load_speaker_encoder(path, "cpu")
+        folder = args.targets or Path(TARGETS)
+        found = {speaker: target_voice(folder, speaker, encoder) for speaker in speakers}
+        voices = {speaker: voice for speaker, voice in found.items() if voice is not None}
+        if absent := [speaker for speaker in speakers if speaker not in voices]:
+            where = "give their folder with --targets" if args.targets is None else "put some there"
+            names = ", ".join(absent)
+            notes.append(f"similarity_target is empty for {names}: no recordings in {folder}/SPEAKER/; {where}")
+    transcriber, naturalness = Transcriber(args.whisper, "cuda" if device == "cuda" else "cpu"), NaturalnessJudge()
+    if (reason := transcriber.why_missing()) is not None:
+        transcriber = None
+        notes.append(f"wer is empty: {reason}")
+    if (reason := naturalness.why_missing()) is not None:
+        naturalness = None
+        notes.append(f"dnsmos and dnsmos_source are empty: {reason}")
+    return Judges(encoder, voices, transcriber, naturalness, args.parallel), notes
+
+
+def find_gaps(parallel: Path | None, sources: list["Named"], speakers: list[str]) -> list[str]:
+    """A sentence on the parallel takes that are not there, if any."""
+    from modules.evaluation.recordings import find_parallel
+
+    if parallel is None:
+        return ["mcd_db is empty: there are no parallel takes; give their folder with --parallel"]
+    pairs = [(speaker, source.path) for source in sources for speaker in speakers]
+    absent = [f"{speaker}/{path.stem}.wav" for speaker, path in pairs if find_parallel(parallel, speaker, path) is None]
+    if not absent:
+        return []
+    more = ", ..." if len(absent) > 3 else ""
+    return [f"mcd_db is empty for {len(absent)} of {len(pairs)} clips: {parallel} has no {', '.join(absent[:3])}{more}"]
+
+
+def write_report(
+    args: argparse.Namespace,
+    model: Path,
+    plan: "Plan",
+    exhibits: list["Exhibit"],
+    summary: list["Means"],
+    notes: list[str],
+) -> None:
+    """Writes summary.csv and report.html."""
+    from modules.evaluation.page import Page, build_page
+    from modules.evaluation.table import write_summary
+    from modules.files import write_text
+
+    facts = {
+        "model": model.as_posix(),
+        "speakers": ", ".join(plan.speakers),
+        "sources": f"{len(plan.sources)}, of each at most {args.max_seconds:g} s",
+        "transposition": str(args.trans),
+        "pitch predictor": f"{args.f0_predictor}, for converting and for measuring",
+    }
+    write_summary(args.output / SUMMARY, summary)
+    write_text(args.output / REPORT, build_page(Page(f"Evaluation of {model.name}", facts, exhibits, summary, notes)))
+
+
+def print_summary(means: "Means", n_clips: int) -> None:
+    """The means over all clips, one line each."""
+    from modules.evaluation.table import MEASURES, describe
+
+    print(f"Means over {n_clips} clips, with 95 % intervals:")
+    for measure in MEASURES:
+        if (interval := means.intervals.get(measure.name)) is not None:
+            print(f"  {measure.name:18} {describe(interval, measure.digits)}")
+
+
+def _key(text: str) -> int | str:
+    """A number of semitones, or a word for choosing it."""
+    if text in (AUTO, AUTO_OCTAVE):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {AUTO} or {AUTO_OCTAVE}") from None
+
+
+if __name__ == "__main__":
+    run(main)

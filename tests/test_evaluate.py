@@ -1,0 +1,256 @@
+"""evaluate.py from the command line to its tables and its page, with a stand-in voice and stand-in judges."""
+
+import base64
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from evaluation.stand_ins import Reader, install_dnsmos, install_whisper, uninstall
+from inference.fake_voice import AUDIO, fake_converter, folder_listing, sung
+
+import assemble
+import evaluate
+from modules import speaker_encoder
+from modules.config.schema import Config
+from modules.contracts import F0
+from modules.data import pitch
+from modules.errors import UsageError
+from modules.evaluation import evaluator
+from modules.f0.histogram import PitchHistogram
+from modules.inference.report import draw_comparison
+
+OUT = Path("results/evaluation")
+RESULTS = {
+    f"audio/songs/{name}.wav_0key_{speaker}_sovits_pm.flac" for name in ("one", "two") for speaker in ("alto", "tenor")
+}
+
+
+class LoudnessPredictor:
+    """Hears loud sound as high: the fake voice sings its source's loudness, so that both have one melody."""
+
+    name = "loudness"
+
+    def predict(self, wav):
+        n_frames = AUDIO.n_frames(len(wav))
+        frames = wav[: n_frames * AUDIO.hop_length].reshape(n_frames, AUDIO.hop_length)
+        return F0((200 * (1 + np.sqrt((frames**2).mean(1)))).astype(np.float32), np.ones(n_frames, np.float32))
+
+
+class Ears:
+    """A speaker encoder that hears nothing but loudness."""
+
+    def embed(self, wav, rate):
+        return torch.nn.functional.normalize(torch.tensor([float(np.sqrt(np.mean(np.square(wav)))), 0.3]), dim=0)
+
+
+@pytest.fixture
+def voice(tmp_path, monkeypatch):
+    """A workspace with two songs and a stand-in voice with two speakers; all optional judges are missing."""
+    monkeypatch.chdir(tmp_path)
+    Path("songs").mkdir()
+    for name, seconds in (("one", 3.0), ("two", 4.0)):
+        soundfile.write(f"songs/{name}.wav", sung(seconds, 16000), 16000)
+    converter, synthesizer, _ = fake_converter(predictor=LoudnessPredictor())
+    synthesizer.requests = []
+    monkeypatch.setattr(assemble, "read_voice_config", lambda path: Config(spk={"alto": 0, "tenor": 1}))
+    monkeypatch.setattr(assemble, "load_converter", lambda request: synthesizer.requests.append(request) or converter)
+    monkeypatch.setattr(speaker_encoder, "find_speaker_encoder", lambda: None)
+    uninstall(monkeypatch, "faster_whisper", "speechmos")
+    monkeypatch.setattr(evaluator, "draw_comparison", lambda path, *what: path.write_bytes(b"PNG"))  # a second each
+    return synthesizer
+
+
+def run(*flags: str) -> int:
+    return evaluate.main(["-m", "v/G_1.pth", "-i", "songs", "-f0p", "pm", *flags])
+
+
+def table(name: str = "scores.csv") -> list[dict]:
+    with (OUT / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def report() -> Reader:
+    return Reader((OUT / "report.html").read_text("utf-8"))
+
+
+def test_every_source_in_every_voice_has_a_row_two_players_and_a_picture(voice, monkeypatch, capsys):
+    monkeypatch.setattr(evaluator, "draw_comparison", draw_comparison)
+    assert run() == 0
+    assert folder_listing(OUT) == {"scores.csv", "summary.csv", "report.html", *RESULTS}
+    rows = table()
+    assert {row["result"] for row in rows} == RESULTS
+    assert [(row["source"], row["speaker"]) for row in rows] == [
+        (f"songs/{name}.wav", speaker) for name in ("one", "two") for speaker in ("alto", "tenor")
+    ]
+    page = report()
+    assert len(page.all("audio")) == 8 and len(page.all("img")) == 4
+    pictures = [base64.b64decode(image["src"].partition(",")[2]) for image in page.all("img")]
+    assert all(picture.startswith(b"\x89PNG") and len(picture) > 20000 for picture in pictures)
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    means = {(row["speaker"], row["measure"]): row for row in table("summary.csv")}
+    assert means["(all)", "f0_correlation"]["count"] == "4" and means["tenor", "f0_correlation"]["count"] == "2"
+    printed = capsys.readouterr().out
+    assert "Means over 4 clips" in printed and "f0_correlation" in printed and "report.html" in printed
+    request = voice.requests[0]
+    assert (request.model_path, request.f0_predictor) == (Path("v/G_1.pth"), "pm")
+
+
+def test_a_voice_that_follows_its_source_scores_well(voice):
+    assert run("-s", "alto") == 0
+    for row in table():
+        # Not 1: frames of 10 ms hold 2.2 periods of the tone, so that its loudness ripples, unlike the result's.
+        assert float(row["f0_correlation"]) > 0.95 and float(row["f0_rmse_cents"]) < 20
+        assert float(row["voicing_error"]) == 0 and abs(float(row["f0_offset_cents"])) < 30
+        assert float(row["realtime_factor"]) > 0
+    assert [float(row["seconds"]) for row in table()] == [3.0, 4.0]
+
+
+def test_what_was_asked_for_is_no_offset(voice):
+    assert run("-s", "alto", "-t", "12") == 0
+    assert all(row["transpose"] == "12" for row in table())
+    assert all(abs(float(row["f0_offset_cents"]) + 1200) < 30 for row in table()), "the stand-in does not transpose"
+
+
+def test_missing_extras_leave_their_columns_empty_and_say_so_in_one_line_each(voice, caplog):
+    caplog.set_level("INFO")
+    assert run() == 0
+    columns = ("similarity_target", "similarity_source", "wer", "mcd_db", "dnsmos", "dnsmos_source")
+    assert all(row[column] == "" for row in table() for column in columns)
+    told = [line for line in caplog.text.splitlines() if " empty: " in line]
+    assert len(told) == 4
+    text = report().text
+    for part in ("resemblyzer", "faster-whisper is not installed", "speechmos is not installed", "--parallel"):
+        assert part in text and sum(part in line for line in told) == 1
+
+
+def test_all_judges_fill_their_columns(voice, monkeypatch):
+    heard = install_whisper(monkeypatch)
+    install_dnsmos(monkeypatch)
+    monkeypatch.setattr(speaker_encoder, "find_speaker_encoder", lambda: Path("x.pt"))
+    monkeypatch.setattr(speaker_encoder, "load_speaker_encoder", lambda path, device: Ears())
+    for folder, name in (("targets/alto", "any"), ("takes/alto", "one")):
+        Path(folder).mkdir(parents=True)
+        soundfile.write(f"{folder}/{name}.wav", sung(3.0, 16000), 16000)
+    assert run("--targets", "targets", "--parallel", "takes", "--whisper", "tiny") == 0
+    first, second, third, fourth = table()
+    for row in (first, second, third, fourth):
+        assert row["wer"] == "0.0000" and row["dnsmos"] == row["dnsmos_source"] != ""
+        assert 0 < float(row["similarity_source"]) <= 1
+    assert heard.asked[0][0] == "tiny" and [settings["language"] for _, settings in heard.asked[1:4]] == [
+        None,
+        "en",
+        "en",
+    ]
+    assert 0 < float(first["similarity_target"]) <= 1 and second["similarity_target"] == ""
+    assert float(first["mcd_db"]) > 0 and second["mcd_db"] == third["mcd_db"] == ""
+    text = report().text
+    assert "similarity_target is empty for tenor: no recordings in targets/SPEAKER/" in text
+    assert "mcd_db is empty for 3 of 4 clips: takes has no tenor/one.wav, alto/two.wav, tenor/two.wav" in text
+
+
+def test_a_judge_that_fails_on_a_clip_leaves_one_cell_empty(voice, monkeypatch, caplog):
+    heard = install_whisper(monkeypatch)
+    heard.error = RuntimeError("no memory")
+    assert run("-s", "alto") == 0
+    assert [row["wer"] for row in table()] == ["", ""] and "Whisper cannot hear it (no memory)" in caplog.text
+
+
+def test_a_broken_source_is_reported_and_the_rest_goes_on(voice, caplog):
+    Path("songs/broken.wav").write_bytes(b"RIFFnothing")
+    assert run() == 1
+    assert len(table()) == 4 and "broken.wav" in caplog.text
+    assert "Failed: songs/broken.wav" in report().text
+    assert not list(OUT.rglob(".*"))
+
+
+def test_if_nothing_can_be_evaluated_it_says_so(voice):
+    for path in Path("songs").iterdir():
+        path.write_bytes(b"RIFFnothing")
+    with pytest.raises(UsageError, match="no clip could be evaluated"):
+        run()
+    assert not OUT.exists()
+
+
+def test_an_earlier_evaluation_is_replaced_only_with_the_flag(voice):
+    assert run("-s", "alto") == 0
+    before = (OUT / "scores.csv").read_bytes()
+    with pytest.raises(UsageError, match=r"holds scores\.csv, summary\.csv, report\.html, audio already.*--overwrite"):
+        run()
+    assert (OUT / "scores.csv").read_bytes() == before
+    assert run("--overwrite") == 0 and len(table()) == 4
+    assert run("-o", "elsewhere", "-s", "alto") == 0 and Path("elsewhere/report.html").is_file()
+
+
+def test_sources_of_one_name_are_refused_before_anything_is_converted(voice, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        soundfile.write(tmp_path / folder / "song.wav", sung(2, 16000), 16000)
+    paths = [str(tmp_path / folder / "song.wav") for folder in ("a", "b")]
+    with pytest.raises(UsageError, match="would both be written"):
+        evaluate.main(["-m", "v/G_1.pth", "-i", *paths])
+    assert not OUT.exists()
+    assert evaluate.main(["-m", "v/G_1.pth", "-i", paths[0]]) == 0
+    assert {row["source"] for row in table()} == {"song.wav"}, "tables do not tell where files lie on this disk"
+
+
+def test_long_sources_are_cut_and_players_can_be_left_out(voice):
+    assert run("--max_seconds", "2", "--no_players", "-s", "alto") == 0
+    assert [row["seconds"] for row in table()] == ["2.00", "2.00"]
+    assert not report().all("audio") and len(report().all("img")) == 2
+    assert all(soundfile.info(path).frames == 32000 for path in OUT.rglob("*.flac"))
+
+
+def test_keys_can_be_chosen_by_the_voices_notes(voice, monkeypatch):
+    hz = np.full(400, 290 * 2 ** (7 / 12))  # the songs' loudness is heard near 270 to 310 Hz
+    spread = hz * 2 ** (np.random.default_rng(1).normal(0, 1, 400) / 12)
+    histogram = PitchHistogram.from_curve(spread, np.ones(400))
+    monkeypatch.setattr(pitch, "voice_histograms", lambda path: {"alto": histogram})
+    assert run("-s", "alto", "-t", "auto") == 0
+    assert all(5 <= int(row["transpose"]) <= 9 for row in table())
+    assert run("-s", "alto", "-t", "auto-octave", "--overwrite") == 0
+    assert all(int(row["transpose"]) in (0, 12) for row in table())
+    with pytest.raises(UsageError, match="'tenor' was trained on"):
+        run("-t", "auto", "--overwrite")
+
+
+def test_the_same_voice_scores_the_same_twice(voice):
+    assert run() == 0
+    first = [{**row, "realtime_factor": ""} for row in table()]
+    assert run("--overwrite") == 0
+    assert [{**row, "realtime_factor": ""} for row in table()] == first
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max_seconds", "0"], "between 1 and 600"),
+        (["--max_seconds", "nan"], "between 1 and 600"),
+        (["--targets", "nowhere"], "--targets nowhere: no such folder"),
+        (["--parallel", "nowhere"], "--parallel nowhere: no such folder"),
+        (["-s", "bass"], "no speaker 'bass'. It has: alto, tenor"),
+    ],
+)
+def test_wrong_requests_are_refused_with_what_is_right(voice, flags, message):
+    with pytest.raises(UsageError, match=message):
+        run(*flags)
+
+
+def test_a_key_is_a_number_or_a_word(voice, capsys):
+    with pytest.raises(SystemExit):
+        run("-t", "high")
+    assert "'high' is not a whole number" in capsys.readouterr().err
+
+
+def test_without_a_model_the_newest_is_taken(voice):
+    with pytest.raises(UsageError, match=r"no G_\*\.pth in logs/44k/"):
+        evaluate.main(["-i", "songs"])
+    Path("logs/44k").mkdir(parents=True)
+    for step in (8, 100):
+        Path(f"logs/44k/G_{step}.pth").touch()
+    assert evaluate.main(["-i", "songs", "-d", "cpu", "-c", "c.json", "-s", "tenor", "tenor"]) == 0
+    assert voice.requests[0].model_path == Path("logs/44k/G_100.pth") and voice.requests[0].device == "cpu"
+    assert len(table()) == 2 and all(math.isfinite(float(row["f0_correlation"])) for row in table())
