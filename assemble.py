@@ -13,20 +13,21 @@ from cluster import load_retriever
 from diffusion.refine import DiffusionRefiner, Walk
 from diffusion.samplers.base import check_method
 from diffusion.unit2mel import load_unit2mel
-from models import load_synthesizer
+from models import INFERENCE_SEED, load_synthesizer
 from modules.card import read_card, stand_in_card
 from modules.checkpoint import list_checkpoints
 from modules.config.audio import AudioSpec
 from modules.config.diffusion import DiffusionConfig
 from modules.config.io import load_config
 from modules.config.schema import Config
-from modules.contracts import Retriever
+from modules.contracts import Retriever, Synthesizer
 from modules.data.augmentation import require_same_frames
 from modules.device import choose_device, choose_dtype
 from modules.encoders.base import ENCODERS, build_encoder, encoder_dim
 from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.f0.base import PREDICTORS, build_predictor
 from modules.inference.converter import VoiceConverter
+from modules.inference.onnx_voice import OnnxVoice
 from modules.inference.rendering import GPU_BATCH_FRAMES, ConverterParts
 from vdecoder.enhancer import NsfHifiganEnhancer
 from vdecoder.mel_vocoder import load_vocoder
@@ -73,7 +74,7 @@ class VoiceRequest:
     """Which voice, and how it is to run.
 
     Args:
-        model_path: a `G_*.pth`; None with diffusion alone.
+        model_path: a `G_*.pth`, or the `.onnx` that `onnx_export.py` made of one; None with diffusion alone.
         config: what `read_voice_config` made of the `config.json` saved with it; None with diffusion alone.
         f0_predictor: name of the pitch predictor.
         f0_threshold: confidence below which `crepe`, `rmvpe` and `fcpe` call a frame unvoiced, 0 to 1.
@@ -157,12 +158,12 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         parts = ConverterParts(None, **shared, speakers=speakers, unit_interpolate_mode=mode, can_predict_f0=False)
     else:
         parts = ConverterParts(
-            synthesizer=load_synthesizer(request.model_path, config, device, dtype),
+            synthesizer=_load_voice(request, device, dtype),
             **shared,
             speakers=dict(config.spk),
             unit_interpolate_mode=config.data.unit_interpolate_mode,
             with_volume=config.model.vol_embedding,
-            can_predict_f0=config.model.use_automatic_f0_prediction,
+            can_predict_f0=config.model.use_automatic_f0_prediction and not _is_onnx(request),
             refiner_speakers=_diffusion_speakers(request) if refiner is not None else None,
             enhancer=_enhancer_maker(config.audio, device, dtype) if request.enhance else None,
         )
@@ -178,6 +179,17 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
     return VoiceConverter(parts)
 
 
+def _is_onnx(request: VoiceRequest) -> bool:
+    return request.model_path is not None and request.model_path.suffix.lower() == ".onnx"
+
+
+def _load_voice(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> Synthesizer:
+    """The trained voice, to be run by torch or by onnxruntime."""
+    if _is_onnx(request):
+        return OnnxVoice(request.model_path, request.config, device, INFERENCE_SEED)
+    return load_synthesizer(request.model_path, request.config, device, dtype)
+
+
 def _load_retriever(request: VoiceRequest, dim: int) -> Retriever | None:
     """The centres or the index of the speakers who will sing; errors as `cluster.load_retriever`."""
     wanted = request.retrieval
@@ -191,9 +203,7 @@ def _card(request: VoiceRequest) -> dict[str, Any]:
     """What the voice says about itself; of one without a card, what its config says."""
     if request.config is None:
         return {"name": request.diffusion.model_path.stem, "speakers": list(request.diffusion.config.spk)}
-    is_torch = request.model_path.suffix != ".onnx"
-    card = read_card(request.model_path) if is_torch else None
-    return card or stand_in_card(request.config, request.model_path.stem)
+    return read_card(request.model_path) or stand_in_card(request.config, request.model_path.stem)
 
 
 def _identity(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> str:
@@ -310,7 +320,13 @@ def _enhancer_maker(
 
 
 def _choose_precision(request: VoiceRequest, device: torch.device) -> torch.dtype:
-    """What the request says; else fp16 for a model whose path says "half", on CUDA only."""
+    """What the request says; else fp16 for a model whose path says "half", on CUDA only. An ONNX voice is fp32."""
+    if _is_onnx(request):
+        if request.precision not in (None, "fp32"):
+            raise UsageError(
+                f"--precision {request.precision}: {request.model_path} is fp32, as all ONNX voices are; leave it out"
+            )
+        return torch.float32
     if request.precision is not None:
         return choose_dtype(request.precision)
     if "half" in str(request.model_path):

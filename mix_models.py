@@ -1,6 +1,6 @@
 """Blends trained voices into one by averaging their weights; they must have one architecture and one encoder.
 
-Reads two or more G_STEP.pth. Writes one file of the same kind: everything in it is the first model's, its weights are
+Reads two or more G_STEP.pth or .safetensors. Writes one .pth: everything in it is the first model's, its weights are
 the blend, and its optimizer starts afresh. Use it with the config.json of the first model.
 
 -m convex: each share is softmax(weight / 100), so shares sum to 1 and no model vanishes: 60 40 gives 0.55 and 0.45.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import CheckpointError, UsageError
+from modules.files import check_output
 
 if TYPE_CHECKING:
     import torch
@@ -79,25 +80,6 @@ def shares_of(weights: list[float], n_models: int, mode: str) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def check_output(output: Path, inputs: list[Path], overwrite: bool) -> None:
-    """Refuses an output that would cost somebody a file.
-
-    Raises:
-        UsageError: it is an input (also by way of a link), it exists and may not be replaced, or it is no `.pth`.
-    """
-    for path in inputs:
-        if output.resolve() == path.resolve() or (output.exists() and path.exists() and output.samefile(path)):
-            raise UsageError(
-                f"-o/--output {output}: is the input {path}, and inputs are never overwritten: use another name"
-            )
-    if output.suffix.lower() not in (".pth", ".pt"):
-        raise UsageError(f"-o/--output {output}: the name of a model ends in .pth")
-    if output.is_dir():
-        raise UsageError(f"-o/--output {output}: is a folder; name a file")
-    if output.exists() and not overwrite:
-        raise UsageError(f"-o/--output {output}: exists already; use another name, or add --overwrite")
-
-
 def blend(paths: list[Path], shares: list[float]) -> dict[str, Any]:
     """The first checkpoint with the weighted sum of all models under 'model'.
 
@@ -136,12 +118,17 @@ def blend(paths: list[Path], shares: list[float]) -> dict[str, Any]:
 def _read_model(path: Path) -> dict[str, Any]:
     import torch
 
-    from modules.checkpoint import load_weights
+    from modules.checkpoint import load_weights, safetensors_metadata
+    from modules.model_files import voice_weights
 
     content = load_weights(path)
+    if path.suffix == ".safetensors":
+        about = safetensors_metadata(path)
+        content = {"model": content, **{key: about[key] for key in ("config", "card") if key in about}}
     model = content.get("model")
     if not isinstance(model, dict) or not model or not all(isinstance(x, torch.Tensor) for x in model.values()):
         raise CheckpointError(f"{path}: holds no weights under 'model'; give files like G_8000.pth")
+    voice_weights(content, path)
     return content
 
 

@@ -26,6 +26,7 @@ from modules.contracts import Synthesis, VoiceInput
 from modules.device import WithoutDrawing, seeded
 from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.f0.convert import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0
+from modules.model_files import voice_weights
 from modules.nn.flows import CouplingFlow
 from modules.nn.latent import LATENT_KERNEL, PitchDecoder, PosteriorEncoder, PriorEncoder
 from modules.nn.masks import random_starts, sequence_mask, slice_frames
@@ -415,7 +416,7 @@ def load_synthesizer(
 ) -> Voice:
     """A voice from a checkpoint `G_*.pth`, lean: weight norm folded, posterior encoder and optimizer never loaded.
 
-    Compressed checkpoints (without posterior encoder, or in half precision) load too.
+    Compressed checkpoints (without posterior encoder, in half precision, as `.safetensors`) load too.
 
     Args:
         model_path: the checkpoint.
@@ -427,11 +428,7 @@ def load_synthesizer(
         CheckpointError: not there, damaged, not a voice model, or a tensor that the config does not lead one to expect.
         ConfigError: the config contradicts itself.
     """
-    found = load_weights(model_path).get("model")
-    if not isinstance(found, dict) or "emb_g.weight" not in found:
-        raise CheckpointError(
-            f"{model_path}: not a voice model: it holds no emb_g.weight. Give a file like G_1000.pth."
-        )
+    found = voice_weights(load_weights(model_path), model_path)
     with WithoutDrawing():
         network = build_synthesizer(config)
     network.enc_q = None

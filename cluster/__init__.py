@@ -5,11 +5,11 @@ finds out which of the two a file is.
 """
 
 import importlib.util
-import zipfile
 from pathlib import Path
 
 from modules.contracts import Retriever
 from modules.errors import CheckpointError, UsageError
+from modules.files import is_zip
 
 CLUSTER_COMMAND = "python cluster/train_cluster.py"
 INDEX_COMMAND = "python train_index.py"
@@ -61,7 +61,7 @@ def require_faiss() -> None:
 
 def _is_index(path: Path) -> bool:
     """Centres are torch's zip or, from old versions, a pickle like an index of so-vits-svc: the ending tells those."""
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         return False
     with path.open("rb") as file:
         is_json = file.read(1) == b"{"

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cluster import INDEX_COMMAND
+from cluster.faiss_format import read_sizes
 from modules.errors import CheckpointError
 from modules.files import atomic_path, sha256_of, write_json
 from modules.foreign import StandIn, array_of, bytes_of, stand_in
@@ -29,10 +30,6 @@ _INDEX_CLASSES = ("IndexIVFFlat", "IndexFlat", "IndexFlatL2")
 _PARTS = ("_codecs.encode", "builtins.bytes", "builtins.bytearray", "__builtin__.bytes", "__builtin__.bytearray")
 _PARTS += ("numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 _PARTS += ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
-_FLAT = b"IxF2"  # faiss's mark of a flat index with squared L2
-_IVF = b"IwFl"
-_HEADER = struct.Struct("<4siqqqBi")  # mark, width, vectors, two unused, is trained, metric
-_L2 = 1
 
 
 @dataclass(frozen=True)
@@ -165,18 +162,47 @@ def read_pickled_index(path: Path) -> dict[int, bytes | bytearray]:
     return found
 
 
-class _InertUnpickler(pickle.Unpickler):
-    """Knows the names of flat faiss indexes and of what their bytes may be wrapped in, and makes stand-ins of all."""
+def is_index_name(name: str) -> bool:
+    """Whether a dotted name is that of a flat faiss index, or of what its bytes may be wrapped in."""
+    module, _, last = name.rpartition(".")
+    return name in _PARTS or (module.split(".")[0] == "faiss" and last in _INDEX_CLASSES)
+
+
+class _InertUnpickler(pickle._Unpickler):
+    """Makes stand-ins of all that `is_index_name` knows.
+
+    Python's own unpickler, not the one in C: that one makes a table as long as a number in the file says.
+    """
 
     def find_class(self, module: str, name: str) -> type[StandIn]:
         full = f"{module}.{name}"
-        is_index = module.split(".")[0] == "faiss" and name in _INDEX_CLASSES
-        if not (is_index or full in _PARTS):
+        if not is_index_name(full):
             raise CheckpointError(
                 f"refused, it holds more than flat faiss indexes ({full[:80]}) and reading it could run code. Make an "
                 f"index with: {INDEX_COMMAND}"
             )
         return stand_in(full)
+
+
+def index_header(path: Path) -> tuple[int, int]:
+    """Width and number of vectors of a faiss file; errors as `header_of`."""
+    if not path.stat().st_size:
+        raise CheckpointError(f"{path}: is empty. Make it again with: {INDEX_COMMAND}")
+    return header_of(np.memmap(path, np.uint8, mode="r"), path)
+
+
+def header_of(data: bytes | bytearray | np.ndarray, path: Path) -> tuple[int, int]:
+    """Width and number of vectors of a serialized index that faiss may be given.
+
+    Raises:
+        CheckpointError: another kind of index, or damaged.
+    """
+    try:
+        return read_sizes(np.frombuffer(data, np.uint8))
+    except struct.error:
+        raise CheckpointError(f"{path}: damaged, the index is cut short. Make it again with: {INDEX_COMMAND}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}. Make an index with: {INDEX_COMMAND}") from None
 
 
 def parse_index(data: bytes | bytearray | np.ndarray, width: int, path: Path) -> Any:
@@ -193,12 +219,7 @@ def parse_index(data: bytes | bytearray | np.ndarray, width: int, path: Path) ->
     import faiss
 
     data = np.frombuffer(data, np.uint8)
-    try:
-        found = _checked_width(data)
-    except struct.error:
-        raise CheckpointError(f"{path}: damaged, the index is cut short. Make it again with: {INDEX_COMMAND}") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}. Make an index with: {INDEX_COMMAND}") from None
+    found, _ = header_of(data, path)
     if found != width:
         raise CheckpointError(
             f"{path}: its vectors are {found} wide, but this model's units are {width}: they come from another "
@@ -212,43 +233,3 @@ def parse_index(data: bytes | bytearray | np.ndarray, width: int, path: Path) ->
     if index.d != width or index.metric_type != faiss.METRIC_L2 or index.ntotal == 0:
         raise CheckpointError(f"{path}: holds no vectors. Make it again with: {INDEX_COMMAND}")
     return index
-
-
-def _checked_width(data: np.ndarray) -> int:
-    """The width that the header of a serialized index gives.
-
-    faiss's reader builds any of its many kinds, some of which open other files by name. Here only this passes:
-
-        flat       header "IxF2" | vectors
-        IVF-flat   header "IwFl" | lists, probes | header "IxF2" | centroids | direct map | "ilar", lists in memory
-
-    Raises:
-        ValueError: another kind, or sizes that the data cannot hold.
-        struct.error: cut short.
-    """
-    mark, width, n_vectors, _, _, _, metric = _HEADER.unpack_from(data)
-    if mark not in (_FLAT, _IVF) or metric != _L2:
-        raise ValueError(f"is neither a flat nor an IVF-flat index with L2 distances (it begins with {mark!r})")
-    position = _HEADER.size
-    if mark == _IVF:
-        n_lists, _ = struct.unpack_from("<QQ", data, position)
-        inner, inner_width, n_centroids, _, _, _, inner_metric = _HEADER.unpack_from(data, position + 16)
-        if (inner, inner_width, n_centroids, inner_metric) != (_FLAT, width, n_lists, _L2):
-            raise ValueError(f"is an IVF index over {inner!r}, not over flat centroids")
-        position = _skip_array(data, position + 16 + _HEADER.size, 4)
-        (map_kind,) = struct.unpack_from("<B", data, position)
-        position = _skip_array(data, position + 1, 8)
-        (lists,) = struct.unpack_from("<4s", data, position)
-        if map_kind > 1 or lists != b"ilar":
-            raise ValueError(f"keeps its lists in an unknown form ({lists!r})")
-    if width < 1 or n_vectors < 0 or n_vectors * width * 4 > len(data):
-        raise ValueError(f"damaged, {len(data)} bytes cannot hold {n_vectors} vectors of {width} numbers")
-    return width
-
-
-def _skip_array(data: np.ndarray, position: int, item_size: int) -> int:
-    (count,) = struct.unpack_from("<Q", data, position)
-    end = position + 8 + count * item_size
-    if end > len(data):
-        raise struct.error("cut short")
-    return end

@@ -15,6 +15,7 @@ from diffusion.wavenet import WaveNet
 from modules.checkpoint import load_weights
 from modules.config.diffusion import DiffusionConfig
 from modules.errors import CheckpointError
+from modules.model_files import UNKNOWN, recognise
 
 # Augmented training items were shifted by up to this many semitones.
 LARGEST_SHIFT = 5
@@ -165,17 +166,10 @@ def weights_of(content: dict, path: Path | str) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path}: not a diffusion model: it holds no weights under 'model'")
     if "decoder.denoise_fn.input_projection.weight" in found:
         return found
-    kinds = {
-        "enc_p.": "a voice model (G_*.pth); give it with -m",
-        "ddsp_model.": "a DDSP-SVC model with its own synthesiser in front, another kind of network",
-        "naive": "a Diffusion-SVC model with a naive network in front, another kind of network",
-        "reflow_model.": "a rectified-flow model of DDSP-SVC 6, another kind of network",
-        "decoder.": "a unit2mel whose denoiser is not the WaveNet of 4.1",
-    }
-    kind = next((text for start, text in kinds.items() if any(name.startswith(start) for name in found)), None)
+    other = recognise(content)
     raise CheckpointError(
-        f"{path}: not a diffusion model of so-vits-svc 4.1: it holds no decoder.denoise_fn.input_projection.weight"
-        + (f". It looks like {kind}." if kind else ". Give a file like model_20000.pt.")
+        f"{path}: not a diffusion model of so-vits-svc 4.1: it holds no decoder.denoise_fn.input_projection.weight. "
+        + ("Give a file like model_20000.pt." if other.family is UNKNOWN else f"It is {other.title}. {other.remedy}")
     )
 
 

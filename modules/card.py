@@ -14,6 +14,7 @@ from modules.checkpoint import load_weights
 from modules.config.io import to_plain
 from modules.config.schema import Config
 from modules.errors import CheckpointError
+from modules.onnx_files import read_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ def read_card(path: Path | str) -> dict[str, Any] | None:
         CheckpointError: the file cannot be read, or its card is none.
     """
     path = Path(path)
-    card = _safetensors_card(path) if path.suffix == ".safetensors" else load_weights(path).get(CARD_KEY)
+    readers = {".safetensors": _safetensors_card, ".onnx": _onnx_card}
+    card = readers[path.suffix](path) if path.suffix in readers else load_weights(path).get(CARD_KEY)
     if card is not None and not isinstance(card, dict):
         raise CheckpointError(f"{path}: its card is a {type(card).__name__}, expected a dictionary")
     return card
@@ -105,6 +107,14 @@ def song_tags(card: dict[str, Any], source: str, speaker: str, settings: dict[st
         "copyright": str(card.get("credits") or ""),
     }
     return {name: text for name, text in tags.items() if text}
+
+
+def _onnx_card(path: Path) -> Any:
+    text = read_metadata(path).get(CARD_KEY)
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its card is not JSON ({error}). Export the voice again.") from None
 
 
 def _safetensors_card(path: Path) -> Any:

@@ -5,17 +5,19 @@ with its name.
 """
 
 import contextlib
+import json
 import logging
 import os
 import pickle
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from modules.errors import CheckpointError
-from modules.files import atomic_path
+from modules.files import atomic_path, is_zip
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +37,11 @@ def load_weights(path: Path | str) -> dict:
         raise CheckpointError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
+    if _is_half_a_zip(path):
+        raise DamagedFile(f"{path}: damaged, it was cut short. Restore it from a copy, or delete it.")
     try:
         # Memory-mapping needs the zip layout of torch >= 1.6; older files are read whole.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         if wanted:
@@ -61,12 +65,12 @@ def check_whole(path: Path | str) -> None:
     Raises:
         DamagedFile: it was cut off or changed; files older than torch 1.6 hold no checksums.
     """
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+    except Exception as error:  # damaged bytes raise a dozen kinds: encrypted, compressed in unknown ways, ...
         raise DamagedFile(f"{path}: damaged ({_first_line(error)}). Restore it from a copy, or delete it.") from None
     if wrong:
         raise DamagedFile(
@@ -149,14 +153,49 @@ def check_shapes(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
         )
 
 
+def _is_half_a_zip(path: Path) -> bool:
+    """Whether it begins as a zip but has not the list of contents that ends one."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04" and not is_zip(path)
+    except OSError:
+        return False  # the reading that follows says why
+
+
+def safetensors_metadata(path: Path | str) -> dict[str, Any]:
+    """What a `.safetensors` file says beside its tensors: a text that is JSON as its value, any other as it is.
+
+    Raises:
+        CheckpointError: damaged.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            texts = file.metadata() or {}
+    except Exception as error:  # damaged bytes raise a dozen kinds
+        raise _not_safetensors(Path(path), error) from None
+    return {name: _from_json(text) for name, text in texts.items()}
+
+
 def _load_safetensors(path: Path) -> dict:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged or not a safetensors file ({_first_line(error)})") from None
+    except Exception as error:
+        raise _not_safetensors(path, error) from None
+
+
+def _not_safetensors(path: Path, error: Exception) -> DamagedFile:
+    return DamagedFile(f"{path}: damaged or not a safetensors file ({_first_line(error)}). Restore it from a copy.")
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _first_line(error: BaseException) -> str:

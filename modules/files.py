@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from modules.errors import UsageError
@@ -58,6 +59,41 @@ def make_folder(folder: Path) -> None:
         raise UsageError(
             f"{folder}: the folder cannot be made ({error.strerror}); remove what is in its place"
         ) from None
+
+
+def check_output(
+    output: Path, inputs: Iterable[Path], overwrite: bool, suffixes: tuple[str, ...] = (".pth", ".pt")
+) -> None:
+    """Refuses a name for a new model that would cost somebody a file.
+
+    Args:
+        output: what `-o/--output` says.
+        inputs: files that it is made from.
+        overwrite: whether another file of that name may be replaced.
+        suffixes: endings that such a file may have.
+
+    Raises:
+        UsageError: it is an input (also by way of a link), it exists and may not be replaced, or has another ending.
+    """
+    for path in inputs:
+        if output.resolve() == path.resolve() or (output.exists() and path.exists() and output.samefile(path)):
+            raise UsageError(
+                f"-o/--output {output}: is the input {path}, and inputs are never overwritten: use another name"
+            )
+    if output.suffix.lower() not in suffixes:
+        raise UsageError(f"-o/--output {output}: the name of a model ends in {' or '.join(suffixes)}")
+    if output.is_dir():
+        raise UsageError(f"-o/--output {output}: is a folder; name a file")
+    if output.exists() and not overwrite:
+        raise UsageError(f"-o/--output {output}: exists already; use another name, or add --overwrite")
+
+
+def is_zip(path: Path | str) -> bool:
+    """Whether a file is a zip by its ending, be it damaged or not; False where there is none."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # a changed byte says that it spans several disks
+        return True
 
 
 def sha256_of(path: Path | str) -> str:

@@ -6,8 +6,6 @@ unpickled, and the unpickler itself is torch's restricted one, which knows no ot
 """
 
 import math
-import pickletools
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ import torch
 
 from modules.checkpoint import load_weights
 from modules.errors import CheckpointError
+from modules.files import is_zip
+from modules.pickle_names import asked_names
 
 # Packages whose objects are settings and may be stood in for; a dot at the end means everything below.
 _SETTINGS = (
@@ -31,7 +31,6 @@ _SETTINGS = (
 _PLAIN_TYPES = (dict, list, tuple, set, frozenset, int, float, complex, bool, str, bytes, bytearray, slice, range)
 _BUILTINS = {f"{module}.{kind.__name__}": kind for module in ("builtins", "__builtin__") for kind in _PLAIN_TYPES}
 _BUILTINS |= {f"{module}.object": None for module in ("builtins", "__builtin__")}
-_LEGACY_PICKLES = 5  # torch before 1.6: magic number, protocol, machine, content, names of the storages
 # Where tools keep the weights, in the order in which they are looked for.
 _WEIGHT_KEYS = ("model", "state_dict", "model_state_dict", "hubert", "generator", "net")
 _FLOATS = ("float16", "float32", "float64")
@@ -74,7 +73,7 @@ def load_foreign(path: Path | str) -> dict:
     if path.suffix == ".safetensors" or not path.is_file():
         return load_weights(path)
     wanted = _globals_of(path)
-    refused = sorted(name for name in wanted if not (name in _BUILTINS or name.startswith(_SETTINGS)))
+    refused = sorted(name for name in wanted if not is_settings_name(name))
     if refused:
         raise CheckpointError(
             f"{path}: refused, it holds more than weights and settings ({', '.join(refused[:4])}) and reading it could "
@@ -148,7 +147,7 @@ def array_of(value: Any, path: Path | str, dtypes: tuple[str, ...] = _FLOATS) ->
         shape, dtype, fortran, data = _array_parts(value)
         shape = tuple(int(size) for size in shape)
         dtype, data = np.dtype(dtype), bytes_of(data)
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, OverflowError, IndexError):
         raise CheckpointError(f"{path}: holds a {_name_of(value)} where an array of numbers is expected") from None
     if dtype.name not in dtypes:
         raise CheckpointError(f"{path}: holds an array of {dtype}, expected {' or '.join(dtypes)}")
@@ -207,35 +206,24 @@ def stand_in(name: str) -> type[StandIn]:
     return type(name.rsplit(".", 1)[-1], (StandIn,), {"class_name": name})
 
 
+def is_settings_name(name: str) -> bool:
+    """Whether a dotted name stands for settings, of which `load_foreign` makes inert stand-ins."""
+    return name in _BUILTINS or (name.startswith(_SETTINGS) and name.isprintable())
+
+
 def _globals_of(path: Path) -> set[str]:
     """Dotted names that the file's pickles ask for beyond what torch itself allows; nothing is unpickled.
 
     Raises:
         CheckpointError: damaged.
     """
+    if not is_zip(path):
+        known = {"collections.OrderedDict", "_codecs.encode"}  # to torch
+        return {name for name in asked_names(path) if not name.startswith("torch.") and name not in known}
     try:
-        if zipfile.is_zipfile(path):
-            return set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-        return _legacy_globals(path)
+        return set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception as error:  # damaged bytes raise a dozen kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise CheckpointError(
             f"{path}: damaged or not a weights file ({reason}). Restore it from a copy, or download it again."
         ) from None
-
-
-def _legacy_globals(path: Path) -> set[str]:
-    """The same for a file of torch before 1.6, which is several pickles one after the other."""
-    found: set[str] = set()
-    with path.open("rb") as file:
-        for _ in range(_LEGACY_PICKLES):
-            strings: list[str] = []
-            for opcode, argument, _ in pickletools.genops(file):
-                if opcode.name == "GLOBAL":
-                    found.add(argument.replace(" ", "."))
-                elif opcode.name == "STACK_GLOBAL":
-                    found.add(".".join(strings[-2:]))
-                elif isinstance(argument, str):
-                    strings.append(argument)
-    known = {"collections.OrderedDict", "_codecs.encode"}  # to torch
-    return {name for name in found if not name.startswith("torch.") and name not in known}

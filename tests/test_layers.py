@@ -28,6 +28,7 @@ LAYERS = {
     "modules/device.py": 0,
     "modules/parallel.py": 0,
     "modules/torchaudio_compat.py": 0,
+    "modules/onnx_files.py": 0,
     "modules/encoders": 1,
     "modules/f0": 1,
     "modules/nn": 1,
@@ -37,6 +38,7 @@ LAYERS = {
     "modules/data": 2,
     "modules/training": 2,
     "modules/inference": 2,
+    "modules/evaluation": 2,
     "vdecoder": 3,
     "diffusion": 3,
     "cluster": 3,
@@ -52,22 +54,30 @@ SAME_LAYER = {
     "modules/cli.py": {"modules/errors.py"},
     "modules/device.py": {"modules/errors.py"},
     "modules/checkpoint.py": {"modules/errors.py", "modules/files.py"},
-    "modules/card.py": {"modules/errors.py", "modules/checkpoint.py", "modules/config"},
+    "modules/card.py": {"modules/errors.py", "modules/checkpoint.py", "modules/config", "modules/onnx_files.py"},
     "modules/pretrain.py": {"modules/errors.py", "modules/files.py", "modules/catalogue.py"},
     "modules/download.py": {"modules/errors.py", "modules/files.py", "modules/catalogue.py"},
-    "modules/foreign.py": {"modules/errors.py", "modules/checkpoint.py", "modules/pickle_names.py"},
+    "modules/foreign.py": {
+        "modules/errors.py",
+        "modules/checkpoint.py",
+        "modules/files.py",
+        "modules/pickle_names.py",
+    },
     "modules/model_files.py": {"modules/errors.py", "modules/catalogue.py"},
-    "modules/pickle_names.py": {"modules/errors.py"},
+    "modules/pickle_names.py": {"modules/errors.py", "modules/files.py"},
     "modules/catalogue.py": {"modules/errors.py", "modules/registry.py"},
     "modules/parallel.py": {"modules/errors.py"},
+    "modules/onnx_files.py": {"modules/errors.py", "modules/files.py"},
     "modules/config": {"modules/errors.py", "modules/files.py"},
     "modules/audio": {"modules/errors.py", "modules/files.py", "modules/config", "modules/torchaudio_compat.py"},
     "modules/training": {"modules/data"},
+    "modules/evaluation": {"modules/inference"},
 }
 
 HEAVY = {
     "fairseq",
     "faiss",
+    "onnx",
     "onnxruntime",
     "torchaudio",
     "torchcrepe",
@@ -76,7 +86,7 @@ HEAVY = {
     "tensorboard",
     "matplotlib",
 }
-HEAVY |= {"gradio", "sklearn", "parselmouth", "pyworld", "transformers"}
+HEAVY |= {"gradio", "sklearn", "parselmouth", "pyworld", "transformers", "faster_whisper", "speechmos"}
 TOP_LEVEL = {"modules", "vdecoder", "diffusion", "cluster", "models", "assemble"}
 
 

@@ -13,6 +13,7 @@ import torch
 
 from cluster.index_files import read_pickled_index
 from cluster.kmeans import load_centres
+from compress_model import compress
 from diffusion.unit2mel import load_unit2mel
 from modules.checkpoint import load_weights
 from modules.config.audio import AudioSpec
@@ -57,6 +58,7 @@ LOADERS = {
     "logs/44k/diffusion/model_100.pt": lambda path: load_unit2mel(path, DiffusionConfig(), 128, torch.device("cpu")),
     "logs/44k/G_100.pth": load_weights,
     "logs/44k/D_100.pth": load_weights,
+    "logs/44k/G_release.pth": lambda path: compress(path, None, half=False),
     "logs/44k/kmeans_10000.pt": load_centres,
     "logs/44k/feature_and_index.pkl": read_pickled_index,
     "dataset/44k/alto/x.wav.soft.pt": read_units,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_voices import tiny_config
 
 import mix_models
@@ -178,7 +179,7 @@ def test_another_file_is_overwritten_only_on_demand(tmp_path, pair):
 
 def test_an_output_that_is_no_model_name_is_refused(tmp_path, pair):
     (tmp_path / "folder.pth").mkdir()
-    for name, message in {"mixed.safetensors": "ends in .pth", "folder.pth": "is a folder"}.items():
+    for name, message in {"mixed.safetensors": "ends in .pth or .pt", "folder.pth": "is a folder"}.items():
         with pytest.raises(UsageError, match=message):
             mix(pair, [50, 50], tmp_path / name, "--overwrite")
 
@@ -213,6 +214,22 @@ def test_wrong_use_ends_with_code_two_and_one_line(tmp_path):
     command = [sys.executable, str(ROOT / "mix_models.py"), "-i", "a.pth", "b.pth", "-w", "50", "50"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 2 and done.stderr.splitlines() == ["error: a.pth: no such file"]
+
+
+def test_other_models_are_refused_by_name(tmp_path, pair):
+    torch.save({"model": {"discriminators.0.convs.0.bias": torch.zeros(1)}}, tmp_path / "D_1.pth")
+    torch.save({"model": {"enc_p.emb_phone.weight": torch.zeros(1)}}, tmp_path / "rvc.pth")
+    for name, message in {"D_1.pth": "discriminator", "rvc.pth": "an RVC voice model, another kind"}.items():
+        with pytest.raises(CheckpointError, match=f"{name}: not a voice model of so-vits-svc 4: it is .*{message}"):
+            mix([tmp_path / name, tmp_path / name], [50, 50], tmp_path / "mixed.pth")
+
+
+def test_a_voice_in_safetensors_is_blended_as_well(tmp_path, pair):
+    model = load_weights(pair[1])["model"]
+    save_file(model, tmp_path / "b.safetensors", {"config": "{}"})
+    mix([pair[0], tmp_path / "b.safetensors"], [50, 50], tmp_path / "mixed.pth", "-m", "linear")
+    wanted = (load_weights(pair[0])["model"]["emb_g.weight"] + model["emb_g.weight"]) / 2
+    torch.testing.assert_close(load_weights(tmp_path / "mixed.pth")["model"]["emb_g.weight"], wanted)
 
 
 def test_linear_weights_that_do_not_sum_to_100_are_told(tmp_path, pair, capsys):

@@ -8,7 +8,8 @@ import yaml
 from pydantic import Field
 
 from modules.config.io import report_unknown_keys, to_plain, validate
-from modules.config.schema import Positive, Section
+from modules.config.schema import Depth, Positive, Section, Width
+from modules.config.size import denoiser_parameters, refuse_absurd
 from modules.errors import ConfigError
 from modules.files import write_text
 
@@ -18,14 +19,14 @@ logger = logging.getLogger(__name__)
 class DiffusionData(Section):
     """`data`: rate, clips and units."""
 
-    sampling_rate: Positive = 44100
-    block_size: Positive = 512
+    sampling_rate: Annotated[int, Field(gt=0, le=1_000_000)] = 44100
+    block_size: Width = 512
     duration: Annotated[float, Field(gt=0)] = 2
     encoder: str = "vec768l12"
     cnhubertsoft_gate: int = 10  # other tools
     encoder_sample_rate: Positive = 16000  # other tools
     encoder_hop_size: Positive = 320  # other tools
-    encoder_out_channels: Positive = 768
+    encoder_out_channels: Width = 768
     training_files: str = "filelists/train.txt"
     validation_files: str = "filelists/val.txt"
     extensions: list[str] = Field(default_factory=lambda: ["wav"])  # other tools
@@ -36,13 +37,13 @@ class DiffusionModel(Section):
     """`model`: the shape of the denoiser."""
 
     type: str = "Diffusion"  # other tools
-    n_layers: Positive = 20
-    n_chans: Positive = 512
-    n_hidden: Positive = 256
+    n_layers: Depth = 20
+    n_chans: Width = 512
+    n_hidden: Width = 256
     use_pitch_aug: bool = True
-    timesteps: Positive = 1000
-    k_step_max: Annotated[int, Field(ge=0)] | None = 0
-    n_spk: Positive = 1
+    timesteps: Annotated[int, Field(gt=0, le=100_000)] = 1000
+    k_step_max: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = 0
+    n_spk: Width = 1
 
 
 class DiffusionVocoder(Section):
@@ -84,7 +85,7 @@ class DiffusionTrain(Section):
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
     weight_decay: Annotated[float, Field(ge=0)] = 0
     save_opt: bool = False
-    seed: int = 1234
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 1234
 
 
 class DiffusionConfig(Section):
@@ -115,8 +116,9 @@ def load_diffusion_config(path: Path | str) -> DiffusionConfig:
         values = yaml.safe_load(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. Make it with: python preprocess_flist_config.py") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]}). Mend it.") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2001-99-99 for a date
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise ConfigError(f"{path}: cannot be read as YAML ({reason}). Mend it.") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds a {type(values).__name__}; expected sections data, model, train, ...")
     return parse_diffusion_config(values, path)
@@ -125,15 +127,22 @@ def load_diffusion_config(path: Path | str) -> DiffusionConfig:
 def parse_diffusion_config(values: dict[str, Any], path: Path | None = None) -> DiffusionConfig:
     """A checked config from parsed YAML; `path` is only for messages. Raises ConfigError as `load_diffusion_config`."""
     name = str(path) if path else "diffusion config"
-    values = {key: value for key, value in values.items() if value is not None or key == "spk"}
-    if values.get("spk") is None:
-        values.pop("spk", None)
+    values = {key: value for key, value in values.items() if value is not None}
+    if isinstance(values.get("spk"), dict):  # a name of digits is a number in YAML
+        values["spk"] = {str(speaker): number for speaker, number in values["spk"].items()}
     data = values.get("data")
-    if isinstance(data, dict) and data.get("encoder") in ENCODER_ALIASES:
+    if isinstance(data, dict) and isinstance(data.get("encoder"), str) and data["encoder"] in ENCODER_ALIASES:
         values["data"] = {**data, "encoder": ENCODER_ALIASES[data["encoder"]]}
         logger.info("%s: data.encoder %s is %s here", name, data["encoder"], values["data"]["encoder"])
     report_unknown_keys(DiffusionConfig, values, name)
-    return validate(DiffusionConfig, values, name)
+    config = validate(DiffusionConfig, values, name)
+    model, units = config.model, config.data.encoder_out_channels
+    size = denoiser_parameters(model.n_layers, model.n_chans, model.n_hidden, units, model.n_spk)
+    try:
+        refuse_absurd({"n_layers, n_chans, n_hidden, n_spk": size}, "model")
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    return config
 
 
 def dump_diffusion_config(config: DiffusionConfig) -> str:

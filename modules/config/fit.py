@@ -21,7 +21,7 @@ _SIZED_BY = (
     (r"emb_g\.weight", 0, "n_speakers"),
     (r"emb_g\.weight", 1, "gin_channels"),
     (r".*cond(_layer)?\.weight(_v)?", 1, "gin_channels"),
-    (r"pre\.weight", 1, "ssl_dim"),
+    (r"pre\.weight", 1, "ssl_dim, the width of the units of model.speech_encoder"),
     (r"(pre|emb_vol)\.weight", 0, "hidden_channels"),
     (r"enc_p\.proj\.weight", 0, "inter_channels"),
     (r".*emb_rel_[kv]", 2, "n_heads"),
@@ -49,7 +49,8 @@ def explain_mismatch(found: Mapping[str, Any], wanted: Mapping[str, Any], where:
         One line: tensor, both shapes, the likely config key and the way out.
     """
     way_out = f"or use the config.json that was saved with this model instead of {where}."
-    for name, tensor in wanted.items():
+    # The first difference is told. That of the units comes first: with another encoder much else differs as well.
+    for name, tensor in sorted(wanted.items(), key=lambda item: item[0] != "pre.weight"):
         if name not in found:
             key = _first_match(_ABSENT_BECAUSE, name)
             return f"tensor {name} is missing, which {where} asks for. Likely cause: {key}. Correct it, {way_out}"

@@ -53,6 +53,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. Mend that line."
         ) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; nested thousands deep
+        reason = str(error).split(";")[0][:120] or type(error).__name__
+        raise ConfigError(f"{path}: not a config ({reason}). Restore it from a copy.") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: holds a {type(value).__name__}; expected an object with train, data, model, spk")
     return value
@@ -70,7 +73,11 @@ def parse_config(values: dict[str, Any], path: Path | None = None) -> Config:
         if isinstance(values.get(section), dict):
             values[section] = {aliases.get(key, key): value for key, value in values[section].items()}
     if isinstance(values.get("spk"), list):
-        values["spk"] = {str(speaker): index for index, speaker in enumerate(values["spk"])}
+        names = [str(speaker) for speaker in values["spk"]]
+        values["spk"] = {speaker: index for index, speaker in enumerate(names)}
+        if len(values["spk"]) < len(names):
+            twice = next(speaker for speaker in names if names.count(speaker) > 1)
+            raise ConfigError(f"{name}: spk lists {twice!r} twice. Give each speaker a name of its own.")
     _infer_encoder(values, name)
     report_unknown_keys(Config, values, name)
     config = validate(Config, values, name)
@@ -118,6 +125,8 @@ def report_unknown_keys(schema: type[BaseModel], values: dict[str, Any], name: s
     unknown = []
     for prefix, section, found in _sections(schema, values):
         for key in found:
+            if not isinstance(key, str):  # in YAML
+                raise ConfigError(f"{name}: {prefix}{key!r} is not a name. Expected names of settings there.")
             if key in section.model_fields:
                 continue
             candidates = [field for field in section.model_fields if field not in found]

@@ -13,14 +13,19 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from modules.config.audio import AudioSpec
+from modules.config.size import refuse_absurd, voice_parts
 from modules.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-Positive = Annotated[int, Field(gt=0)]
+# Upper bounds are far above anything useful: they keep a slip or a damaged file from asking for all memory there is.
+Positive = Annotated[int, Field(gt=0, le=2**31 - 1)]
+Width = Annotated[int, Field(gt=0, le=2**16)]
+Depth = Annotated[int, Field(gt=0, le=128)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Channels = Annotated[list[Positive], Field(min_length=1)]
+Sizes = Annotated[list[Annotated[int, Field(gt=0, le=4096)]], Field(min_length=1, max_length=16)]
+SizeLists = Annotated[list[Sizes], Field(min_length=1, max_length=16)]
 
 VOCODER_NAMES = ("nsf-hifigan", "nsf-snake-hifigan")
 UNIT_MODES = ("left", "nearest", "linear")
@@ -29,7 +34,7 @@ UNIT_MODES = ("left", "nearest", "linear")
 class Section(BaseModel):
     """One object of the file; unknown keys are kept."""
 
-    model_config = ConfigDict(extra="allow", validate_assignment=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class TrainConfig(Section):
@@ -37,7 +42,7 @@ class TrainConfig(Section):
 
     log_interval: Positive = 200
     eval_interval: Positive = 800
-    seed: int = 1234
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 1234
     epochs: Positive = 10000
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.8, 0.99]
@@ -46,7 +51,7 @@ class TrainConfig(Section):
     fp16_run: bool = False
     half_type: str = "fp16"
     lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.999875
-    segment_size: Positive = 10240
+    segment_size: Annotated[int, Field(gt=0, le=2**24)] = 10240
     init_lr_ratio: float = 1  # other tools
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     c_mel: NotNegative = 45
@@ -70,11 +75,11 @@ class DataConfig(Section):
     training_files: str = "filelists/train.txt"
     validation_files: str = "filelists/val.txt"
     max_wav_value: float = 32768.0  # other tools
-    sampling_rate: Positive = 44100
-    filter_length: Positive = 2048
-    hop_length: Positive = 512
-    win_length: Positive = 2048
-    n_mel_channels: Positive = 80
+    sampling_rate: Annotated[int, Field(gt=0, le=1_000_000)] = 44100
+    filter_length: Width = 2048
+    hop_length: Width = 512
+    win_length: Width = 2048
+    n_mel_channels: Annotated[int, Field(gt=0, le=4096)] = 80
     mel_fmin: NotNegative = 0.0
     mel_fmax: float | None = 22050
     unit_interpolate_mode: str = "left"
@@ -83,26 +88,30 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """`model`: the shape of the networks."""
 
-    inter_channels: Positive = 192
-    hidden_channels: Positive = 192
-    filter_channels: Positive = 768
-    n_heads: Positive = 2
-    n_layers: Positive = 6
-    kernel_size: Positive = 3
+    inter_channels: Width = 192
+    hidden_channels: Width = 192
+    filter_channels: Width = 768
+    n_heads: Width = 2
+    n_layers: Depth = 6
+    kernel_size: Width = 3
     p_dropout: Share = 0.1
     resblock: str = "1"
-    resblock_kernel_sizes: Channels = [3, 7, 11]
-    resblock_dilation_sizes: Annotated[list[Channels], Field(min_length=1)] = [[1, 3, 5], [1, 3, 5], [1, 3, 5]]
-    upsample_rates: Channels = [8, 8, 2, 2, 2]
-    upsample_initial_channel: Positive = 512
-    upsample_kernel_sizes: Channels = [16, 16, 4, 4, 4]
+    resblock_kernel_sizes: Sizes = [3, 7, 11]
+    resblock_dilation_sizes: SizeLists = [
+        [1, 3, 5],
+        [1, 3, 5],
+        [1, 3, 5],
+    ]
+    upsample_rates: Sizes = [8, 8, 2, 2, 2]
+    upsample_initial_channel: Width = 512
+    upsample_kernel_sizes: Sizes = [16, 16, 4, 4, 4]
     n_layers_q: int = 3  # other tools
-    n_layers_trans_flow: Positive = 3
-    n_flow_layer: Positive = 4
+    n_layers_trans_flow: Depth = 3
+    n_flow_layer: Depth = 4
     use_spectral_norm: bool = False
-    gin_channels: Annotated[int, Field(ge=0)] = 768
-    ssl_dim: Positive = 768
-    n_speakers: Positive = 200
+    gin_channels: Annotated[int, Field(ge=0, le=2**16)] = 768
+    ssl_dim: Width = 768
+    n_speakers: Width = 200
     vocoder_name: str = "nsf-hifigan"
     speech_encoder: str = "vec768l12"
     speaker_embedding: bool = False  # other tools
@@ -111,7 +120,7 @@ class ModelConfig(Section):
     flow_share_parameter: bool = False
     use_automatic_f0_prediction: bool = True
     use_transformer_flow: bool = False
-    discriminator_channels: Positive = 1024
+    discriminator_channels: Annotated[int, Field(gt=0, le=8192)] = 1024
     clamp_f0_high: bool = False
 
     def generator_kwargs(self) -> dict[str, Any]:
@@ -178,6 +187,7 @@ class Config(Section):
         problem = next(iter([*_audio_problems(self), *_model_problems(self.model), *_speaker_problems(self)]), None)
         if problem:
             raise ConfigError(problem)
+        refuse_absurd(voice_parts(self), "model")
         try:
             _ = self.audio
         except ConfigError as error:

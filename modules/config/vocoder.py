@@ -2,10 +2,14 @@
 
 import math
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from modules.config.audio import AudioSpec
 from modules.config.io import read_json, validate
-from modules.config.schema import Channels, Positive, Section
+from modules.config.schema import Section, SizeLists, Sizes, Width
+from modules.config.size import decoder_parameters, refuse_absurd
 from modules.errors import ConfigError
 
 # The published 44.1 kHz vocoder. Mels for training are made with these where its files are not there yet.
@@ -15,19 +19,19 @@ PUBLISHED_MEL = AudioSpec(44100, 2048, 512, 2048, 128, 40, 16000)
 class VocoderConfig(Section):
     """The published form; keys that only its own training used are not named."""
 
-    sampling_rate: Positive
-    num_mels: Positive
-    n_fft: Positive
-    win_size: Positive
-    hop_size: Positive
+    sampling_rate: Annotated[int, Field(gt=0, le=1_000_000)]
+    num_mels: Width
+    n_fft: Width
+    win_size: Width
+    hop_size: Width
     fmin: float
     fmax: float
     resblock: str = "1"
-    upsample_rates: Channels
-    upsample_kernel_sizes: Channels
-    upsample_initial_channel: Positive
-    resblock_kernel_sizes: Channels
-    resblock_dilation_sizes: list[Channels]
+    upsample_rates: Sizes
+    upsample_kernel_sizes: Sizes
+    upsample_initial_channel: Width
+    resblock_kernel_sizes: Sizes
+    resblock_dilation_sizes: SizeLists
 
     @property
     def audio(self) -> AudioSpec:
@@ -61,4 +65,15 @@ def load_vocoder_config(path: Path | str) -> VocoderConfig:
         raise ConfigError(
             f"{path}: hop_size is {audio.hop_length} but upsample_rates {config.upsample_rates} multiply to {product}"
         )
+    decoder = decoder_parameters(
+        config.num_mels,
+        config.upsample_initial_channel,
+        config.upsample_rates,
+        config.upsample_kernel_sizes,
+        config.resblock_kernel_sizes,
+        config.resblock_dilation_sizes,
+    )
+    refuse_absurd(
+        {"num_mels, upsample_initial_channel, upsample_kernel_sizes, resblock_kernel_sizes": decoder}, str(path)
+    )
     return config

@@ -19,7 +19,6 @@ its f0 and aug_mel were pickled objects (the key shift was inside), which are no
 """
 
 import json
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from modules.data.augmentation import Augmented
 from modules.errors import AudioError, DataError
 from modules.f0.base import DEFAULT_THRESHOLD
 from modules.f0.convert import F0_MAX, F0_MIN
-from modules.files import atomic_path, sha256_of, write_json
+from modules.files import atomic_path, is_zip, sha256_of, write_json
 
 COMMAND = "python preprocess_hubert_f0.py"
 DIFFUSION_COMMAND = COMMAND + " --use_diff"
@@ -393,7 +392,7 @@ def _is_whole(path: Path) -> bool:
     """Whether a file is there and could be read, from its ends alone: neither cut short nor a pickled object."""
     try:
         if path.suffix != ".npy":
-            return zipfile.is_zipfile(path)
+            return is_zip(path)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError):
         return False

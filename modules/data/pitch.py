@@ -85,7 +85,7 @@ def voice_histograms(model_path: Path, data_dir: Path = Path("dataset/44k")) -> 
     """What a voice model's speakers sang in training: from its checkpoint, or else from its data set.
 
     Args:
-        model_path: G_STEP.pth or .safetensors; published ones carry no histograms.
+        model_path: G_STEP.pth, .safetensors or .onnx; published ones carry no histograms.
         data_dir: the data set that is asked where the checkpoint carries none.
 
     Returns:
@@ -96,7 +96,7 @@ def voice_histograms(model_path: Path, data_dir: Path = Path("dataset/44k")) -> 
         DataError: the data set's file is damaged.
     """
     stored = (read_card(model_path) or {}).get(HISTOGRAMS)
-    if not stored and model_path.suffix != ".safetensors":
+    if not stored and model_path.suffix not in (".safetensors", ".onnx"):
         stored = load_weights(model_path).get(HISTOGRAMS)  # where checkpoints had them before they had a card
     if stored is None:
         return read_histograms(data_dir / FILE_NAME)

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from modules.catalogue import weights_of
 from modules.encoders.base import ENCODERS, SpeechEncoder
-from modules.errors import CheckpointError, UsageError
+from modules.errors import CheckpointError
+from modules.onnx_files import open_session
 from modules.pretrain import require
 
 # What the convolutions at the front see at once; shorter clips give no frame.
@@ -27,16 +28,7 @@ class OnnxEncoder(SpeechEncoder):
     def __init__(self, device: torch.device | str) -> None:
         super().__init__(device)
         self._path = require(*self.weights)
-        runtime = _import_onnxruntime(self.name)
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        try:
-            self._session = runtime.InferenceSession(
-                str(self._path), options, providers=_providers(runtime, self.device)
-            )
-        except Exception as error:  # onnxruntime raises a class of its own for each status code
-            reason = str(error).strip().splitlines()[0][:160]
-            raise CheckpointError(f"{self._path}: not a usable ONNX file ({reason}). Download it again.") from None
+        self._session = open_session(self._path, self.device, f"speech encoder {self.name}")
         self._input = self._session.get_inputs()[0].name
         self._output = self._session.get_outputs()[0].name
 
@@ -50,24 +42,6 @@ class OnnxEncoder(SpeechEncoder):
                 "It is the graph of another encoder; download the right one."
             )
         return torch.from_numpy(units[0].T.copy()).to(self.device)
-
-
-def _import_onnxruntime(name: str):
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UsageError(
-            f"speech encoder {name} needs onnxruntime. Install it with: pip install -r requirements-extras.txt"
-        ) from None
-    onnxruntime.set_default_logger_severity(3)  # its warnings are about graph optimisation
-    return onnxruntime
-
-
-def _providers(runtime, device: torch.device) -> list:
-    """CUDA first where it was asked for and is there; upstream used it for `cuda` but not for `cuda:0`."""
-    if device.type == "cuda" and "CUDAExecutionProvider" in runtime.get_available_providers():
-        return [("CUDAExecutionProvider", {"device_id": device.index or 0}), "CPUExecutionProvider"]
-    return ["CPUExecutionProvider"]
 
 
 def _register(name: str, dim: int, doc: str) -> None:

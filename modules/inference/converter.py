@@ -94,8 +94,8 @@ class VoiceConverter:
             raise UsageError("-cr/--cluster_infer_ratio: no cluster centres or index are loaded; give -cm")
         if options.predict_f0 and not parts.can_predict_f0:
             raise UsageError(
-                "-a/--auto_predict_f0: this model was trained without a pitch decoder "
-                "(model.use_automatic_f0_prediction is false); leave -a out"
+                "-a/--auto_predict_f0: this voice comes without a pitch decoder (model.use_automatic_f0_prediction "
+                "is false, or it is an .onnx file); leave -a out"
             )
 
     def key(self, path_in: Path, options: ConversionOptions) -> str:

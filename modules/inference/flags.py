@@ -30,7 +30,7 @@ def make_arguments(script: str, description: str) -> argparse.ArgumentParser:
 def _add_model_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     newest = f"(default: {DEFAULT_MODEL}, or the newest G_*.pth in logs/44k/)"
-    add("-m", "--model_path", metavar="FILE", help=f"trained generator {newest}")
+    add("-m", "--model_path", metavar="FILE", help=f"trained generator, or the .onnx made of one {newest}")
     beside = f"(default: config.json beside the model given with -m, else {DEFAULT_CONFIG})"
     add("-c", "--config_path", metavar="FILE", help=f"config that was saved with the model {beside}")
     add("-d", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")

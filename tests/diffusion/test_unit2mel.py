@@ -148,7 +148,7 @@ def test_what_does_not_fit_names_tensor_shapes_and_key(saved, model, data, n_mel
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["enc_p.proj.weight", "dec.conv_pre.bias"], "a voice model.*give it with -m"),
+        (["enc_p.proj.weight", "dec.conv_pre.bias"], "a so-vits-svc 4.0 or 4.1 voice model. Give it with -m"),
         (["ddsp_model.unit_embed.weight", "diff_model.decoder.x"], "DDSP-SVC model with its own synthesiser"),
         (["naive_model.x"], "Diffusion-SVC model with a naive network"),
         (["decoder.denoise_fn.conformer.weight"], "not the WaveNet"),

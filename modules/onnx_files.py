@@ -1,0 +1,165 @@
+"""ONNX files: written from torch modules, opened with onnxruntime, compared. What they compute is not known here.
+
+Writing goes through torch's TorchScript exporter, which needs the package `onnx` only (the one built on torch.export
+needs onnxscript as well). It was the default up to torch 2.8 and is part of the pinned torch.
+"""
+
+import importlib.util
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from modules.errors import CheckpointError, UsageError
+from modules.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4
+INSTALL = "Install it with: pip install -r requirements-extras.txt"
+LOWEST_OPSET, HIGHEST_OPSET = 17, 20
+# One protobuf message, which is what a file without companions is, holds 2 GB.
+_LARGEST_BYTES = 2**31 - 2**24
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module with all that is needed to write it down.
+
+    Args:
+        module: in evaluation mode.
+        inputs: name -> an example of usual size, in the order of `forward`.
+        outputs: their names.
+        dynamic: name of an input or output -> axis -> name of its length; other lengths stay those of the example.
+    """
+
+    module: nn.Module
+    inputs: dict[str, torch.Tensor]
+    outputs: tuple[str, ...]
+    dynamic: dict[str, dict[int, str]]
+
+
+def check_can_export(opset: int) -> None:
+    """Refuses what would end an export after minutes of work.
+
+    Raises:
+        UsageError: the package onnx is not installed, or there is no such opset.
+    """
+    if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
+        raise UsageError(f"--opset is {opset}; it must lie between {LOWEST_OPSET} and {HIGHEST_OPSET}")
+    if not is_installed("onnx"):
+        raise UsageError(f"writing ONNX files needs the package onnx. {INSTALL}")
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package could be imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # it is imported already, in an unusual way
+        return False
+
+
+def export_graph(graph: Graph, path: Path, opset: int, metadata: dict[str, str] | None = None) -> None:
+    """Writes a graph, whole or not at all.
+
+    Args:
+        graph: what to write.
+        path: the file.
+        opset: version of ONNX's operations.
+        metadata: texts by name that go with it.
+
+    Raises:
+        UsageError: its weights are too many for one file, or see `check_can_export`.
+    """
+    check_can_export(opset)
+    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in graph.module.state_dict().values())
+    if n_bytes > _LARGEST_BYTES:
+        raise UsageError(f"{path}: the weights are {n_bytes / 2**30:.1f} GB, and one ONNX file holds 2 GB at most")
+    with atomic_path(path) as temporary, warnings.catch_warnings(), torch.no_grad():
+        # That the exporter is an old one, and that shapes of the example are followed: both are meant so.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph.module,
+            tuple(graph.inputs.values()),
+            str(temporary),
+            dynamo=False,
+            opset_version=opset,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_axes=graph.dynamic,
+        )
+        if metadata:
+            import onnx
+
+            model = onnx.load(temporary)
+            onnx.helper.set_model_props(model, metadata)
+            onnx.save(model, temporary)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that go with a graph, by name; errors as `open_session`."""
+    session = open_session(path, torch.device("cpu"), f"reading {path}", optimise=False)
+    return session.get_modelmeta().custom_metadata_map
+
+
+def open_session(path: Path, device: torch.device, purpose: str, optimise: bool = True) -> Any:
+    """An onnxruntime.InferenceSession of a file.
+
+    It runs on CUDA where the device is one and onnxruntime was built for it, else on the CPU.
+
+    Args:
+        path: the file.
+        device: where it is wanted.
+        purpose: what needs onnxruntime, for the message.
+        optimise: makes runs quick and opening slow.
+
+    Raises:
+        UsageError: onnxruntime is not installed.
+        CheckpointError: not an ONNX file, or one that this onnxruntime cannot run.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UsageError(f"{purpose} needs onnxruntime. {INSTALL}") from None
+    onnxruntime.set_default_logger_severity(3)  # its warnings are about graph optimisation
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.enable_mem_pattern = False  # plans memory for one length, and every stretch has another
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime raises a class of its own for each status code
+        reason = str(error).strip().splitlines()[0][:160]
+        raise CheckpointError(f"{path}: not a usable ONNX file ({reason}). Get it or make it again.") from None
+
+
+def is_same(what: str, found: np.ndarray, wanted: torch.Tensor) -> bool:
+    """Whether a graph's output is torch's within `TOLERANCE` of full scale; says by how much they differ.
+
+    Full scale is 1, or the largest value where that is more: Whisper's units reach 20, and torch's own are only good
+    to 2e-4 there.
+
+    Args:
+        what: what is compared, for the log.
+        found: the graph's.
+        wanted: torch's.
+    """
+    if found.shape != tuple(wanted.shape):
+        logger.error("%s: the graph gives %s, torch %s", what, list(found.shape), list(wanted.shape))
+        return False
+    expected = wanted.cpu().numpy()
+    difference = float(np.abs(found - expected).max(initial=0.0))
+    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+    within = difference <= TOLERANCE * scale  # not so for a NaN
+    level, verdict = (logging.INFO, "good") if within else (logging.ERROR, "too much")
+    logger.log(level, "%s: differs from torch by %.2g of %.3g, %s", what, difference, scale, verdict)
+    return within

@@ -1,0 +1,223 @@
+"""Writes a voice, a diffusion model or a speech encoder as ONNX, for onnxruntime and tools like MoeVoiceStudio.
+
+A voice (the default). Reads checkpoints/NAME/model.pth and config.json (-n), or any G_STEP.pth (-m) and its config.
+Writes checkpoints/NAME/NAME_SoVits.onnx and the descriptor checkpoints/NAME.json; with -m, MODEL.onnx and MODEL.json
+beside the model, or what -o says. Inputs and outputs are so-vits-svc's: c, f0, mel2ph, uv, noise (times the noise
+scale), sid (an id; weights of all speakers per frame where the config names several), vol where the voice takes
+loudness -> audio. The pitch decoder is left out. Breath noise and start phases are drawn inside the graph from a seed
+that counts from when the file is opened; with --source_inputs they are two more inputs, and every run is the same. The
+voice's card (its papers) goes along.
+Sing with it: python inference_main.py -m VOICE.onnx -c config.json -n song.wav
+
+A diffusion model (--diffusion). Reads model_STEP.pt and its config.yaml; writes NAME_encoder.onnx, NAME_denoise.onnx,
+NAME_pred.onnx and NAME_after.onnx.
+
+A speech encoder (--encoder). Reads its pretrained file; writes audio (1, 1, T) at 16 kHz -> units (1, N, D), by default
+under the name where the encoders vec768l12-onnx, vec256l9-onnx and hubertsoft-onnx look for it. Whisper takes up to one
+window of audio (10 s; 30 s in whisper-ppg and whisper-ppg-large), since a graph cannot cut.
+
+--check runs torch and onnxruntime on the same made-up input of several lengths; they may differ by 1e-4 of full scale
+(of the largest value, where values are above 1). As a graph that draws its own random numbers has no equal, a voice is
+compared in a second, temporary file that takes them as inputs; the mel spectrum of the file itself must then be as near
+to torch's as torch's own with other random numbers.
+
+Example: python onnx_export.py -m logs/44k/G_8000.pth -o alto.onnx --check
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.cli import configure_logging, make_parser, next_step, run
+from modules.errors import ConfigError, UsageError
+from modules.files import check_output, write_json
+
+if TYPE_CHECKING:
+    from modules.config.schema import Config
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_NAME = "TransformerFlow"
+DEFAULT_OPSET = 17
+_END = "_SoVits"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes the files; returns 0, or 1 where --check found a difference."""
+    args = make_arguments().parse_args(argv)
+    kinds = ["-n/--model_name"] * bool(args.model_name) + ["-m/--model"] * bool(args.model)
+    kinds += ["--diffusion"] * bool(args.diffusion) + ["--encoder"] * bool(args.encoder)
+    if len(kinds) > 1:
+        raise UsageError(f"{' and '.join(kinds)} are different things to export; give one of them")
+    for flag, value, wanted in (
+        ("--source_inputs", args.source_inputs, not (args.diffusion or args.encoder)),
+        ("-c/--config", args.config, args.model),
+        ("--diffusion_config", args.diffusion_config, args.diffusion),
+    ):
+        if value and not wanted:
+            raise UsageError(f"{flag} does not belong to {kinds[0] if kinds else '-n/--model_name'}; leave it out")
+    configure_logging()
+
+    # What follows imports torch; help and wrong flags should not wait for that.
+    from modules.onnx_files import INSTALL, check_can_export, is_installed
+
+    check_can_export(args.opset)
+    if args.check and not is_installed("onnxruntime"):
+        raise UsageError(f"--check needs onnxruntime. {INSTALL}")
+    if args.diffusion:
+        return export_diffusion(args)
+    return export_encoder(args) if args.encoder else export_voice(args)
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = make_parser(__file__, __doc__)
+    add = parser.add_argument
+    add("-n", "--model_name", metavar="NAME", help=f"a voice in checkpoints/NAME/ (default: {DEFAULT_NAME})")
+    add("-m", "--model", type=Path, metavar="FILE", help="a voice by its path, in place of -n")
+    add("-c", "--config", type=Path, metavar="FILE", help="its config (default: config.json beside the model)")
+    add("-o", "--output", type=Path, metavar="FILE", help="file to write; of a diffusion model, NAME.onnx of its parts")
+    add("--diffusion", type=Path, metavar="FILE", help="export a diffusion model, model_STEP.pt")
+    add("--diffusion_config", type=Path, metavar="FILE", help="its config (default: config.yaml beside the model)")
+    add("--encoder", metavar="NAME", help="export a speech encoder, such as vec768l12")
+    add("--source_inputs", action="store_true", help="the random numbers of the harmonic source become inputs")
+    add("--opset", type=int, default=DEFAULT_OPSET, metavar="N", help="version of the operations, 17 to 20")
+    add("--check", action="store_true", help="compare with torch in onnxruntime")
+    add("--overwrite", action="store_true", help="replace outputs where they exist; never an input")
+    return parser
+
+
+def export_voice(args: argparse.Namespace) -> int:
+    """A voice and its descriptor."""
+    model, config_path, output, descriptor = voice_paths(args)
+    check_output(output, [model, config_path], args.overwrite, (".onnx",))
+    check_output(descriptor, [model, config_path], args.overwrite, (".json",))
+
+    import torch
+
+    from models import INFERENCE_SEED, load_synthesizer
+    from modules.card import CARD_KEY, read_card
+    from modules.config.io import load_config
+    from modules.inference.voice_graph import VoiceGraph, describe_voice
+    from modules.onnx_files import export_graph
+    from vdecoder.graphs import GraphDecoder
+
+    config = load_config(config_path)
+    if not config.spk:
+        raise ConfigError(f"{config_path}: spk names no speaker. Use the config.json that was saved with the model.")
+    voice = load_synthesizer(model, config, torch.device("cpu"))
+    ids = list(config.spk.values())
+    card = read_card(model)
+    metadata = {} if card is None else {CARD_KEY: json.dumps(card, ensure_ascii=False)}
+
+    def write(path: Path, seed: int | None) -> None:
+        graph = VoiceGraph(voice.network, GraphDecoder(voice.network.dec, seed), ids)
+        export_graph(describe_voice(graph, config.model.inter_channels, voice.hop_length), path, args.opset, metadata)
+
+    write(output, None if args.source_inputs else INFERENCE_SEED)
+    write_json(descriptor, describe(config, output.stem.removesuffix(_END)))
+    print(f"Voice: {output}\nDescriptor: {descriptor}")
+    if args.check:
+        from modules.inference.onnx_check import check_voice
+
+        if not check_voice(voice, output, config, INFERENCE_SEED, write):
+            return 1
+    command = f'python inference_main.py -m "{output.as_posix()}" -c "{config_path.as_posix()}" -n SONG.wav'
+    print(next_step(f'{command} -s "{next(iter(config.spk))}"'))
+    return 0
+
+
+def voice_paths(args: argparse.Namespace) -> tuple[Path, Path, Path, Path]:
+    """Model, config, graph and descriptor."""
+    if args.model:
+        model, output = args.model, args.output or args.model.with_suffix(".onnx")
+        config, descriptor = args.config or model.with_name("config.json"), output.with_suffix(".json")
+        return model, config, output, descriptor
+    name = args.model_name or DEFAULT_NAME
+    folder = Path("checkpoints") / name
+    output = args.output or folder / f"{name}{_END}.onnx"
+    descriptor = output.with_suffix(".json") if args.output else folder.with_name(f"{name}.json")
+    return folder / "model.pth", folder / "config.json", output, descriptor
+
+
+def describe(config: "Config", name: str) -> dict[str, Any]:
+    """What MoeVoiceStudio wants to know of a voice.
+
+    `Hubert` and `HiddenSize` name the encoder's graph and the width of its units. so-vits-svc takes both from
+    `gin_channels`, which is the same for every voice that it can export.
+    """
+    return {
+        "Folder": name,
+        "Name": name,
+        "Type": "SoVits",
+        "Rate": config.data.sampling_rate,
+        "Hop": config.data.hop_length,
+        "Hubert": encoder_file(config.model.speech_encoder).stem,
+        "SoVits4": True,
+        "SoVits3": False,
+        "CharaMix": len(config.spk) > 1,
+        "Volume": config.model.vol_embedding,
+        "HiddenSize": config.model.ssl_dim,
+        "Characters": list(config.spk),
+        "Cluster": "",
+    }
+
+
+def encoder_file(name: str) -> Path:
+    """Where the graph of an encoder belongs: where its `-onnx` twin looks for it, else pretrain/NAME.onnx."""
+    from modules.encoders.base import ENCODERS
+
+    twin = name if name.endswith("-onnx") else f"{name}-onnx"
+    return Path(ENCODERS.get(twin).weights[0].path) if twin in ENCODERS else Path("pretrain") / f"{name}.onnx"
+
+
+def export_diffusion(args: argparse.Namespace) -> int:
+    """The four parts of a diffusion model."""
+    model, config_path = args.diffusion, args.diffusion_config or args.diffusion.with_name("config.yaml")
+    base = args.output or model.with_suffix(".onnx")
+    check_output(base, [], True, (".onnx",))
+    paths = {part: base.with_name(f"{base.stem}_{part}.onnx") for part in ("encoder", "denoise", "pred", "after")}
+    for path in paths.values():
+        check_output(path, [model, config_path], args.overwrite, (".onnx",))
+
+    import torch
+
+    from diffusion.graphs import check_parts, diffusion_graphs
+    from diffusion.unit2mel import load_unit2mel, weights_of
+    from modules.checkpoint import load_weights
+    from modules.config.diffusion import load_diffusion_config
+    from modules.onnx_files import export_graph
+
+    config = load_diffusion_config(config_path)
+    n_speakers = config.model.n_spk
+    if config.spk and max(config.spk.values()) >= n_speakers > 1:
+        raise ConfigError(f"{config_path}: spk has id {max(config.spk.values())}, but model.n_spk is {n_speakers}")
+    n_mels = len(weights_of(load_weights(model), model)["decoder.denoise_fn.output_projection.weight"])
+    network = load_unit2mel(model, config, n_mels, torch.device("cpu"), where=str(config_path))
+    ids = list(config.spk.values()) or list(range(n_speakers))
+    for part, graph in diffusion_graphs(network, ids, config.vocoder.type).items():
+        export_graph(graph, paths[part], args.opset)
+        print(f"{part.capitalize()}: {paths[part]}")
+    return 0 if not args.check or check_parts(network, ids, config.vocoder.type, paths) else 1
+
+
+def export_encoder(args: argparse.Namespace) -> int:
+    """A speech encoder."""
+    from modules.encoders.base import ENCODERS, build_encoder
+    from modules.encoders.graphs import check_encoder, check_exportable, encoder_graph
+    from modules.onnx_files import export_graph
+
+    kind = ENCODERS.get(args.encoder)
+    check_exportable(kind)
+    output = args.output or encoder_file(args.encoder)
+    check_output(output, [Path(weights.path) for weights in kind.weights], args.overwrite, (".onnx",))
+    encoder = build_encoder(args.encoder, "cpu")
+    export_graph(encoder_graph(encoder), output, args.opset)
+    print(f"Encoder: {output}")
+    return 0 if not args.check or check_encoder(encoder, output) else 1
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,182 @@
+"""Small voices sing as the large ones they were made from, keep what is said of them, and cost nobody a file."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from tiny_voices import tiny_config
+
+import compress_model
+from models import build_synthesizer, load_synthesizer
+from modules.checkpoint import load_weights, save_weights
+from modules.config.io import save_config, to_plain
+from modules.config.schema import Config
+from modules.errors import CheckpointError, ConfigError, UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+CARD = {"name": "альт", "speakers": ["alto", "bass"], "hours": 0.5, "f0_histograms": {"alto": {"counts": [1, 2]}}}
+
+
+@pytest.fixture
+def config() -> Config:
+    return tiny_config({"flow_share_parameter": True, "n_flow_layer": 2})
+
+
+@pytest.fixture
+def trained(tmp_path, config) -> Path:
+    """A whole checkpoint of ours, with optimizer, averages and a card."""
+    network = build_synthesizer(config)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    sum(parameter.sum() for parameter in network.parameters()).backward()
+    optimizer.step()
+    other = {name: tensor + 1 for name, tensor in network.state_dict().items()}
+    content = {
+        "model": network.state_dict(),
+        "trained_model": other,
+        "n_averaged": 3,
+        "iteration": 7,
+        "optimizer": optimizer.state_dict(),
+        "learning_rate": 1e-3,
+        "step": 800,
+        "config": to_plain(config),
+        "card": CARD,
+        "random": {"torch": torch.get_rng_state()},
+    }
+    path = tmp_path / "logs/G_800.pth"
+    path.parent.mkdir()
+    save_weights(path, content)
+    return path
+
+
+def sing(path: Path, config: Config) -> torch.Tensor:
+    voice = load_synthesizer(path, config, CPU)
+    generator = torch.Generator().manual_seed(1)
+    units, ones = torch.randn(6, 12, generator=generator), torch.ones(12)
+    return voice.infer(units, 220 * ones, ones, 1, 0.1 * ones).wav
+
+
+def compress(path, *flags) -> int:
+    return compress_model.main(["-i", str(path), *map(str, flags)])
+
+
+def test_the_layout_is_so_vits_svcs_and_what_is_said_of_the_voice_stays(trained, config, capsys):
+    assert compress(trained) == 0
+    output = trained.with_name("G_800_release.pth")
+    found, before = load_weights(output), load_weights(trained)
+    assert list(found)[:4] == ["model", "iteration", "optimizer", "learning_rate"]
+    assert (found["iteration"], found["learning_rate"], found["optimizer"]["state"]) == (0, 0.0001, {})
+    group = found["optimizer"]["param_groups"][0]
+    assert group["lr"] == config.train.learning_rate and list(group["betas"]) == config.train.betas
+    assert group["params"] == list(range(len(list(build_synthesizer(config).parameters()))))
+    assert found["card"] == CARD and found["config"] == before["config"] and "random" not in found
+    assert not [name for name in found["model"] if "enc_q" in name]
+    assert output.stat().st_size < trained.stat().st_size / 3
+    printed = capsys.readouterr().out
+    assert "MB" in printed and printed.splitlines()[-1].startswith("Next: python inference_main.py -m")
+
+
+def test_a_small_voice_sings_the_same(trained, config):
+    """The averages stay, not the weights that are trained; the clone in .safetensors is exact, 16 bits are near."""
+    wanted = sing(trained, config)
+    compress(trained)
+    compress(trained, "-o", trained.with_name("a.safetensors"))
+    assert torch.equal(sing(trained.with_name("G_800_release.pth"), config), wanted)
+    assert torch.equal(sing(trained.with_name("a.safetensors"), config), wanted)
+    compress(trained, "-hf")
+    half = sing(trained.with_name("G_800_release_half.pth"), config)
+    assert (half - wanted).abs().max() < 1e-2 * wanted.abs().max()
+
+
+def test_safetensors_hold_the_card_and_the_config_as_text(trained, config):
+    output = trained.with_name("voice.safetensors")
+    compress(trained, "-hf", "-o", output)
+    with safe_open(output, "pt") as file:
+        metadata, dtypes = file.metadata(), {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    assert json.loads(metadata["card"]) == CARD and json.loads(metadata["config"]) == to_plain(config)
+    assert dtypes == {"F16"}
+    again = trained.with_name("again.pth")
+    compress(output, "-o", again)
+    assert load_weights(again)["card"] == CARD
+
+
+def test_a_published_voice_finds_its_config_beside_it_or_is_told_it(trained, config, tmp_path, monkeypatch):
+    bare = tmp_path / "published/G_1.pth"
+    bare.parent.mkdir()
+    save_weights(bare, {"model": load_weights(trained)["model"]})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"published.config\.json: no such file, .* Give -c"):
+        compress(bare)
+    save_config(config, tmp_path / "other.json")
+    compress(bare, "-c", "other.json")
+    save_config(config, bare.with_name("config.json"))
+    compress(bare, "--overwrite")
+    assert sing(bare.with_name("G_1_release.pth"), config).isfinite().all()
+
+
+def test_a_config_that_does_not_fit_is_refused_with_tensor_shapes_and_key(trained, tmp_path):
+    save_config(tiny_config({"n_speakers": 3}), tmp_path / "c.json")
+    message = r"emb_g\.weight has the shape \[2, 4\] but .*c\.json makes it \[3, 4\].*model\.n_speakers"
+    with pytest.raises(CheckpointError, match=message):
+        compress(trained, "-c", tmp_path / "c.json")
+    assert not trained.with_name("G_800_release.pth").exists()
+
+
+def test_what_is_compressed_already_gets_a_note(trained, capsys):
+    compress(trained)
+    compress(trained.with_name("G_800_release.pth"), "-hf")
+    assert "is compressed already" in capsys.readouterr().err
+    assert trained.with_name("G_800_release_release_half.pth").exists()
+
+
+@pytest.mark.parametrize(("names", "message"), [
+    (["discriminators.0.convs.0.bias"], "discriminator. It serves only to train on. Give the G_"),
+    (["enc_p.emb_phone.weight"], "an RVC voice model, another kind of network"),
+    (["decoder.denoise_fn.input_projection.weight"], "diffusion model. Give it with -dm"),
+])  # fmt: skip
+def test_other_files_are_refused_by_name(tmp_path, names, message):
+    save_weights(tmp_path / "x.pth", {"model": {name: torch.zeros(1) for name in names}})
+    with pytest.raises(CheckpointError, match=message):
+        compress(tmp_path / "x.pth")
+
+
+def test_numbers_beyond_16_bits_are_named(trained):
+    content = load_weights(trained)
+    content["model"]["dec.conv_pre.bias"] = torch.full_like(content["model"]["dec.conv_pre.bias"], 1e6)
+    save_weights(trained.with_name("loud.pth"), content)
+    with pytest.raises(CheckpointError, match=r"dec\.conv_pre\.bias has numbers up to 1e\+06.* Leave -hf out"):
+        compress(trained.with_name("loud.pth"), "-hf")
+
+
+def test_no_input_is_overwritten_and_others_only_on_demand(trained):
+    before = trained.read_bytes()
+    with pytest.raises(UsageError, match="inputs are never overwritten"):
+        compress(trained, "-o", trained, "--overwrite")
+    output = trained.with_name("G_800_release.pth")
+    output.write_text("precious")
+    with pytest.raises(UsageError, match="exists already; use another name, or add --overwrite"):
+        compress(trained)
+    assert output.read_text() == "precious" and trained.read_bytes() == before
+    compress(trained, "--overwrite")
+    assert "model" in load_weights(output)
+    with pytest.raises(UsageError, match=r"ends in \.pth or \.pt or \.safetensors"):
+        compress(trained, "-o", trained.with_name("x.zip"))
+
+
+def test_a_damaged_model_is_refused_before_anything_is_written(trained):
+    data = bytearray(trained.read_bytes())
+    data[len(data) // 2] ^= 1
+    trained.write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        compress(trained)
+    assert [path.name for path in trained.parent.iterdir()] == ["G_800.pth"]
+
+
+def test_wrong_use_ends_with_code_two_and_one_line(tmp_path):
+    command = [sys.executable, str(ROOT / "compress_model.py"), "-i", "a.pth"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 2 and done.stderr.splitlines() == ["error: a.pth: no such file"]
