@@ -56,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--seconds", type=float, default=60.0, help="length of the made song, without its pauses (default: 60)")
     add("--song", type=Path, help="a recording to convert instead")
     add("--predictor", nargs="+", default=["dio"], metavar="NAME", help="pitch predictors (default: dio)")
-    add("--size", choices=["base", "tiny", "small", "micro"], default="base", help="of the voice (default: %(default)s)")
+    add(
+        "--size", choices=["base", "tiny", "small", "micro"], default="base", help="of the voice (default: %(default)s)"
+    )
     add("--retrieval", action="store_true", help="with a feature index at 0.5")
     add("--optimizer", action="store_true", help="the G file holds its optimizer's state, as after training")
     add("--device", help="cpu, cuda or mps (default: the best there is)")

@@ -75,7 +75,8 @@ class SpeakerMix:
         """
         times = np.asarray(times, np.float64)
         if self.unit == "fraction":
-            times = times / song_seconds if song_seconds > 0 else np.zeros_like(times)
+            with np.errstate(over="ignore"):  # a song of next to no length: all of it is its end
+                times = times / song_seconds if song_seconds > 0 else np.zeros_like(times)
         values = np.stack([_values(track, times) for track in self.tracks])
         loudest = values.max(axis=0)
         silent = loudest == 0
