@@ -106,14 +106,14 @@ def write(output: Path, content: dict[str, Any]) -> None:
         save_weights(output, content)
         return
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # Plain copies: a tensor with two names may not share its memory there.
     tensors = {name: tensor.clone().contiguous() for name, tensor in content["model"].items()}
     metadata = {key: json.dumps(content[key], ensure_ascii=False) for key in _KEPT if key in content}
     try:
-        with atomic_path(output) as temporary:
-            save_file(tensors, temporary, {"format": "pt", **metadata})
+        with atomic_path(output) as temporary:  # by us: safetensors makes files that others may not read
+            temporary.write_bytes(save(tensors, {"format": "pt", **metadata}))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{output}: could not be written ({error}). Free some disk space.") from None
 

@@ -85,6 +85,9 @@ def test_a_small_voice_sings_the_same(trained, config):
     wanted = sing(trained, config)
     compress(trained)
     compress(trained, "-o", trained.with_name("a.safetensors"))
+    (trained.parent / "made by us").touch()
+    modes = {path.stat().st_mode for path in (trained.with_name("a.safetensors"), trained.parent / "made by us")}
+    assert len(modes) == 1, "others may read it as they may any file of ours"
     assert torch.equal(sing(trained.with_name("G_800_release.pth"), config), wanted)
     assert torch.equal(sing(trained.with_name("a.safetensors"), config), wanted)
     compress(trained, "-hf")
