@@ -14,6 +14,7 @@ Example: python train_diff.py -c configs/diffusion.yaml
 import argparse
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,27 +35,14 @@ VALIDATION_CLIPS = 8
 def main(argv: list[str] | None = None) -> int:
     """Trains; returns 0, 130 when told to stop, or 1 when another process of the run has failed and says why."""
     arguments = _parse(argv)
+    configure_logging()
     from modules.config.diffusion import load_diffusion_config
-    from modules.training.distributed import is_rank, join
-    from modules.training.launch import launch, training_devices, wants_launch
-    from modules.training.sharing import FailedElsewhere, losing_no_other
+    from modules.training.launch import on_devices
 
     config = load_diffusion_config(arguments.config)
     device_name = arguments.device or _device_of(config, arguments.gpus)
-    if not is_rank():
-        devices = training_devices(arguments.gpus, device_name)
-        if wants_launch(devices):
-            configure_logging()
-            return launch(Path(__file__), sys.argv[1:] if argv is None else argv, devices)
-        device_name = str(devices[0])
-    group = join(device_name)
-    try:
-        with losing_no_other(group):
-            code = _train(config, arguments, group)
-    except FailedElsewhere:
-        return 1
-    group.leave()
-    return code
+    given = sys.argv[1:] if argv is None else argv
+    return on_devices(Path(__file__), given, arguments.gpus, device_name, partial(_train, config, arguments))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from modules.device import choose_device
 from modules.errors import UsageError
-from modules.training.distributed import is_rank
+from modules.training.distributed import Group, is_rank, join
 from modules.training.guards import StopRequest
+from modules.training.sharing import FailedElsewhere, losing_no_other
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,40 @@ _CPU = torch.device("cpu")
 _USER_ERROR, _INTERRUPTED = 2, 130
 # How a rank ends by a stop: 130 where it saved; else by SIGTERM, for which Windows has 3 and STATUS_CONTROL_C_EXIT.
 _STOPPED = frozenset((_INTERRUPTED, -signal.SIGTERM, *((3, 0xC000013A) if os.name == "nt" else ())))
+
+
+def on_devices(
+    script: Path, argv: list[str], gpus: str | None, device_name: str | None, work: Callable[[Group], int]
+) -> int:
+    """Does the work of a training script: here, where this is one of its ranks or one device is enough; else it starts
+    the script once for each device.
+
+    Args:
+        script: a Python file that calls this function.
+        argv: its arguments.
+        gpus: as `parse_gpus`.
+        device_name: as `choose_device`.
+        work: what a rank does; returns the exit code.
+
+    Returns:
+        The exit code; 1 where another rank has failed and says why.
+
+    Raises:
+        UserError: of the work, or as `training_devices` and `join`.
+    """
+    if not is_rank():
+        devices = training_devices(gpus, device_name)
+        if wants_launch(devices):
+            return launch(script, argv, devices)
+        device_name = str(devices[0])
+    group = join(device_name)
+    try:
+        with losing_no_other(group):
+            code = work(group)
+    except FailedElsewhere:
+        return 1
+    group.leave()
+    return code
 
 
 def training_devices(gpus: str | None, device_name: str | None) -> list[torch.device]:
