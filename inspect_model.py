@@ -9,6 +9,7 @@ or asks to run code.
 Example: python inspect_model.py logs/44k/G_8000.pth pretrain
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -142,7 +143,8 @@ def _misfit(path: Path, weights: Any) -> str | None:
 
 
 def _onnx(path: Path) -> dict[str, Any]:
-    """A graph is not opened: its name says which it is, its first byte whether it is one."""
+    """A graph is not run: its name says which published one it is, or the card in it whose voice."""
+    from modules.card import read_card
     from modules.catalogue import PACKAGES
 
     with path.open("rb") as file:
@@ -153,6 +155,10 @@ def _onnx(path: Path) -> dict[str, Any]:
     if known is not None:
         report |= {"family": f"{known.name}, by the file's name", "used_by": known.needed_by}
         report["belongs_in"] = known.files[0].path
+        return report
+    with contextlib.suppress(UserError):  # without onnxruntime, or no graph that it could open
+        if card := read_card(path):
+            report |= {"kind": "voice model as an ONNX graph", "family": "this toolkit", "card": card}
     return report
 
 

@@ -13,6 +13,7 @@ from tiny_diffusion import diffusion_config
 
 import assemble
 import inference_main
+import inspect_model
 import onnx_export
 from diffusion.samplers.base import levels
 from diffusion.unit2mel import build_unit2mel, load_unit2mel
@@ -142,13 +143,17 @@ def test_a_mix_has_weights_per_frame_and_loudness_comes_last(folder):
     assert onnx.load("G_1.onnx").opset_import[0].version == 18
 
 
-def test_the_voices_card_and_the_notes_it_sings_go_along(folder):
+def test_the_voices_card_and_the_notes_it_sings_go_along(folder, capsys):
     save_voice(folder, voice_config())
     content = load_weights("G_1.pth")
     notes = PitchHistogram.from_curve(np.full(500, 220.0), np.ones(500)).to_plain()
     save_weights("G_1.pth", {**content, "card": {"licence": "CC0", "name": "älto", "f0_histograms": {"alto": notes}}})
     export("-m", "G_1.pth")
     assert read_card("G_1.onnx") == read_card("G_1.pth")
+    capsys.readouterr()
+    assert inspect_model.main(["G_1.onnx", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["kind"] == "voice model as an ONNX graph" and report["card"]["licence"] == "CC0"
     assert voice_histograms(Path("G_1.onnx")).keys() == {"alto"}
 
 
