@@ -2,13 +2,23 @@
 
 import logging
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from small_encoders import write_small_encoders
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_encoders(tmp_path_factory) -> Path:
+    """A folder with the files that `write_small_encoders` writes; tests only read them."""
+    folder = tmp_path_factory.mktemp("small_encoders")
+    write_small_encoders(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

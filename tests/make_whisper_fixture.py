@@ -1,19 +1,24 @@
 """Makes tests/goldens/whisper/: a small Whisper in OpenAI's layout, and what transformers computes with it.
 
-Run in an environment with torch==2.13.0 and transformers, and without torchaudio, from the repository's root:
+Run in an environment with torch==2.13.0, transformers and pytest, and without torchaudio, from the repository's root:
 
     python tests/make_whisper_fixture.py
+
+The weights follow the rule of `golden_rule` by OpenAI's names, and so does the table of positions, which shows that it
+is the file's that is used; `small_encoders` makes the file from small.json.
 """
 
+import json
 import re
-from pathlib import Path
 
 import numpy as np
 import torch
+from golden_rule import GOLDENS
+from small_encoders import rule_values, shapes_of, tone
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-FOLDER = Path(__file__).resolve().parent / "goldens" / "whisper"
+FOLDER = GOLDENS / "whisper"
 WIDTH, LENGTHS = 64, (16000, 33333)
 # transformers' name -> OpenAI's
 NAMES = (
@@ -32,32 +37,28 @@ NAMES = (
 
 
 def main() -> None:
-    """Writes small.pt and features.npz."""
-    torch.manual_seed(0)
+    """Writes small.json and features.npz."""
     torch.set_num_threads(1)
     config = WhisperConfig(d_model=WIDTH, encoder_layers=2, encoder_attention_heads=1, encoder_ffn_dim=4 * WIDTH)
     model = WhisperEncoder(config).eval()
-    with torch.no_grad():  # norms and biases start at ones and zeros, which would hide a mistake in them
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-            elif "embed_positions" not in name:
-                parameter.mul_(3)
-    renamed = {}
-    for name, value in model.state_dict().items():
+    names = {}
+    for name in model.state_dict():
+        names[name] = name
         for pattern, replacement in NAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[f"encoder.{name}"] = value.clone()
-    renamed["decoder.token_embedding.weight"] = torch.zeros(3, WIDTH)
+            names[name] = re.sub(pattern, replacement, names[name])
+        names[name] = f"encoder.{names[name]}"
+    shapes = shapes_of({names[name]: value for name, value in model.state_dict().items()})
+    values = rule_values(shapes)
+    model.load_state_dict({name: values[renamed] for name, renamed in names.items()})
+    shapes["decoder.token_embedding.weight"] = f"3x{WIDTH}"
     FOLDER.mkdir(parents=True, exist_ok=True)
-    torch.save({"dims": {"n_mels": 80}, "model_state_dict": renamed}, FOLDER / "small.pt")
-    wav = (0.1 * np.random.default_rng(0).standard_normal(max(LENGTHS))).astype(np.float32)
-    wav += 0.2 * np.sin(2 * np.pi * 220 / 16000 * np.arange(len(wav))).astype(np.float32)
-    features = {"wav": wav}
+    content = {"dims": {"n_mels": 80}, "model_state_dict": shapes}
+    (FOLDER / "small.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    features = {}
     extractor = WhisperFeatureExtractor()
     with torch.no_grad():
         for length in LENGTHS:
-            mel = extractor(wav[:length], sampling_rate=16000, return_tensors="pt").input_features
+            mel = extractor(tone(length), sampling_rate=16000, return_tensors="pt").input_features
             found = model(mel).last_hidden_state[0, : length // 320]
             features[str(length)] = found.numpy()
     np.savez_compressed(FOLDER / "features.npz", **features)

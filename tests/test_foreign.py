@@ -27,8 +27,9 @@ class Payload:
 
 
 @pytest.mark.parametrize("name, key", [("base", "cfg"), ("dict", "cfg"), ("namespace", "args")])
-def test_fairseqs_settings_are_read_in_all_three_forms(name, key):
-    content = load_foreign(FIXTURES / f"{name}.pt")
+def test_fairseqs_settings_are_read_in_all_three_forms(small_encoders, name, key):
+    folder = small_encoders / "fairseq" if name == "base" else FIXTURES
+    content = load_foreign(folder / f"{name}.pt")
     settings = plain(content[key])
     if name == "namespace":
         assert settings == {"arch": "hubert", "layers": 3, "nested": {"rate": 16000}}

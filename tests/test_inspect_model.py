@@ -26,7 +26,6 @@ from modules.errors import UsageError
 from modules.files import sha256_of
 
 ROOT = Path(__file__).resolve().parent.parent
-FIXTURES = ROOT / "tests/goldens"
 GENERATORS = published("generators")
 
 
@@ -137,8 +136,8 @@ def test_a_diffusion_model_of_ours_says_what_it_needs(look, tmp_path):
     assert found["needs"][-1]["path"] == config.vocoder.ckpt and not found["needs"][-1]["present"]
 
 
-def test_settings_of_other_tools_are_inert_and_named(look):
-    code, [found] = look(FIXTURES / "fairseq/base.pt")
+def test_settings_of_other_tools_are_inert_and_named(look, small_encoders):
+    code, [found] = look(small_encoders / "fairseq/base.pt")
     assert code == 0 and found["kind"] == "speech encoder" and found["layers"] == 3
     assert found["carries"] == "tensors and plain values, inert settings of collections, omegaconf, typing"
 

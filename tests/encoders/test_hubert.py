@@ -8,6 +8,7 @@ import pytest
 import torch
 from golden_rule import load_golden, rule_value, tensor
 from signals import babble
+from small_encoders import noise
 
 from modules.encoders import hubert
 from modules.encoders._networks.hubert import HubertNetwork, rename
@@ -15,13 +16,13 @@ from modules.encoders.base import ENCODERS, build_encoder
 from modules.errors import CheckpointError
 from modules.foreign import load_foreign, state_dict_of
 
-FIXTURES = Path(__file__).resolve().parent.parent / "goldens" / "fairseq"
 LENGTHS = (400, 1039, 6000, 6321)
 
 
-def network(name: str) -> HubertNetwork:
-    path = FIXTURES / f"{name}.pt"
-    return HubertNetwork(rename(state_dict_of(load_foreign(path), path), "fairseq"), path)
+@pytest.fixture(scope="module")
+def features() -> dict[str, np.ndarray]:
+    """What fairseq computes, made by `make_fairseq_fixture.py`."""
+    return load_golden("fairseq/features")
 
 
 @pytest.fixture
@@ -33,21 +34,27 @@ def weights(tmp_path, monkeypatch) -> Path:
     return tmp_path / "pretrain"
 
 
-def small(name: str, weights: Path, monkeypatch, fixture: str, dim: int, layer: int | None):
-    """A registered encoder on one of fairseq's small models, its width and layer made to fit."""
-    kind = ENCODERS.get(name)
-    (weights.parent / kind.weights[0].path).write_bytes((FIXTURES / f"{fixture}.pt").read_bytes())
-    monkeypatch.setattr(kind, "dim", dim)
-    monkeypatch.setattr(kind, "layer", layer)
-    return build_encoder(name, "cpu")
+@pytest.fixture
+def small(small_encoders, weights, monkeypatch):
+    """Builds a registered encoder on one of fairseq's small models, its width and layer made to fit."""
+
+    def build(name: str, fixture: str, dim: int, layer: int | None):
+        kind = ENCODERS.get(name)
+        (weights.parent / kind.weights[0].path).write_bytes((small_encoders / f"fairseq/{fixture}.pt").read_bytes())
+        monkeypatch.setattr(kind, "dim", dim)
+        monkeypatch.setattr(kind, "layer", layer)
+        return build_encoder(name, "cpu")
+
+    return build
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3, None])
 @pytest.mark.parametrize("name", ["base", "large"])
-def test_every_layer_equals_fairseqs(name, layer):
-    features, ours = np.load(FIXTURES / "features.npz"), network(name)
+def test_every_layer_equals_fairseqs(small_encoders, features, name, layer):
+    path = small_encoders / f"fairseq/{name}.pt"
+    ours = HubertNetwork(rename(state_dict_of(load_foreign(path), path), "fairseq"), path)
     for length in LENGTHS:
-        wav = torch.from_numpy(features["wav"][:length])[None]
+        wav = torch.from_numpy(noise(length))[None]
         expected = torch.from_numpy(features[f"{name}_{length}_{layer or 'end'}"].T)
         torch.testing.assert_close(ours(wav, [length], layer)[0], expected, atol=1e-4, rtol=0)
 
@@ -60,13 +67,11 @@ def test_every_layer_equals_fairseqs(name, layer):
         ("cnhubertlarge", "large", 128, None, "end"),
     ],
 )
-def test_the_encoders_give_the_layer_and_projection_of_their_names(
-    weights, monkeypatch, name, fixture, dim, layer, key
-):
-    features, encoder = np.load(FIXTURES / "features.npz"), small(name, weights, monkeypatch, fixture, dim, layer)
+def test_the_encoders_give_the_layer_and_projection_of_their_names(small, features, name, fixture, dim, layer, key):
+    encoder = small(name, fixture, dim, layer)
     for length in LENGTHS:
         expected = torch.from_numpy(features[f"{fixture}_{length}_{key}"].T)
-        torch.testing.assert_close(encoder.encode(features["wav"][:length]), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(encoder.encode(noise(length)), expected, atol=1e-4, rtol=0)
 
 
 def test_the_full_size_network_equals_upstreams_numbers():
@@ -88,31 +93,31 @@ def test_the_full_size_network_equals_upstreams_numbers():
 
 
 @pytest.mark.parametrize("fixture", ["base", "large"])
-def test_a_clip_in_a_batch_gets_the_numbers_that_it_gets_alone(weights, monkeypatch, fixture):
+def test_a_clip_in_a_batch_gets_the_numbers_that_it_gets_alone(small, fixture):
     name = {"base": "vec768l12", "large": "cnhubertlarge"}[fixture]
-    encoder = small(name, weights, monkeypatch, fixture, 128, 3 if fixture == "base" else None)
+    encoder = small(name, fixture, 128, 3 if fixture == "base" else None)
     clips = [babble(16000)[:n] for n in (16000, 5000, 399, 0, 7321, 16000)]
     for clip, units in zip(clips, encoder.encode_batch(clips), strict=True):
         torch.testing.assert_close(units, encoder.encode(clip), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("n_samples, n_frames", [(0, 0), (1, 1), (399, 1), (400, 1), (719, 1), (720, 2), (16000, 49)])
-def test_the_number_of_frames_is_the_convolutions(weights, monkeypatch, n_samples, n_frames):
-    encoder = small("vec768l12", weights, monkeypatch, "base", 128, 3)
+def test_the_number_of_frames_is_the_convolutions(small, n_samples, n_frames):
+    encoder = small("vec768l12", "base", 128, 3)
     units = encoder.encode(babble(16000)[:n_samples])
     assert units.shape == (128, n_frames) and units.isfinite().all()
 
 
-def test_silence_gives_finite_units_and_the_same_ones_each_time(weights, monkeypatch):
-    encoder = small("vec768l12", weights, monkeypatch, "base", 128, 3)
+def test_silence_gives_finite_units_and_the_same_ones_each_time(small):
+    encoder = small("vec768l12", "base", 128, 3)
     units = encoder.encode(np.zeros(8000, np.float32))
     assert units.isfinite().all() and units.equal(encoder.encode(np.zeros(8000, np.float32)))
 
 
-def test_long_audio_goes_through_in_windows_that_fit_together(weights, monkeypatch, caplog):
+def test_long_audio_goes_through_in_windows_that_fit_together(small, monkeypatch, caplog):
     """The group norm sees a window instead of the clip, so a little is lost; on even material it is very little."""
     caplog.set_level(logging.INFO)
-    encoder = small("cnhubertlarge", weights, monkeypatch, "large", 128, None)
+    encoder = small("cnhubertlarge", "large", 128, None)
     wav = babble(5 * 16000 + 777)
     whole = encoder.encode(wav)
     assert not caplog.records
@@ -131,13 +136,13 @@ def test_long_audio_goes_through_in_windows_that_fit_together(weights, monkeypat
         ("vec256l9", {"dim": 256, "layer": 2}, "gives units 24 wide, vec256l9 needs 256"),
     ],
 )
-def test_another_model_under_the_name_is_refused(weights, monkeypatch, name, change, text):
+def test_another_model_under_the_name_is_refused(small, name, change, text):
     with pytest.raises(CheckpointError, match=text):
-        small(name, weights, monkeypatch, "base", **change)
+        small(name, "base", **change)
 
 
-def test_an_incomplete_file_names_the_tensor(tmp_path):
-    path = FIXTURES / "base.pt"
+def test_an_incomplete_file_names_the_tensor(small_encoders):
+    path = small_encoders / "fairseq/base.pt"
     tensors = state_dict_of(load_foreign(path), path)
     gone = {key: value for key, value in tensors.items() if key != "encoder.layers.1.fc2.weight"}
     with pytest.raises(CheckpointError, match=r"layers\.1\.feed_forward\.output_dense\.weight is missing"):

@@ -1,12 +1,13 @@
 """Whisper's encoder: the mel by another route, OpenAI's file layout, and the windows that long audio is cut into."""
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden_rule import GOLDENS
 from signals import babble
+from small_encoders import tone
 
 from modules.encoders._networks.whisper import WhisperEncoder, load_encoder, log_mel, sinusoids
 from modules.encoders.base import ENCODERS, build_encoder
@@ -145,13 +146,12 @@ def test_clips_in_full_windows_go_through_together_with_their_own_numbers(monkey
 
 
 @pytest.mark.parametrize("length", [16000, 33333])
-def test_the_units_equal_transformers(monkeypatch, tmp_path, length):
+def test_the_units_equal_transformers(small_encoders, monkeypatch, tmp_path, length):
     """The layout of so-vits-svc: one window of 30 s, padded with zeros."""
-    fixtures = Path(__file__).resolve().parent.parent / "goldens" / "whisper"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pretrain").mkdir()
-    (tmp_path / "pretrain/medium.pt").write_bytes((fixtures / "small.pt").read_bytes())
+    (tmp_path / "pretrain/medium.pt").write_bytes((small_encoders / "whisper/small.pt").read_bytes())
     monkeypatch.setattr(ENCODERS.get("whisper-ppg"), "dim", 64)
-    features = np.load(fixtures / "features.npz")
-    units = build_encoder("whisper-ppg", "cpu").encode(features["wav"][:length])
+    features = np.load(GOLDENS / "whisper" / "features.npz")
+    units = build_encoder("whisper-ppg", "cpu").encode(tone(length))
     torch.testing.assert_close(units, torch.from_numpy(features[str(length)].T), atol=1e-4, rtol=0)
