@@ -308,9 +308,10 @@ def make_loader(dataset: VoiceDataset, device: torch.device, rank: int = 0, worl
 
 
 def quiet_worker(_: int) -> None:
-    """Ctrl-C is the trainer's business; workers end when it does."""
+    """Ctrl-C and SIGTERM, which may go to a whole group of processes, are the trainer's business; it ends its workers
+    when it has saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

@@ -18,6 +18,7 @@ from modules.device import choose_device
 from modules.errors import UsageError, UserError
 
 _TIMEOUT_SECONDS = 1800  # how long a rank waits for the others; SVC_TIMEOUT_SECONDS overrides it
+_LEAVE_SECONDS = 5
 _CPU = torch.device("cpu")
 
 
@@ -78,9 +79,14 @@ class Group:
         self.any(False)
 
     def leave(self) -> None:
-        """Ends the process group, if there is one. For the ordinary end: after an error it could wait for the dead."""
+        """Ends the process group, if there is one; without that its threads may abort a process that ends.
+
+        After an error the end could wait for the dead: that is given a few seconds only.
+        """
         if self.world_size > 1 and distributed.is_initialized():
-            distributed.destroy_process_group()
+            ending = threading.Thread(target=distributed.destroy_process_group, daemon=True)
+            ending.start()
+            ending.join(_LEAVE_SECONDS)
 
     def _reduced(self, values: torch.Tensor, operation: distributed.ReduceOp) -> torch.Tensor:
         if self.world_size > 1:

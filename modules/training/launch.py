@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from modules.device import choose_device
-from modules.errors import UsageError
+from modules.errors import UsageError, UserError
 from modules.training.distributed import Group, is_rank, join
 from modules.training.guards import StopRequest
 from modules.training.sharing import FailedElsewhere, losing_no_other
@@ -61,7 +61,10 @@ def on_devices(
         with losing_no_other(group):
             code = work(group)
     except FailedElsewhere:
-        return 1
+        code = 1
+    except UserError:
+        group.leave()
+        raise
     group.leave()
     return code
 
@@ -225,7 +228,7 @@ class _Ranks:
         """Notes and says which rank failed first, if one did.
 
         A dead rank breaks the connections of the others, which soon end with code 1. So of those that
-        failed at about the same time, the first with another code is the cause.
+        failed at about the same time, the first with another code is the cause, above all one that could say it.
         """
         if self._failed is not None or self._killed or not _failures(self._codes()):
             return
@@ -235,7 +238,7 @@ class _Ranks:
         codes = self._codes()
         if self._told and _STOPPED.intersection(codes) - {_INTERRUPTED}:
             return  # a rank ended by our SIGTERM, being too young to catch it; what became of others follows from that
-        self._failed = min(_failures(codes), key=lambda rank: codes[rank] == 1)
+        self._failed = min(_failures(codes), key=lambda rank: (codes[rank] == 1, codes[rank] != _USER_ERROR))
         code = codes[self._failed]
         name = f"rank {self._failed} ({self._devices[self._failed]})"
         if code < 0:

@@ -52,7 +52,8 @@ class Updates:
 
     def end(self) -> None:
         """Call it once after the steps of all optimizers: the scale of the next loss."""
-        self.scaler.update()
+        # Only fp16 has a scale to search for; elsewhere each broken step would halve it for good.
+        self.scaler.update(None if self.dtype == torch.float16 else 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the scale, and the precision that it belongs to."""

@@ -180,7 +180,7 @@ def save_state(
     if step.averaged is not None:
         g |= {_TRAINED: g["model"], "model": step.voice.state_dict(), _N_AVERAGED: int(step.averaged.n_averaged)}
     save_together(contents)
-    prune_pairs(folder, config.train.keep_ckpts)
+    prune_pairs(folder, config.train.keep_ckpts, state.step)
     return paths
 
 
@@ -204,19 +204,20 @@ def save_best(folder: Path, state: TrainState, step: VitsStep, config: Config, e
     return path
 
 
-def prune_pairs(folder: Path, keep: int) -> None:
-    """Keeps the newest `keep` complete pairs and whatever is newer than they are; 0 keeps everything.
+def prune_pairs(folder: Path, keep: int, step: int) -> None:
+    """Keeps the newest `keep` complete pairs up to `step`, and whatever is newer than they are; 0 keeps everything.
 
-    By step, not by date, and never step 0.
+    By step, not by date, and never step 0. Pairs after `step` are of a run that went on from before them, since they
+    are damaged: they must not count, or they would outlive every whole one.
     """
     found = {prefix: {step_of(path): path for path in list_checkpoints(folder, prefix)} for prefix in "GD"}
-    pairs = sorted(set(found["G"]) & set(found["D"]) - {0})
+    pairs = sorted(number for number in set(found["G"]) & set(found["D"]) if 0 < number <= step)
     if keep <= 0 or len(pairs) <= keep:
         return
     oldest = pairs[-keep]
     for paths in found.values():
-        for step, path in paths.items():
-            if 0 < step < oldest:
+        for number, path in paths.items():
+            if 0 < number < oldest:
                 path.unlink(missing_ok=True)
 
 

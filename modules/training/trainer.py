@@ -192,7 +192,8 @@ class Trainer(ABC):
         sampler.set_epoch(self.state.epoch, 0, self.state.epoch + _REHEARSED_STEPS * self.accumulate)
         self._set_training()
         batches, times, start = iter(loader), [], time.perf_counter()
-        while len(times) < _REHEARSED_STEPS and time.perf_counter() - start < _REHEARSAL_SECONDS:
+        # All ranks make as many steps: the slowest one's clock counts.
+        while self.group.lowest(len(times) < _REHEARSED_STEPS and time.perf_counter() - start < _REHEARSAL_SECONDS):
             before = time.perf_counter()
             found = [next(batches) for _ in range(self.accumulate)]
             for batch in found:

@@ -1,16 +1,21 @@
 """What makes a night of training worth it: steps of several batches, clipping, averaging, scores, exact resume."""
 
 import csv
+import functools
 import logging
 import math
+import multiprocessing
 import signal
+import time
 
 import pytest
 import torch
 from tiny_training import CPU, Run, names, weights
 from tiny_voices import make_workspace
+from torch.utils.data import DataLoader
 
 from modules.checkpoint import load_weights
+from modules.data import dataset
 from modules.errors import UsageError
 from modules.f0.base import build_predictor
 from modules.training.auto_batch import largest_batch_size, largest_that_fits
@@ -96,10 +101,28 @@ def test_a_gradient_that_is_not_finite_changes_neither_weights_nor_moments(value
     assert float(optimizer.state[net.weight]["step"]) == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_two_hundred_broken_steps_leave_no_trace_but_in_the_scale_of_fp16(dtype):
+    """As on a GPU, whose scaler works on a CPU as well."""
+    net = torch.nn.Linear(2, 1)
+    updates, optimizer = Updates(CPU, dtype), make_adamw(net, CPU, 0.1)
+    first = 1.0 if dtype == torch.float32 else 2.0**16
+    updates.scaler = torch.amp.GradScaler("cpu", init_scale=first, growth_interval=2**31 - 1)
+    for _ in range(200 if dtype == torch.float32 else 3):
+        optimizer.zero_grad()
+        updates.backward(net(torch.ones(1, 2)).sum() * math.inf)
+        assert not updates.step(optimizer).isfinite()
+        updates.end()
+    assert updates.scaler.get_scale() == (1.0 if dtype == torch.float32 else 2.0**13)
+    optimizer.zero_grad()
+    updates.backward(net(torch.ones(1, 2)).sum())
+    assert float(updates.step(optimizer)) == pytest.approx(3**0.5)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_gpu_leaves_out_a_broken_step_and_halves_the_scale(dtype):
+def test_a_gpu_leaves_out_a_broken_step_and_halves_the_scale_of_fp16(dtype):
     device = torch.device("cuda:0")
     net = torch.nn.Linear(2, 1).to(device)
     updates, optimizer = Updates(device, dtype), make_adamw(net, device, 0.1)
@@ -107,7 +130,9 @@ def test_a_gpu_leaves_out_a_broken_step_and_halves_the_scale(dtype):
     updates.backward(net(torch.ones(1, 2, device=device)).sum() * math.inf)
     assert not updates.step(optimizer).isfinite()
     updates.end()
-    assert torch.equal(net.weight, before) and updates.scaler.get_scale() == scale / 2
+    assert torch.equal(net.weight, before) and updates.scaler.get_scale() == (
+        scale / 2 if dtype == torch.float16 else 1
+    )
 
 
 def test_the_average_follows_the_weights_ever_more_slowly_up_to_its_decay():
@@ -137,6 +162,26 @@ def test_the_saved_voice_is_the_average_and_the_trained_weights_lie_beside_it(wo
     workspace.train.ema_decay = 0.0  # switched off: on with the trained weights
     again = Run(workspace, run.folder)
     assert torch.equal(again.trainer.step.net_g.get_parameter(name), content["trained_model"][name])
+
+
+def test_a_stop_that_reaches_the_workers_too_costs_nothing(workspace, tmp_path, monkeypatch):
+    """Batch systems send SIGTERM to every process of a job."""
+    workers = functools.partial(DataLoader, num_workers=2, persistent_workers=True)
+    monkeypatch.setattr(dataset, "DataLoader", lambda *args, **kwargs: workers(*args, **{**kwargs, **workers.keywords}))
+    run = Run(workspace, tmp_path / "logs/a")
+    original = run.trainer.step.run
+
+    def stopping(batches):
+        if run.trainer.state.step == 2:
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.5)
+        return original(batches)
+
+    run.trainer.step.run = stopping
+    outcome = run(99)
+    assert outcome.interrupted and outcome.step == 3 and "G_3.pth" in names(run.folder)
 
 
 def test_a_step_of_several_batches_counts_each_once(workspace, tmp_path):

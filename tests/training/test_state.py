@@ -292,10 +292,21 @@ def test_pruning_counts_whole_pairs(tmp_path):
     (tmp_path / "G_15.pth").unlink()
     save_weights(tmp_path / "D_99.pth", {})
     with_zero = ["D_0", "D_10", "D_15", "D_20", "D_99", "G_0", "G_10", "G_20"]
-    prune_pairs(tmp_path, 0)
+    prune_pairs(tmp_path, 0, 99)
     assert len(list(tmp_path.iterdir())) == 10
-    prune_pairs(tmp_path, 2)
+    prune_pairs(tmp_path, 2, 20)
     assert sorted(path.stem for path in tmp_path.iterdir()) == with_zero
+
+
+def test_a_damaged_pair_does_not_outlive_the_whole_ones_before_it(tmp_path):
+    config = tiny_config(keep_ckpts=0)
+    step = saved_run(tmp_path, config, 10, 20)
+    (tmp_path / "G_20.pth").write_bytes(b"broken")
+    config.train.keep_ckpts = 1
+    assert resume(tmp_path, config).step == 10
+    save(tmp_path, TrainState(15, 3, 1), step, config)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["D_15.pth", "D_20.pth", "G_15.pth", "G_20.pth"]
+    assert resume(tmp_path, config).step == 15
 
 
 def test_an_empty_folder_is_a_fresh_start(tmp_path, caplog):
