@@ -92,7 +92,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _train(arguments: argparse.Namespace, group: "Group") -> int:
     from modules.data.dataset import VoiceDataset, make_loader
-    from modules.files import remove_leftovers
+    from modules.files import make_folder, remove_leftovers
     from modules.training.sharing import together
     from modules.training.trainer import say_how_it_ended
 
@@ -104,15 +104,19 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
     with together(group):
         config = _load_config(arguments, group)
         if group.is_main and not arguments.dry_run:
+            make_folder(folder)
             configure_logging(folder / "train.log")
             remove_leftovers(folder, recursive=False)
         training = VoiceDataset(config.data.training_files, config)
         validation = VoiceDataset(config.data.validation_files, config, training=False)
         clips = validation.some(VALIDATION_CLIPS)
-        if arguments.auto_batch:
-            _choose_batch_size(config, training, group)
-        trainer = _build_trainer(config, group, folder, arguments.compile)
-        start = trainer.start(arguments.base)
+        judge = _find_judge(config) if group.is_main else None
+    if arguments.auto_batch:
+        _choose_batch_size(config, training, group)
+    # Where ranks speak with each other, as they do here and as they start, no single one may have left.
+    trainer = _build_trainer(config, group, folder, judge, arguments.compile)
+    start = trainer.start(arguments.base)
+    with together(group):
         if group.is_main:
             trainer.card = _make_card(config, training, folder, start)
         loader = make_loader(training, group.device, group.rank, group.world_size)
@@ -164,7 +168,9 @@ def _build_networks(config: "Config", device: "torch.device") -> tuple["nn.Modul
     return net_g.to(device), net_d.to(device)
 
 
-def _build_trainer(config: "Config", group: "Group", folder: Path, compiled: bool) -> "VitsTrainer":
+def _build_trainer(
+    config: "Config", group: "Group", folder: Path, judge: "Judge | None", compiled: bool
+) -> "VitsTrainer":
     """The networks of the config in a trainer."""
     import torch
 
@@ -175,7 +181,7 @@ def _build_trainer(config: "Config", group: "Group", folder: Path, compiled: boo
     if config.train.fp16_run and half_dtype(config, group.device) == torch.float32:
         logger.warning("fp16 needs CUDA; training in fp32 on %s (bf16 works there too)", group.device)
     networks = _build_networks(config, group.device)
-    trainer = VitsTrainer(*networks, config, group, folder, judge=_find_judge(config) if group.is_main else None)
+    trainer = VitsTrainer(*networks, config, group, folder, judge=judge)
     if compiled:
         trainer.step.compile()
     seed_rank(config.train.seed, group)
@@ -198,10 +204,13 @@ def _find_judge(config: "Config") -> "Judge":
 def _choose_batch_size(config: "Config", training: "VoiceDataset", group: "Group") -> None:
     """Sets train.batch_size to what the memory holds on every rank."""
     from modules.training.auto_batch import largest_batch_size
+    from modules.training.sharing import together
     from modules.training.step import VitsStep
 
-    step = VitsStep(*_build_networks(config, group.device), config, group.device)
-    found = group.lowest(largest_batch_size(step, max(1, len(training) // group.world_size)))
+    with together(group):
+        step = VitsStep(*_build_networks(config, group.device), config, group.device)
+        fitting = largest_batch_size(step, max(1, len(training) // group.world_size))
+    found = group.lowest(fitting)
     logger.info("train.batch_size is %d in the config; %d fit and are used", config.train.batch_size, found)
     config.train.batch_size = found
 
@@ -266,7 +275,7 @@ def _rehearse(trainer: "VitsTrainer", loader: "DataLoader") -> int:
     if not main:
         return 0
     steps = math.ceil(len(loader.batch_sampler) / trainer.accumulate)
-    left = trainer.config.train.epochs - state.epoch + 1
+    left = max(0, trainer.config.train.epochs - state.epoch + 1)
     memory = peak_memory(trainer.device)
     logger.info("memory at its highest: %s", "unknown here" if memory is None else f"{memory / 2**30:.1f} GB")
     logger.info(

@@ -22,9 +22,12 @@ from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import ConfigError, DataError, MissingWeights, UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from diffusion.trainer import DiffusionTrainer
     from modules.config.audio import AudioSpec
     from modules.config.diffusion import DiffusionConfig
+    from modules.contracts import MelVocoder
     from modules.training.distributed import Group
 
 logger = logging.getLogger(__name__)
@@ -62,7 +65,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def _train(config: "DiffusionConfig", arguments: argparse.Namespace, group: "Group") -> int:
     from diffusion.dataset import DiffusionDataset, make_loader
     from diffusion.samplers.base import check_method
-    from modules.files import remove_leftovers
+    from modules.files import make_folder, remove_leftovers
     from modules.training.sharing import together
     from modules.training.trainer import say_how_it_ended
 
@@ -74,6 +77,7 @@ def _train(config: "DiffusionConfig", arguments: argparse.Namespace, group: "Gro
         _check(config, config_path)
         check_method(config.infer.method, config_path)
         if group.is_main:
+            make_folder(folder)
             configure_logging(folder / "log_info.txt")
             remove_leftovers(folder, recursive=False)
         audio, mel = _specs(config, config_path)
@@ -81,11 +85,13 @@ def _train(config: "DiffusionConfig", arguments: argparse.Namespace, group: "Gro
         training = DiffusionDataset(config.data.training_files, config, audio, mel, device=cache)
         validation = DiffusionDataset(config.data.validation_files, config, audio, mel, training=False)
         clips = validation.some(VALIDATION_CLIPS)
-        trainer = _build_trainer(config, mel, group, folder)
-        trainer.start()
+        vocoder = _find_vocoder(config, device) if group.is_main else None
         if config.train.cache_all_data:
             training.fill_cache()
         loader = make_loader(training, device, group.rank, group.world_size)
+    # Where ranks speak with each other, as they do here and as they start, no single one may have left.
+    trainer = _build_trainer(config, mel, group, folder, vocoder)
+    trainer.start()
     if arguments.device is None and config.device == "cuda" != device.type:
         logger.info("device cuda:%d of the config is not here: training on %s", config.env.gpu_id, device)
     if group.is_main:
@@ -135,28 +141,34 @@ def _specs(config: "DiffusionConfig", config_path: Path) -> tuple["AudioSpec", "
     return audio, mel
 
 
-def _build_trainer(config: "DiffusionConfig", mel: "AudioSpec", group: "Group", folder: Path) -> "DiffusionTrainer":
+def _build_trainer(
+    config: "DiffusionConfig", mel: "AudioSpec", group: "Group", folder: Path, vocoder: "MelVocoder | None"
+) -> "DiffusionTrainer":
     """The network of the config, initialised from its seed, in a trainer; the vocoder where it is there."""
     import torch
 
     from diffusion.trainer import DiffusionTrainer, training_dtype
     from diffusion.unit2mel import build_unit2mel
     from modules.training.randomness import seed_all, seed_rank
-    from vdecoder.mel_vocoder import load_vocoder
 
     device = group.device
     seed_all(config.train.seed)
     network = build_unit2mel(config, mel.n_mels).to(device)
     if config.train.amp_dtype == "fp16" and training_dtype(config, device) == torch.float32:
         logger.warning("train.amp_dtype fp16 needs CUDA; training in fp32 on %s (bf16 works there too)", device)
-    vocoder = None
-    if group.is_main:
-        try:
-            vocoder = load_vocoder(config.vocoder.ckpt, device, kind=config.vocoder.type)
-        except MissingWeights as error:
-            logger.info("validation goes without sounds: %s", error)
     seed_rank(config.train.seed, group)
     return DiffusionTrainer(network, config, group, folder, vocoder)
+
+
+def _find_vocoder(config: "DiffusionConfig", device: "torch.device") -> "MelVocoder | None":
+    """What makes the sounds of validation, where it is there."""
+    from vdecoder.mel_vocoder import load_vocoder
+
+    try:
+        return load_vocoder(config.vocoder.ckpt, device, kind=config.vocoder.type)
+    except MissingWeights as error:
+        logger.info("validation goes without sounds: %s", error)
+        return None
 
 
 def _introduce(trainer: "DiffusionTrainer", training, n_batches: int, config_path: Path) -> None:

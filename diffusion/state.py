@@ -19,6 +19,7 @@ from modules.checkpoint import DamagedFile, check_whole, list_checkpoints, load_
 from modules.config.diffusion import DiffusionConfig
 from modules.config.io import to_plain
 from modules.errors import CheckpointError
+from modules.files import discard
 from modules.training.distributed import Group
 from modules.training.optimizing import Updates
 from modules.training.state import TrainState, load_optimizer, say_changed_rate, set_rank_random_state
@@ -116,10 +117,10 @@ def save_state(
     for old in list_checkpoints(folder, "model"):
         step = step_of(old)
         if 0 < step < state.step and step % config.train.interval_force_save:
-            old.unlink(missing_ok=True)
+            discard(old)
     for old in list_checkpoints(folder, "state"):
         if step_of(old) < state.step:
-            old.unlink(missing_ok=True)
+            discard(old)
     return path
 
 

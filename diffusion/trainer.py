@@ -17,7 +17,7 @@ from modules.training.distributed import Group
 from modules.training.guards import StopRequest
 from modules.training.logging import Pace, mel_picture
 from modules.training.optimizing import Updates, make_adamw
-from modules.training.sharing import share_gradients
+from modules.training.sharing import share_gradients, together
 from modules.training.trainer import Remedies, Rhythm, Trainer
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,9 @@ class DiffusionTrainer(Trainer):
         Raises:
             CheckpointError: a checkpoint is damaged or does not fit the config.
         """
-        self.continue_from(*load_start(self.folder, self.learner, self.config, self.group))
+        with together(self.group):
+            state, path = load_start(self.folder, self.learner, self.config, self.group)
+        self.continue_from(state, path)
 
     def networks(self) -> list[nn.Module]:
         """The one network."""

@@ -6,6 +6,7 @@ A killed process leaves at most a temporary file, which the next run of the same
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import zipfile
@@ -13,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from modules.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)\.partial(\.[^.]*)?$")
 
@@ -118,6 +121,14 @@ def remove_leftovers(folder: Path | str, recursive: bool = True) -> int:
             path.unlink(missing_ok=True)
             removed += 1
     return removed
+
+
+def discard(path: Path) -> None:
+    """Deletes a file of ours that is not needed any more; one that another program holds open stays, which is said."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("%s: cannot be deleted (%s); delete it when nothing uses it", path, error.strerror)
 
 
 def is_alive(pid: int) -> bool:

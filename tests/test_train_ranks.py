@@ -95,6 +95,15 @@ def test_a_mistake_is_one_line_however_many_ranks(workspace):
     assert "filelists/train.txt" in found.stderr
 
 
+def test_what_only_the_main_rank_reads_ends_all_of_them(workspace):
+    Path("pretrain/speaker_encoder").mkdir(parents=True)
+    Path("pretrain/speaker_encoder/pretrained.pt").write_bytes(b"broken")
+    started = time.monotonic()
+    found = run("44k")
+    assert found.returncode == 2 and found.stderr.count("error: ") == 1 and "Traceback" not in found.stderr
+    assert "pretrained.pt" in found.stderr and time.monotonic() - started < 60
+
+
 def test_the_diffusion_model_trains_on_two_ranks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_diffusion_workspace(tmp_path)

@@ -29,6 +29,7 @@ from modules.errors import DataError, UserError
 LONG_FRAMES = 800
 WINDOW_FRAMES = 790
 MOST_WORKERS = 5
+_WORKER_SECONDS = 60  # from a SIGTERM to the end of a worker
 _REMAKE = "Make the list again with: python preprocess_flist_config.py"
 _SPECTRUM_FLOOR = 1e-6  # what `modules.audio.mel.spectrogram` adds under its root
 
@@ -309,9 +310,12 @@ def make_loader(dataset: VoiceDataset, device: torch.device, rank: int = 0, worl
 
 def quiet_worker(_: int) -> None:
     """Ctrl-C and SIGTERM, which may go to a whole group of processes, are the trainer's business; it ends its workers
-    when it has saved."""
+    when it has saved. One that hangs outlives that, but not for long."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKER_SECONDS))
+    else:
+        signal.signal(signal.SIGBREAK, signal.SIG_IGN)  # Windows, where ranks are stopped with Ctrl-Break
     torch.set_num_threads(1)
 
 

@@ -117,16 +117,15 @@ def join(device_name: str | None) -> Group:
         UserError: the ranks do not find each other.
     """
     if not is_rank():
-        return alone(choose_device(device_name))
+        return alone(_made_current(choose_device(device_name)))
     rank, world_size = _number("RANK"), _number("WORLD_SIZE")
     launched = "SVC_RENDEZVOUS" in os.environ
     if launched:
         _obey_launcher()
     if world_size == 1:
-        return alone(choose_device(os.environ.get("SVC_DEVICE", device_name)))
+        return alone(_made_current(choose_device(os.environ.get("SVC_DEVICE", device_name))))
     device = choose_device(os.environ["SVC_DEVICE"]) if launched else _device_of_local_rank(device_name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    _made_current(device)
     if not distributed.is_available():
         raise UserError("this PyTorch is built without torch.distributed; train on one device, with --device")
     with_nccl = device.type == "cuda" and distributed.is_nccl_available()
@@ -150,6 +149,13 @@ def join(device_name: str | None) -> Group:
             "Check that all ranks were started, that no other training uses this port, and that no firewall is between"
         ) from error
     return Group(rank, world_size, device)
+
+
+def _made_current(device: torch.device) -> torch.device:
+    """The device; events and streams that name none are this one's from now on."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def _number(name: str, default: int | None = None) -> int:

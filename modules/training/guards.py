@@ -61,8 +61,8 @@ class _Pending(NamedTuple):
 
 
 class LossWatch:
-    """Counts the steps whose losses or gradients are not finite, which change no weights, and ends a run that has had
-    too many of them in a row.
+    """Counts the steps whose losses or gradients are not finite, which leave a network as it was, and ends a run that
+    has had too many of them in a row.
 
     On CUDA a step's losses are looked at while the next step computes, so that watching costs no time; `flush` looks at
     what is left, and must be called before weights are saved.
@@ -119,9 +119,9 @@ class LossWatch:
         if self._in_a_row >= self._limit:
             self._pending.clear()
             raise NotFinite(
-                f"step {step}: for {self._limit} steps in a row the loss or its gradient is not finite ({named}). None "
-                f"of them changed the weights. The last batch held: {shown}. Listen to these clips and remove bad "
-                f"ones, or {self._remedy}; then run the same command again: it goes on from the last checkpoint."
+                f"step {step}: for {self._limit} steps in a row the loss or its gradient is not finite ({named}). Such "
+                f"a step leaves a network as it was. The last batch held: {shown}. Listen to these clips and remove "
+                f"bad ones, or {self._remedy}; then run the same command again: it goes on from the last checkpoint."
             )
         if all(map(math.isfinite, values[: len(names)])):
             # In fp16 that is the search for the largest scale of the loss: nothing that a user should act on.

@@ -61,7 +61,7 @@ class Updates:
 
     def load_state_dict(self, saved: Any) -> None:
         """Goes on with the scale of a checkpoint, where it was made in the same precision."""
-        if not isinstance(saved, dict) or not self.scaler.is_enabled():
+        if not isinstance(saved, dict) or not self.scaler.is_enabled() or self.dtype != torch.float16:
             return
         state = {key: value for key, value in saved.items() if key != "precision"}
         # A checkpoint of an older version names no precision: only fp16 had a scale then.
@@ -103,8 +103,8 @@ class AveragedWeights(AveragedModel):
     """
 
     def __init__(self, net: nn.Module, decay: float) -> None:
-        def average(averaged: list[torch.Tensor], current: list[torch.Tensor], n_averaged: torch.Tensor) -> None:
-            n_updates = int(n_averaged)  # a tensor on the CPU
+        def average(averaged: list[torch.Tensor], current: list[torch.Tensor], _: torch.Tensor) -> None:
+            n_updates = int(self.n_averaged)  # on the CPU, unlike what is handed in: nothing waits for a GPU
             kept = min(decay, (1 + n_updates) / (10 + n_updates))
             torch._foreach_lerp_(averaged, current, 1 - kept)
 

@@ -29,6 +29,7 @@ from modules.config.fit import explain_mismatch
 from modules.config.io import to_plain
 from modules.config.schema import Config, ModelConfig
 from modules.errors import CheckpointError
+from modules.files import discard
 from modules.training.distributed import Group
 from modules.training.randomness import seed_rank, set_random_state
 from modules.training.step import VitsStep
@@ -218,7 +219,7 @@ def prune_pairs(folder: Path, keep: int, step: int) -> None:
     for paths in found.values():
         for number, path in paths.items():
             if 0 < number < oldest:
-                path.unlink(missing_ok=True)
+                discard(path)
 
 
 def _load_base(start: Start, step: VitsStep, config: Config) -> None:

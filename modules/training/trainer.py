@@ -167,10 +167,7 @@ class Trainer(ABC):
                 self._loop(loader, validation, max_steps, stop, log, bar)
                 self._save()
         except torch.OutOfMemoryError:
-            raise UserError(
-                f"step {self.state.step + 1}: the memory of {self.device} is too small. {self.remedies.memory}, then "
-                "run the same command again."
-            ) from None
+            raise self._too_small() from None
         except NotFinite:
             with contextlib.suppress(UserError):  # what is raised already says more
                 self._save()
@@ -191,6 +188,12 @@ class Trainer(ABC):
         sampler = loader.batch_sampler
         sampler.set_epoch(self.state.epoch, 0, self.state.epoch + _REHEARSED_STEPS * self.accumulate)
         self._set_training()
+        try:
+            return self._rehearse(loader)
+        except torch.OutOfMemoryError:
+            raise self._too_small() from None
+
+    def _rehearse(self, loader: DataLoader) -> float:
         batches, times, start = iter(loader), [], time.perf_counter()
         # All ranks make as many steps: the slowest one's clock counts.
         while self.group.lowest(len(times) < _REHEARSED_STEPS and time.perf_counter() - start < _REHEARSAL_SECONDS):
@@ -204,6 +207,13 @@ class Trainer(ABC):
             self.watch.flush()  # waits for the device
             times.append(time.perf_counter() - before)
         return min(times)
+
+    def _too_small(self) -> UserError:
+        """What to say of a memory that is too small."""
+        return UserError(
+            f"step {self.state.step + 1}: the memory of {self.device} is too small. {self.remedies.memory}, then run "
+            "the same command again."
+        )
 
     def _loop(
         self, loader: DataLoader, validation: list, max_steps: int | None, stop: StopRequest, log: Any, bar: tqdm
@@ -286,7 +296,17 @@ class Trainer(ABC):
         self.group.barrier()
 
     def continue_from(self, state: TrainState, path: Path | None) -> None:
-        """Takes a state and the checkpoint that it came from; None for a run that starts."""
+        """Takes a state and the checkpoint that it came from; None for a run that starts.
+
+        Raises:
+            UserError: another rank goes on from another step.
+        """
+        steps = self.group.lowest(state.step), -self.group.lowest(-state.step)
+        if steps[0] != steps[1]:
+            raise UserError(
+                f"{self.folder}: some ranks find step {steps[0]} there and others step {steps[1]}. All machines must "
+                "see the same checkpoints: share that folder, or copy its newest files to every machine"
+            )
         self.state = state
         if path is not None:
             self.saved, self._saved_step = path, state.step

@@ -16,10 +16,12 @@ from modules.card import CARD_KEY
 from modules.config.audio import AudioSpec
 from modules.config.schema import Config
 from modules.data.dataset import Batch, Item
+from modules.errors import CheckpointError
 from modules.training.distributed import Group
 from modules.training.guards import StopRequest
 from modules.training.logging import Pace, TrainingLog
 from modules.training.scores import Judge, ScoreBoard, Scores, describe, mean_scores
+from modules.training.sharing import together
 from modules.training.state import Start, load_start, save_best, save_state
 from modules.training.step import StepReport, VitsStep, learning_rate
 from modules.training.trainer import Remedies, Rhythm, Trainer
@@ -75,7 +77,8 @@ class VitsTrainer(Trainer):
         Raises:
             CheckpointError: a checkpoint is damaged or does not fit the config.
         """
-        state, start = load_start(self.folder, self.step, self.config, self.group, base)
+        with together(self.group):
+            state, start = load_start(self.folder, self.step, self.config, self.group, base)
         self.continue_from(state, start.g if start.step else None)
         return start
 
@@ -141,10 +144,11 @@ class VitsTrainer(Trainer):
         log.scores(step, scores)
         logger.info("step %d: %d validation clips, %s", step, n_clips, describe(scores))
         if board.add(step, self.state.epoch, scores):
-            logger.info(
-                "saved %s: the best score so far",
-                save_best(self.folder, self.state, self.step, self.config, self._papers()),
-            )
+            try:
+                path = save_best(self.folder, self.state, self.step, self.config, self._papers())
+                logger.info("saved %s: the best score so far", path)
+            except CheckpointError as error:
+                logger.warning("%s", error)
         elif patience and board.best and board.evaluations_since_best % patience == 0:
             logger.info(
                 "the score has not improved for %d evaluations: %s holds the best, mel %.3f of step %d. More steps may "
