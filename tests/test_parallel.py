@@ -57,6 +57,7 @@ def test_an_interrupted_pool_ends_at_once():
         [sys.executable, "-c", code, str(here), str(here.parent)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert script.stdout.readline() == b"go\n"
+    time.sleep(0.5)  # until the second worker has its task too
     script.send_signal(2)
     started = time.monotonic()
     script.communicate(timeout=30)
