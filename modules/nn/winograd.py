@@ -27,7 +27,7 @@ _LEAST_OUTPUTS = 512
 
 
 class QuickConv1d(nn.Conv1d):
-    """`nn.Conv1d` with zero padding that trains faster on a CPU; conversion (`eval()`) is left as it is."""
+    """`nn.Conv1d` with zero padding that trains faster on a CPU; what is not in training is left as it is."""
 
     def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if not _is_worth_it(self, x):
