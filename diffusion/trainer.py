@@ -12,7 +12,7 @@ from diffusion.state import Learner, load_start, save_state
 from diffusion.unit2mel import Unit2Mel
 from modules.config.diffusion import DiffusionConfig
 from modules.contracts import MelVocoder
-from modules.device import autocast, choose_dtype
+from modules.device import autocast, choose_dtype, seeded
 from modules.training.distributed import Group
 from modules.training.guards import StopRequest
 from modules.training.logging import Pace, mel_picture
@@ -137,11 +137,10 @@ class DiffusionTrainer(Trainer):
         self.learner.network.eval()
         n_frames = int(VALIDATION_SECONDS * self.config.data.sampling_rate / self.config.data.block_size)
         losses = []
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            for item in validation:
-                if stop.requested:
-                    break
-                torch.manual_seed(self.config.train.seed)
+        for item in validation:
+            if stop.requested:
+                break
+            with seeded(self.device, self.config.train.seed):
                 real = item.mel[:, :n_frames].float().to(self.device)
                 condition = self._condition(item, n_frames)
                 losses.append(float(self._loss_at_levels(condition, real[None])))

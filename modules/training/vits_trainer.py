@@ -16,6 +16,7 @@ from modules.card import CARD_KEY
 from modules.config.audio import AudioSpec
 from modules.config.schema import Config
 from modules.data.dataset import Batch, Item
+from modules.device import seeded
 from modules.errors import CheckpointError
 from modules.training.distributed import Group
 from modules.training.guards import StopRequest
@@ -121,7 +122,7 @@ class VitsTrainer(Trainer):
         audio, step = self.config.audio, self.state.step
         self.step.voice.eval()
         distances, scores = [], []
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with seeded(self.device, self.config.train.seed):
             for index, item in enumerate(validation):
                 if stop.requested:
                     return
