@@ -63,10 +63,13 @@ class TrainConfig(Section):
     keep_ckpts: Annotated[int, Field(ge=0)] = 3
     all_in_mem: bool = False
     vol_aug: bool = False
-    accumulate: Positive = 1  # ours, as the three below
+    accumulate: Positive = 1  # ours, as all below
     clip_grad: NotNegative = 0.0
     ema_decay: Share = 0.0
     patience: Annotated[int, Field(ge=0)] = 10
+    window_frames: Positive = 790
+    steady_steps: Annotated[int, Field(ge=0)] = 0
+    adversarial_from: Annotated[int, Field(ge=0)] = 0
 
 
 class DataConfig(Section):
@@ -208,6 +211,11 @@ def _audio_problems(config: Config) -> list[str]:
         problems.append(
             f"train.segment_size {train.segment_size} is not a multiple of data.hop_length {data.hop_length}. "
             f"Set it to {nearest}."
+        )
+    if train.window_frames < config.segment_frames:
+        problems.append(
+            f"train.window_frames {train.window_frames} is less than the {config.segment_frames} frames of "
+            f"train.segment_size {train.segment_size}. Set it to at least {config.segment_frames}."
         )
     if data.unit_interpolate_mode not in UNIT_MODES:
         problems.append(_not_one_of("data.unit_interpolate_mode", data.unit_interpolate_mode, UNIT_MODES))

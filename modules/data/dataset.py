@@ -25,9 +25,8 @@ from modules.data.filelist import read_list, speaker_of
 from modules.encoders.align import align_units
 from modules.errors import DataError, UserError
 
-# Upstream's limits: longer items are cut to a random window, which bounds the memory of a batch.
-LONG_FRAMES = 800
-WINDOW_FRAMES = 790
+# A clip that is longer than train.window_frames by no more than this is left whole, as so-vits-svc does it.
+WINDOW_SLACK = 10
 MOST_WORKERS = 5
 _WORKER_SECONDS = 60  # from a SIGTERM to the end of a worker
 _REMAKE = "Make the list again with: python preprocess_flist_config.py"
@@ -159,13 +158,12 @@ class VoiceDataset(ClipDataset):
         if not self.training:
             return item
         generator = place_generator(self.config.train.seed, epoch, index)
-        if self.augments_volume and generator.random() < 0.5:
-            item = change_volume(item, generator)
-        n_frames = len(item.f0)
-        if n_frames > LONG_FRAMES:
-            start = int(generator.integers(0, n_frames - LONG_FRAMES + 1))
-            item = _window(item, start, WINDOW_FRAMES, self.audio.hop_length)
-        return item
+        gain = draw_gain(item, generator) if self.augments_volume and generator.random() < 0.5 else None
+        n_frames, window = len(item.f0), self.config.train.window_frames
+        if n_frames > window + WINDOW_SLACK:
+            start = int(generator.integers(0, n_frames - window - WINDOW_SLACK + 1))
+            item = _window(item, start, window, self.audio.hop_length)
+        return item if gain is None else change_volume(item, gain)
 
     def _load(self, path: Path) -> Item:
         model = self.config.model
@@ -203,14 +201,17 @@ class VoiceDataset(ClipDataset):
         self.clips = kept
 
 
-def change_volume(item: Item, generator: np.random.Generator) -> Item:
-    """An item as if recorded 10^g times as loud, g uniform from -1 to what full scale allows, but 1 at most.
+def draw_gain(item: Item, generator: np.random.Generator) -> float:
+    """A factor 10^g on the loudness of an item, g uniform from -1 to what full scale allows, but 1 at most."""
+    peak = float(item.wav.abs().max()) + 1e-5
+    return 10 ** generator.uniform(-1, min(1, math.log10(1 / peak)))
+
+
+def change_volume(item: Item, gain: float) -> Item:
+    """An item as if recorded `gain` times as loud.
 
     The spectrum needs no new transform: sqrt(|X|^2 + e) becomes sqrt(10^2g |X|^2 + e).
     """
-    peak = float(item.wav.abs().max()) + 1e-5
-    exponent = generator.uniform(-1, min(1, math.log10(1 / peak)))
-    gain = 10**exponent
     power = (item.spec.square() - _SPECTRUM_FLOOR).clamp_min(0)
     spec = (gain**2 * power + _SPECTRUM_FLOOR).sqrt()
     return item._replace(wav=item.wav * gain, volume=item.volume * gain, spec=spec)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from modules.data.dataset import LONG_FRAMES, Batch
+from modules.data.dataset import WINDOW_SLACK, Batch
 from modules.errors import UsageError, UserError
 from modules.training.step import VitsStep
 
@@ -74,7 +74,7 @@ def _fits(step: VitsStep, size: int) -> bool:
 def _long_batch(step: VitsStep, size: int) -> Batch:
     """Noise in the shapes of the longest clips."""
     model, audio, device = step.config.model, step.audio, step.device
-    n_frames = max(LONG_FRAMES, step.segment_frames)
+    n_frames = max(step.config.train.window_frames + WINDOW_SLACK, step.segment_frames)
 
     def noise(*shape: int) -> torch.Tensor:
         return torch.rand(size, *shape, device=device)

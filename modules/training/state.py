@@ -48,11 +48,15 @@ _TRAINED, _N_AVERAGED = "trained_model", "n_averaged"
 
 @dataclass
 class TrainState:
-    """`step` updates made so far, the `epoch` they are in (from 1), and how many of its batches are done."""
+    """`step` updates made so far, the `epoch` they are in (from 1), and how many of its batches are done.
+
+    `has_base`: the run began with the weights of a base model.
+    """
 
     step: int = 0
     epoch: int = 1
     batches_done: int = 0
+    has_base: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def load_start(
     starts = find_starts(folder, base)
     if starts[0].step == 0:
         _load_base(starts[0], step, config)
-        return TrainState(), starts[0]
+        return TrainState(has_base=starts[0].g is not None), starts[0]
     start, g, d = _newest_whole(starts)
     for path, values in ((start.g, g), (start.d, d)):
         _check_config(path, values.get("config"), config)
@@ -136,7 +140,8 @@ def load_start(
     # Batches may have another size now: what counts is how many items of the epoch were seen.
     items = config.train.batch_size * group.world_size
     batches_done = int(g.get("batches_done", 0)) * int(g.get("items_per_batch", items)) // items
-    return TrainState(start.step, max(g["iteration"], 1), batches_done), start
+    has_base = g.get("has_base") is True
+    return TrainState(start.step, max(g["iteration"], 1), batches_done, has_base), start
 
 
 def save_state(
@@ -167,6 +172,7 @@ def save_state(
         "learning_rate": config.train.learning_rate,
         "step": state.step,
         "batches_done": state.batches_done,
+        "has_base": state.has_base,
         "items_per_batch": config.train.batch_size * len(random_states),
         "config": to_plain(config),
         "random": random_states[0],

@@ -65,6 +65,8 @@ class VitsStep:
     Attributes:
         averaged: the moving average of the voice model's weights, with `train.ema_decay`; else None.
         clock: called with a name at the end of each phase of a step, for measurements.
+        is_adversarial: the discriminators learn and teach; without, their losses are zero.
+        is_steady: the generator's upsampling layers stay as they are.
     """
 
     def __init__(
@@ -80,6 +82,8 @@ class VitsStep:
         self.updates = Updates(device, self.dtype, train.clip_grad)
         self.averaged = AveragedWeights(net_g, train.ema_decay) if train.ema_decay else None
         self.clock: Callable[[str], None] = lambda name: None
+        self.is_adversarial, self.is_steady = True, False
+        self._upsampling = [parameter for name, parameter in net_g.named_parameters() if name.startswith("dec.ups.")]
         # These two add the averaging over ranks; only passes whose gradients are wanted go through them.
         self._generate, self._judge = (share_gradients(net, group) for net in (net_g, net_d))
 
@@ -97,6 +101,20 @@ class VitsStep:
         """Gives both optimisers a learning rate."""
         for group in [*self.optim_g.param_groups, *self.optim_d.param_groups]:
             group["lr"] = rate
+
+    def begin(self, step: int | None) -> None:
+        """What of the beginning of a training still counts, by `train.adversarial_from` and `train.steady_steps`.
+
+        An untrained decoder learns within twenty steps to buzz at the frame rate, which fits all mels a little, and it
+        takes thousands until it sings the pitch. Its upsampling starts as linear interpolation; kept so for a while,
+        it has no way to buzz, and shapes the harmonic source instead.
+
+        Args:
+            step: updates made so far, in a training from nothing; None where the networks are trained.
+        """
+        train = self.config.train
+        self.is_adversarial = step is None or step >= train.adversarial_from
+        self.is_steady = step is not None and step < train.steady_steps
 
     def run(self, batches: Batch | list[Batch]) -> StepReport:
         """Updates both networks once.
@@ -119,11 +137,14 @@ class VitsStep:
                 out, y, y_hat, mel_real, mel_made = self._sing(batch)
                 loss_d = self._discriminate(y, y_hat.detach(), 1 / len(batches))
                 if len(batches) == 1:
-                    norm_d = self._update(self.optim_d, "d_update")
+                    norm_d = self._update_discriminators()
                 losses = self._teach(out, y, y_hat, mel_real, mel_made, loss_d, 1 / len(batches))
             reports.append(losses)
         if norm_d is None:
-            norm_d = self._update(self.optim_d, "d_update")
+            norm_d = self._update_discriminators()
+        if self.is_steady:
+            for parameter in self._upsampling:
+                parameter.grad = None
         norm_g = self._update(self.optim_g, "g_update")
         self.updates.end()
         if self.averaged is not None:
@@ -148,6 +169,8 @@ class VitsStep:
 
     def _discriminate(self, y: torch.Tensor, y_hat: torch.Tensor, weight: float) -> torch.Tensor:
         """The discriminators' loss and its gradient; real and made waves go through in one batch."""
+        if not self.is_adversarial:
+            return torch.zeros((), device=self.device)
         self.net_d.requires_grad_(True)
         with autocast(self.device, self.dtype):
             scores, _ = self._judge(torch.cat([y, y_hat]))
@@ -184,12 +207,17 @@ class VitsStep:
 
     def _deceive(self, y: torch.Tensor, y_hat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Adversarial and feature loss of the generator; no gradient is spent on the discriminators' weights."""
+        if not self.is_adversarial:
+            return torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         self.net_d.requires_grad_(False)
         with autocast(self.device, self.dtype):
             with torch.no_grad():
                 _, maps_real = self.net_d(y)
             scores, maps = self.net_d(y_hat)
         return adversarial_loss(scores), feature_loss(maps_real, maps)
+
+    def _update_discriminators(self) -> torch.Tensor:
+        return self._update(self.optim_d, "d_update") if self.is_adversarial else torch.zeros((), device=self.device)
 
     def _update(self, optimizer: torch.optim.Optimizer, phase: str) -> torch.Tensor:
         norm = self.updates.step(optimizer)

@@ -114,6 +114,7 @@ def test_the_audio_parameters_are_those_of_the_data_section():
     ({"train_betas": [0.8]}, r"train\.betas"),
     ({"data_hop_length": 500}, r"hop_length is 500 .* multiply to 512\. Set data\.hop_length to 512"),
     ({"train_segment_size": 10000}, r"segment_size 10000 is not a multiple .* Set it to 10240"),
+    ({"train_window_frames": 19}, r"window_frames 19 is less than the 20 frames .* at least 20"),
     ({"data_win_length": 4096}, r"win_length 4096 is longer than the FFT size 2048"),
     ({"data_mel_fmax": 30000}, r"mel_fmax 30000\.0 lies above half the sampling rate"),
     ({"data_unit_interpolate_mode": "cubic"}, r"unit_interpolate_mode is 'cubic'\. Known: left, nearest, linear"),

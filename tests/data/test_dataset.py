@@ -12,12 +12,12 @@ from modules.audio.mel import spectrogram
 from modules.audio.volume import frame_volume
 from modules.data import features
 from modules.data.dataset import (
-    LONG_FRAMES,
-    WINDOW_FRAMES,
+    WINDOW_SLACK,
     Draw,
     EpochBatches,
     VoiceDataset,
     change_volume,
+    draw_gain,
     collate,
     make_loader,
 )
@@ -43,29 +43,32 @@ def test_an_item_holds_as_many_frames_of_everything(workspace):
     assert dataset.n_seconds == pytest.approx(0.5 + 0.55 + 0.6 + 0.65, abs=0.01)
 
 
-def test_a_long_clip_is_cut_to_a_window_that_moves_from_epoch_to_epoch(tmp_path, monkeypatch):
+@pytest.mark.parametrize("window", [790, 64])  # so-vits-svc's, and a short one
+def test_a_long_clip_is_cut_to_a_window_that_moves_from_epoch_to_epoch(tmp_path, monkeypatch, window):
     monkeypatch.chdir(tmp_path)
     config = make_workspace(tmp_path, 1)
-    make_clip(tmp_path / "dataset/44k/alto/clip 0.wav", (LONG_FRAMES + 60) * 512 / 44100)
+    config.train.window_frames = window
+    n_frames = window + WINDOW_SLACK + 60
+    make_clip(tmp_path / "dataset/44k/alto/clip 0.wav", n_frames * 512 / 44100)
     dataset = VoiceDataset("filelists/train.txt", config)
     whole = VoiceDataset("filelists/train.txt", config, training=False).item(0)
     starts = set()
     for epoch in range(1, 6):
         item = dataset.item(0, epoch)
-        assert item.f0.shape == (WINDOW_FRAMES,) and item.wav.shape == (WINDOW_FRAMES * 512,)
-        start = next(s for s in range(71) if torch.equal(whole.spec[:, s : s + WINDOW_FRAMES], item.spec))
-        assert torch.equal(whole.wav[start * 512 :][: WINDOW_FRAMES * 512], item.wav)
-        assert torch.equal(whole.units[:, start : start + WINDOW_FRAMES], item.units)
+        assert item.f0.shape == (window,) and item.wav.shape == (window * 512,)
+        start = next(s for s in range(71) if torch.equal(whole.spec[:, s : s + window], item.spec))
+        assert torch.equal(whole.wav[start * 512 :][: window * 512], item.wav)
+        assert torch.equal(whole.units[:, start : start + window], item.units)
         assert torch.equal(dataset.item(0, epoch).spec, item.spec), "the same epoch draws the same window"
         starts.add(start)
-    assert len(starts) > 1 and whole.f0.shape[0] == LONG_FRAMES + 60
+    assert len(starts) > 1 and whole.f0.shape[0] == n_frames
 
 
 def test_volume_augmentation_equals_features_made_from_the_louder_wave(workspace):
     item = VoiceDataset("filelists/train.txt", workspace).item(0)
     gains = []
     for seed in range(20):
-        louder = change_volume(item, np.random.default_rng(seed))
+        louder = change_volume(item, draw_gain(item, np.random.default_rng(seed)))
         gains.append(float(louder.wav.abs().max() / item.wav.abs().max()))
         wav = item.wav * gains[-1]
         torch.testing.assert_close(louder.wav, wav, atol=1e-5, rtol=1e-4)

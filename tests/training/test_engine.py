@@ -55,7 +55,15 @@ def losses_of(run: Run, max_steps: int) -> list[tuple[float, ...]]:
     return found
 
 
-@pytest.mark.parametrize("train", [{}, {"accumulate": 3, "ema_decay": 0.9, "clip_grad": 5.0}])
+@pytest.mark.parametrize(
+    "train",
+    [
+        {},
+        {"accumulate": 3, "ema_decay": 0.9, "clip_grad": 5.0},
+        {"adversarial_from": 2, "steady_steps": 4},
+        {"adversarial_from": 3, "accumulate": 3},
+    ],
+)
 def test_losses_after_any_interruption_are_those_of_a_run_without(workspace, tmp_path, train):
     for key, value in train.items():
         setattr(workspace.train, key, value)
@@ -74,6 +82,33 @@ def test_losses_after_any_interruption_are_those_of_a_run_without(workspace, tmp
         pieces += losses_of(run, 99)
         assert run.trainer.state.step == step, "told to stop within its first step"
     assert pieces == straight and len(straight) == 6
+
+
+def test_the_upsampling_holds_still_and_the_discriminators_wait_at_the_beginning(workspace, tmp_path):
+    workspace.train.steady_steps, workspace.train.adversarial_from = 3, 2
+    changed = []
+    for n_steps in range(1, 5):
+        run = Run(workspace, tmp_path / "logs/run")
+        before = weights(run)
+        losses = losses_of(run, n_steps)
+        assert len(losses) == 1
+        moved = {name for name, value in weights(run).items() if not torch.equal(value, before[name])}
+        ups, discriminators = (any(name.startswith(start) for name in moved) for start in ("0.dec.ups.", "1."))
+        assert any(name.startswith("0.dec.resblocks.") for name in moved), "the rest learns from the first step on"
+        changed.append((ups, discriminators, losses[0][0] > 0, losses[0][1] > 0))
+    assert changed == [(False, False, False, False)] * 2 + [(False, True, True, True), (True, True, True, True)]
+
+
+def test_a_base_model_needs_no_such_beginning(workspace, tmp_path):
+    Run(workspace, tmp_path / "logs/run")(1)
+    for letter in "GD":
+        (tmp_path / f"logs/run/{letter}_1.pth").rename(tmp_path / f"logs/run/{letter}_0.pth")
+    workspace.train.steady_steps = workspace.train.adversarial_from = 9
+    for n_steps in (1, 2):  # the second goes on from the first
+        run = Run(workspace, tmp_path / "logs/run")
+        before = weights(run)
+        assert losses_of(run, n_steps)[0][0] > 0
+        assert any(not torch.equal(v, before[k]) for k, v in weights(run).items() if k.startswith("0.dec.ups."))
 
 
 def test_clipping_shortens_long_gradients_and_leaves_short_ones():
