@@ -1,11 +1,13 @@
-"""Makes a voice small enough to publish: without what only training needs, and on demand in half precision.
+"""Makes a voice small enough to publish, or a base model that others train on.
 
 Reads a G_STEP.pth (or .safetensors) and the config of its voice: the one stored in the file, else the config.json
 beside it, else configs/config.json; -c names another. Writes one file in so-vits-svc's layout, without posterior
 encoder and optimizer moments, or bare tensors where the output ends in .safetensors. A voice whose weights are averaged
 keeps the averages. The voice sings as before; training cannot go on from it.
+With --base it reads D_STEP.pth too and writes G_0.pth and D_0.pth, with all that training needs, and config.json.
 
 Example: python compress_model.py -i logs/44k/G_8000.pth -hf
+Example: python compress_model.py -i logs/44k/G_8000.pth --base pretrain/alto --int8
 """
 
 import json
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.cli import configure_logging, make_parser, next_step, run
-from modules.errors import CheckpointError, ConfigError
+from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.files import atomic_path, check_output
 
 if TYPE_CHECKING:
@@ -39,15 +41,25 @@ def main(argv: list[str] | None = None) -> int:
     add("-c", "--config", type=Path, metavar="FILE", help="config.json of the voice (default: see above)")
     add("-i", "--input", type=Path, required=True, metavar="FILE", help="model to compress")
     add("-o", "--output", type=Path, metavar="FILE", help="model to write (default: INPUT_release[_half] beside it)")
-    add("-hf", "--half", action="store_true", help="store numbers in 16 bits: half the size")
+    add("--base", type=Path, metavar="FOLDER", help="write a base model into this folder, for train.py --base")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("-hf", "--half", action="store_true", help="store numbers in 16 bits: half the size")
+    size.add_argument(
+        "--int8",
+        action="store_true",
+        help="store matrices in 8 bits: a quarter of the size; only this toolkit reads it",
+    )
     add("--overwrite", action="store_true", help="replace the output where it exists; never the input")
     arguments = parser.parse_args(argv)
-    source, half = arguments.input, arguments.half
-    output = arguments.output or source.with_name(f"{source.stem}_release{'_half' if half else ''}{source.suffix}")
-    check_output(output, [source], arguments.overwrite, _SUFFIXES)
-
+    source, shrink = arguments.input, "half" if arguments.half else "int8" if arguments.int8 else ""
     configure_logging()
-    content, described = compress(source, arguments.config, half)
+    if arguments.base is not None:
+        if arguments.output is not None:
+            raise UsageError("--base names the folder to write to; leave -o out")
+        return _make_base(source, arguments.config, shrink, arguments.base, arguments.overwrite)
+    output = arguments.output or source.with_name(f"{source.stem}_release{shrink and '_'}{shrink}{source.suffix}")
+    check_output(output, [source], arguments.overwrite, _SUFFIXES)
+    content, described = compress(source, arguments.config, shrink)
     write(output, content)
     before, after = (path.stat().st_size / 1e6 for path in (source, output))
     print(f"{source}: {before:.1f} MB")
@@ -59,13 +71,43 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def compress(path: Path, config_path: Path | None, half: bool) -> tuple[dict[str, Any], tuple["Config", Path | None]]:
+def _make_base(path: Path, config_path: Path | None, shrink: str, folder: Path, overwrite: bool) -> int:
+    """Writes a base model; returns the exit code."""
+    from modules.checkpoint import check_whole, load_weights, save_together
+    from modules.config.io import save_config
+    from modules.files import make_folder
+
+    d_path = path.with_name("D" + path.name[1:])
+    targets = [folder / name for name in ("G_0.pth", "D_0.pth", "config.json")]
+    for target in targets:
+        check_output(target, [path, d_path], overwrite, (target.suffix,))
+    g, (config, _) = compress(path, config_path, shrink, for_training=True)
+    found = load_weights(d_path)
+    check_whole(d_path)
+    if not isinstance(found.get("model"), dict) or not any(
+        name.startswith("discriminators.") for name in found["model"]
+    ):
+        raise CheckpointError(f"{d_path}: holds no discriminators. Give the D_STEP.pth of {path.name}")
+    d = {"model": _shrunk(found["model"], shrink, d_path), "iteration": 0, "optimizer": None}
+    make_folder(folder)
+    save_together({targets[0]: g, targets[1]: {**d, "learning_rate": _LEARNING_RATE}})
+    save_config(config, targets[2])
+    for target in targets:
+        print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+    print(next_step(f'python train.py -c configs/config.json -m NAME --base "{folder.as_posix()}"'))
+    return 0
+
+
+def compress(
+    path: Path, config_path: Path | None, shrink: str = "", for_training: bool = False
+) -> tuple[dict[str, Any], tuple["Config", Path | None]]:
     """What is to be written, and the config with its path (None for the one in the file).
 
     Args:
         path: the model.
         config_path: its config, or None to look for it.
-        half: whether floating tensors become float16.
+        shrink: "half" for floating tensors as float16, "int8" for packed ones, "" for both as they are.
+        for_training: keep the posterior encoder.
 
     Raises:
         CheckpointError: it cannot be read, is no voice, does not fit its config, or has numbers beyond float16's.
@@ -81,16 +123,19 @@ def compress(path: Path, config_path: Path | None, half: bool) -> tuple[dict[str
     weights = voice_weights(content, path)
     about = _about(content, path)
     config, where = _find_config(path, config_path, about.get("config"))
-    optimizer, wanted = _untrained(build_synthesizer, config)
+    optimizer, wanted = _untrained(build_synthesizer, config, for_training)
     problem = explain_mismatch(weights, wanted, str(where or "the config in the file"))
     if problem:
         raise CheckpointError(f"{path}: {problem}")
-    kept = {name: tensor for name, tensor in weights.items() if _TRAINING_ONLY not in name}
-    if len(kept) == len(weights):
+    kept = {name: tensor for name, tensor in weights.items() if for_training or _TRAINING_ONLY not in name}
+    if len(kept) == len(weights) and not for_training:
         logger.info("%s: is compressed already (it has no posterior encoder)", path)
-    if half:
-        kept = {name: _halve(name, tensor, path) for name, tensor in kept.items()}
-    model = {"model": kept, "iteration": 0, "optimizer": optimizer, "learning_rate": _LEARNING_RATE}
+    model = {
+        "model": _shrunk(kept, shrink, path),
+        "iteration": 0,
+        "optimizer": optimizer,
+        "learning_rate": _LEARNING_RATE,
+    }
     return {**model, **about}, (config, where)
 
 
@@ -146,16 +191,25 @@ def _find_config(path: Path, given: Path | None, stored: Any) -> tuple["Config",
     raise ConfigError(f"{beside}: no such file, and the model carries no config. Give -c the config.json of the voice.")
 
 
-def _untrained(build: Any, config: "Config") -> tuple[dict[str, Any], "Tensors"]:
-    """A fresh optimizer's state and the tensors that conversion needs; no numbers are allocated."""
+def _untrained(build: Any, config: "Config", for_training: bool) -> tuple[dict[str, Any], "Tensors"]:
+    """A fresh optimizer's state and the tensors that conversion (or training) needs; no numbers are allocated."""
     import torch
 
     with torch.device("meta"):
         network = build(config)
     train = config.train
     optimizer = torch.optim.AdamW(network.parameters(), train.learning_rate, betas=tuple(train.betas), eps=train.eps)
-    wanted = {name: tensor for name, tensor in network.state_dict().items() if _TRAINING_ONLY not in name}
-    return optimizer.state_dict(), wanted
+    tensors = network.state_dict().items()
+    return optimizer.state_dict(), {n: tensor for n, tensor in tensors if for_training or _TRAINING_ONLY not in n}
+
+
+def _shrunk(tensors: "Tensors", shrink: str, path: Path) -> "Tensors":
+    from modules.packed import pack
+
+    if not shrink:
+        return tensors
+    halved = {name: _halve(name, tensor, path) for name, tensor in tensors.items()}
+    return pack(tensors) if shrink == "int8" else halved
 
 
 def _halve(name: str, tensor: "torch.Tensor", path: Path) -> "torch.Tensor":
@@ -167,7 +221,7 @@ def _halve(name: str, tensor: "torch.Tensor", path: Path) -> "torch.Tensor":
     if not torch.isfinite(halved).all() and torch.isfinite(tensor).all():
         raise CheckpointError(
             f"{path}: {name} has numbers up to {float(tensor.abs().max()):.3g}, and 16 bits end at 65504. "
-            "Leave -hf out."
+            "Leave -hf or --int8 out."
         )
     return halved
 

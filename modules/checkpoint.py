@@ -18,6 +18,7 @@ import torch
 
 from modules.errors import CheckpointError
 from modules.files import atomic_path, is_zip
+from modules.packed import is_packed, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ class DamagedFile(CheckpointError):
 
 def load_weights(path: Path | str) -> dict:
     """The content of a `.pth`, `.pt` or `.safetensors` file, on the CPU, memory-mapped where the format allows.
+
+    Weights that are packed as int8 come back in float32.
 
     Raises:
         CheckpointError: no such file, damaged, not a weights file, or it asks to run code.
@@ -56,7 +59,7 @@ def load_weights(path: Path | str) -> dict:
         ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
-    return content
+    return _unpacked(content, path)
 
 
 def check_whole(path: Path | str) -> None:
@@ -182,9 +185,20 @@ def _load_safetensors(path: Path) -> dict:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        content = load_file(path)
     except Exception as error:
         raise _not_safetensors(path, error) from None
+    return _unpacked(content, path)
+
+
+def _unpacked(content: dict, path: Path) -> dict:
+    """Content whose packed tensors, its own or those of an entry, are unpacked."""
+    try:
+        content = unpack(content) if is_packed(content) else content
+        packed = {key: unpack(value) for key, value in content.items() if isinstance(value, dict) and is_packed(value)}
+    except ValueError as error:
+        raise DamagedFile(f"{path}: damaged: {error}. Restore it from a copy.") from None
+    return {**content, **packed} if packed else content
 
 
 def _not_safetensors(path: Path, error: Exception) -> DamagedFile:

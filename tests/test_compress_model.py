@@ -1,5 +1,6 @@
 """Small voices sing as the large ones they were made from, keep what is said of them, and cost nobody a file."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -13,9 +14,13 @@ from tiny_voices import tiny_config
 import compress_model
 from models import build_synthesizer, load_synthesizer
 from modules.checkpoint import load_weights, save_weights
-from modules.config.io import save_config, to_plain
+from modules.config.io import load_config, save_config, to_plain
 from modules.config.schema import Config
 from modules.errors import CheckpointError, ConfigError, UsageError
+from modules.training.distributed import alone
+from modules.training.state import load_start
+from modules.training.step import VitsStep
+from vdecoder.discriminators import MultiPeriodDiscriminator
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -129,6 +134,58 @@ def test_a_config_that_does_not_fit_is_refused_with_tensor_shapes_and_key(traine
     assert not trained.with_name("G_800_release.pth").exists()
 
 
+def test_int8_is_a_quarter_of_the_size_and_sings_nearly_the_same(trained, config):
+    compress(trained)
+    compress(trained, "--int8")
+    whole, packed = (trained.with_name(f"G_800_release{suffix}.pth") for suffix in ("", "_int8"))
+    stored = torch.load(packed, weights_only=True)["model"]
+    assert {value.dtype for name, value in stored.items() if name.endswith(".int8")} == {torch.int8}
+    wanted, found = (load_weights(path)["model"] for path in (whole, packed))
+    assert wanted.keys() == found.keys()
+    for name, tensor in wanted.items():
+        largest = tensor.abs().flatten(1).amax(1).max() if tensor.dim() > 1 else tensor.abs().max()
+        assert (found[name].float() - tensor).abs().max() <= float(largest) / 250, name
+    wanted, found = sing(whole, config), sing(packed, config)
+    assert 0 < (wanted - found).abs().max() < 0.05 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("flags", [(), ("-hf",), ("--int8",)])
+def test_a_base_holds_all_that_training_needs(trained, config, tmp_path, capsys, flags):
+    discriminators = MultiPeriodDiscriminator(channels=config.model.discriminator_channels)
+    save_weights(trained.with_name("D_800.pth"), {"model": discriminators.state_dict(), "optimizer": {"state": {}}})
+    folder = tmp_path / "bases/альт"
+    assert compress(trained, "--base", folder, *flags) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["D_0.pth", "G_0.pth", "config.json"]
+    assert f'--base "{folder.as_posix()}"' in capsys.readouterr().out
+    assert (
+        load_config(folder / "config.json").model == config.model and load_weights(folder / "G_0.pth")["card"] == CARD
+    )
+    step = VitsStep(build_synthesizer(config), copy.deepcopy(discriminators), config, CPU)
+    state, start = load_start(tmp_path / "new", step, config, alone(CPU), folder)
+    assert (state.step, state.has_base, start.g) == (0, True, folder / "G_0.pth")
+    wanted = load_weights(trained)["model"]["enc_q.pre.weight"]
+    torch.testing.assert_close(step.net_g.enc_q.pre.weight.detach(), wanted, atol=2e-3, rtol=1e-2)
+    torch.testing.assert_close(
+        step.net_d.state_dict()["discriminators.1.convs.1.weight_v"],
+        discriminators.state_dict()["discriminators.1.convs.1.weight_v"],
+        atol=2e-3,
+        rtol=1e-2,
+    )
+    with pytest.raises(UsageError, match="exists"):
+        compress(trained, "--base", folder, *flags)
+
+
+def test_a_base_without_discriminators_is_refused(trained, tmp_path):
+    with pytest.raises(CheckpointError, match=r"D_800\.pth: no such file"):
+        compress(trained, "--base", tmp_path / "base")
+    save_weights(trained.with_name("D_800.pth"), {"model": {"x": torch.zeros(1)}})
+    with pytest.raises(CheckpointError, match=r"D_800\.pth: holds no discriminators"):
+        compress(trained, "--base", tmp_path / "base")
+    with pytest.raises(UsageError, match="leave -o out"):
+        compress(trained, "--base", tmp_path / "base", "-o", tmp_path / "x.pth")
+    assert not (tmp_path / "base").exists()
+
+
 def test_what_is_compressed_already_gets_a_note(trained, capsys):
     compress(trained)
     compress(trained.with_name("G_800_release.pth"), "-hf")
@@ -151,7 +208,7 @@ def test_numbers_beyond_16_bits_are_named(trained):
     content = load_weights(trained)
     content["model"]["dec.conv_pre.bias"] = torch.full_like(content["model"]["dec.conv_pre.bias"], 1e6)
     save_weights(trained.with_name("loud.pth"), content)
-    with pytest.raises(CheckpointError, match=r"dec\.conv_pre\.bias has numbers up to 1e\+06.* Leave -hf out"):
+    with pytest.raises(CheckpointError, match=r"dec\.conv_pre\.bias has numbers up to 1e\+06.* Leave -hf"):
         compress(trained.with_name("loud.pth"), "-hf")
 
 

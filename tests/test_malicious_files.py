@@ -58,7 +58,7 @@ LOADERS = {
     "logs/44k/diffusion/model_100.pt": lambda path: load_unit2mel(path, DiffusionConfig(), 128, torch.device("cpu")),
     "logs/44k/G_100.pth": load_weights,
     "logs/44k/D_100.pth": load_weights,
-    "logs/44k/G_release.pth": lambda path: compress(path, None, half=False),
+    "logs/44k/G_release.pth": lambda path: compress(path, None, ""),
     "logs/44k/kmeans_10000.pt": load_centres,
     "logs/44k/feature_and_index.pkl": read_pickled_index,
     "dataset/44k/alto/x.wav.soft.pt": read_units,

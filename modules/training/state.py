@@ -230,8 +230,9 @@ def prune_pairs(folder: Path, keep: int, step: int) -> None:
 
 def _load_base(start: Start, step: VitsStep, config: Config) -> None:
     if start.g is not None:
-        found = _weights_of(load_weights(start.g), start.g)
-        _load_generator(step.net_g, _without_foreign_speakers(found, step.net_g, start.g), start.g, config)
+        content = load_weights(start.g)
+        found = _with_own_speakers(content, step.net_g, start.g, config)
+        _load_generator(step.net_g, found, start.g, config)
     if start.d is not None:
         _load_discriminators(step.net_d, _weights_of(load_weights(start.d), start.d), start.d)
     there = [path for path in (start.g, start.d) if path is not None]
@@ -241,18 +242,32 @@ def _load_base(start: Start, step: VitsStep, config: Config) -> None:
         logger.warning("%s: has no %s beside it; that half of the model starts untrained", there[0], _partner(there[0]))
 
 
-def _without_foreign_speakers(found: dict[str, torch.Tensor], net: nn.Module, path: Path) -> dict[str, torch.Tensor]:
-    """A base may have another number of speakers; their vectors are then learned anew."""
-    key, wanted = "emb_g.weight", net.state_dict()
+def _with_own_speakers(content: dict, net: nn.Module, path: Path, config: Config) -> dict[str, torch.Tensor]:
+    """The weights of a base, with a vector for each speaker of the run.
+
+    A speaker whom the base knows by name keeps the vector; all others start as the average of its voices, from where
+    each is a short way. A base that does not say whose voices it has, with as many as the run wants, is taken as it is.
+    """
+    found, key, wanted = _weights_of(content, path), "emb_g.weight", net.state_dict()
     if key not in found or key not in wanted or found[key].shape[1:] != wanted[key].shape[1:]:
         return found
-    n_found, n_wanted = len(found[key]), len(wanted[key])
-    if n_found == n_wanted:
+    stored = content.get("config")
+    known = stored.get("spk") if isinstance(stored, dict) else None
+    known = known if isinstance(known, dict) else {}
+    if not known and len(found[key]) == len(wanted[key]):
         return found
-    logger.warning(
-        "%s: is for %d speakers, model.n_speakers is %d; speaker vectors start untrained", path, n_found, n_wanted
-    )
-    return {**found, key: wanted[key]}
+    # Of a base that names none, all vectors count: those that were never trained lie around zero.
+    ids = [number for number in known.values() if isinstance(number, int) and 0 <= number < len(found[key])]
+    vectors = found[key].float()
+    vectors = vectors[ids].mean(0) if ids else vectors.mean(0)
+    own = vectors.repeat(len(wanted[key]), 1)
+    for name, number in config.spk.items():
+        if known.get(name) in ids:
+            own[number] = found[key][known[name]]
+    new = [name for name in config.spk if known.get(name) not in ids]
+    if new:
+        logger.info("%s: new speakers start from the average of its voices: %s", path, ", ".join(new))
+    return {**found, key: own}
 
 
 def _weights_of(content: dict, path: Path) -> dict[str, torch.Tensor]:

@@ -17,8 +17,8 @@ from modules.data.dataset import (
     EpochBatches,
     VoiceDataset,
     change_volume,
-    draw_gain,
     collate,
+    draw_gain,
     make_loader,
 )
 from modules.data.filelist import write_list

@@ -244,7 +244,7 @@ def test_a_base_gives_weights_only(tmp_path):
     train_a_little(step)
     like_published(tmp_path, step, "0")
     other = make_step(config, seed=2)
-    assert load(tmp_path, other, config) == TrainState(0, 1, 0)
+    assert load(tmp_path, other, config) == TrainState(0, 1, 0, has_base=True)
     assert torch.equal(other.net_g.emb_g.weight, step.net_g.emb_g.weight)
     assert torch.equal(
         other.net_d.discriminators[3].conv_post.weight_v, step.net_d.discriminators[3].conv_post.weight_v
@@ -252,16 +252,26 @@ def test_a_base_gives_weights_only(tmp_path):
     assert not other.optim_g.state_dict()["state"]
 
 
-def test_a_base_for_other_speakers_keeps_all_but_their_vectors(tmp_path, caplog):
-    step = make_step(tiny_config({"n_speakers": 200}))
+def test_the_speakers_of_a_base_keep_their_vectors_and_new_ones_start_between_them(tmp_path, caplog):
+    caplog.set_level("INFO")
+    step = make_step(tiny_config({"n_speakers": 5}))
     like_published(tmp_path, step, "0")
-    config = tiny_config()
-    other = make_step(config, seed=2)
-    vectors = other.net_g.emb_g.weight.clone()
-    load(tmp_path, other, config)
-    assert torch.equal(other.net_g.emb_g.weight, vectors)
-    assert torch.equal(other.net_g.pre.weight, step.net_g.pre.weight)
-    assert "is for 200 speakers, model.n_speakers is 2" in caplog.text
+    config, content = tiny_config(), load_weights(tmp_path / "G_0.pth")
+    vectors = step.net_g.emb_g.weight.detach()
+    for stored, known in (
+        ({}, {}),
+        ({"spk": {"bass": 4, "анна": 2}}, {"bass": 4, "анна": 2}),
+        ({"spk": {"x": 99}}, {}),
+    ):
+        save_weights(tmp_path / "G_0.pth", {**content, "config": stored})
+        other = make_step(config, seed=2)
+        load(tmp_path, other, config)
+        average = vectors[list(known.values())].mean(0) if known else vectors.mean(0)
+        for name, number in config.spk.items():
+            wanted = vectors[known[name]] if name in known else average
+            torch.testing.assert_close(other.net_g.emb_g.weight[number], wanted)
+        assert torch.equal(other.net_g.pre.weight, step.net_g.pre.weight)
+    assert "G_0.pth: new speakers start from the average of its voices: alto" in caplog.text
 
 
 def test_a_base_of_another_shape_is_refused_by_tensor(tmp_path):

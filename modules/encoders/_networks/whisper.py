@@ -144,16 +144,8 @@ def read_encoder_weights(path: Path) -> dict[str, torch.Tensor]:
     content = load_weights(path)
     state = content.get("model_state_dict", content)
     prefix = "encoder." if any(name.startswith("encoder.") for name in state) else ""
-    state = {
-        name.removeprefix(prefix): value
+    return {
+        name.removeprefix(prefix): value.float()
         for name, value in state.items()
         if name.startswith(prefix) and isinstance(value, torch.Tensor)
     }
-    weights = {}
-    for name, value in state.items():
-        if name.endswith(".int8"):
-            scale = state[name.removesuffix("int8") + "scale"]
-            weights[name.removesuffix(".int8")] = value.float() * scale.view(-1, *[1] * (value.dim() - 1))
-        elif not name.endswith(".scale"):
-            weights[name] = value.float()
-    return weights
