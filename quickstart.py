@@ -1,13 +1,15 @@
-"""The whole job from one command: installs everything, trains a small voice and converts a song. Needs only Python.
+"""The whole job from one command: installs everything, converts a song and trains a voice. Needs only Python.
 
-    python quickstart.py          make .venv, install, then the five steps of the recipe on samples/
-    python quickstart.py test     make .venv, install, then run the tests (further arguments go to pytest)
+    python quickstart.py             make .venv, install, convert a song with the voice that comes with this toolkit,
+                                     then train a voice of one's own from it, on samples/, and convert the song again
+    python quickstart.py --no_train  stop after the first song
+    python quickstart.py test        make .venv, install, then run the tests (further arguments go to pytest)
 
-Reads samples/, requirements.txt and pretrain/whisper-ppg-base/. Writes .venv/ beside this file and, in a workspace
-folder of its own, everything that the recipe writes; it ends by naming the converted song and a picture of it.
+Reads samples/, requirements.txt, pretrain/whisper-ppg-base/ and pretrain/base-small/. Writes .venv/ beside this file
+and, in a workspace folder of its own, everything that the recipe writes; it names each song and a picture of it.
 Run it again and it goes on where it stopped. Standard library only.
 
-Example: python quickstart.py --workspace ~/voices/first --steps 600
+Example: python quickstart.py --workspace ~/voices/first --steps 2000
 """
 
 import argparse
@@ -22,8 +24,10 @@ from pathlib import Path
 CODE = Path(__file__).resolve().parent
 VENV = CODE / ".venv"
 SONG = "sing_vocadito_14.flac"
-SPEAKER = "be_ksenya_f"
-DEFAULT_STEPS = 700
+BASE = CODE / "pretrain" / "base-small"
+READY_SPEAKER = "ro_tabbytha_f"  # of the voice that comes along
+SPEAKER = "be_ksenya_f"  # of samples/
+DEFAULT_STEPS = 300
 
 
 class Stop(Exception):
@@ -45,15 +49,25 @@ def main(argv: list[str] | None = None) -> int:
         help="folder for everything the recipe writes (default: quickstart_workspace beside this file)",
     )
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="training steps (default: %(default)s)")
+    parser.add_argument("--no_train", action="store_true", help="convert with the voice that comes along, and stop")
     options = parser.parse_args(arguments)
     if options.steps < 1:
         parser.error("--steps must be at least 1")
     started = time.monotonic()
     python = install("requirements.txt")
     installed = time.monotonic()
-    result, picture = run_recipe(python, options.workspace.expanduser().resolve(), options.steps)
-    print(f"\nInstallation {minutes(installed - started)}, recipe {minutes(time.monotonic() - installed)}.")
-    print(f"Converted song: {result}\nPicture:        {picture}")
+    workspace = options.workspace.expanduser().resolve()
+    fill_workspace(workspace)
+    print(f"\n$ cd {workspace}")
+    result, picture = convert(python, workspace, BASE / "G_0.pth", BASE / "config.json", READY_SPEAKER)
+    converted = time.monotonic()
+    print(f"\nInstallation {minutes(installed - started)}, first song {minutes(converted - installed)}.")
+    say_result(result, picture)
+    if options.no_train:
+        return 0
+    result, picture = train_and_convert(python, workspace, options.steps)
+    print(f"\nA voice of one's own, from recordings to song: {minutes(time.monotonic() - converted)}.")
+    say_result(result, picture)
     return 0
 
 
@@ -117,28 +131,48 @@ def fingerprint(requirements: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def run_recipe(python: Path, workspace: Path, steps: int) -> tuple[Path, Path]:
-    """Runs the five scripts as a user would; returns the converted song and its picture.
+def train_and_convert(python: Path, workspace: Path, steps: int) -> tuple[Path, Path]:
+    """Runs the scripts of the recipe as a user would; returns the song in the new voice and its picture.
 
     Raises:
         Stop: a script ended with an error (its own line stands above).
     """
-    fill_workspace(workspace)
-    print(f"\n$ cd {workspace}")
 
     def run(script: str, *flags: str) -> None:
         run_script(python, workspace, script, *flags)
 
     run("resample.py")
-    run("preprocess_flist_config.py", "--micro", "--vol_aug", "--speech_encoder", "whisper-ppg-base")
+    run("preprocess_flist_config.py", "--small", "--vol_aug", "--speech_encoder", "whisper-ppg-base")
     run("preprocess_hubert_f0.py", "--f0_predictor", "fcpe")
-    run("train.py", "-c", "configs/config.json", "-m", "44k", "--max_steps", str(steps))
-    model = newest_model(workspace / "logs" / "44k").relative_to(workspace).as_posix()
-    run("inference_main.py", "-m", model, "-c", "logs/44k/config.json", "-n", SONG, "-s", SPEAKER, "-f0p", "fcpe")
-    result = Path("results") / f"{SONG}_0key_{SPEAKER}_sovits_fcpe.flac"
+    base = shown(BASE, workspace)
+    run("train.py", "-c", "configs/config.json", "-m", "44k", "--base", base, "--max_steps", str(steps))
+    folder = workspace / "logs" / "44k"
+    return convert(python, workspace, newest_model(folder), folder / "config.json", SPEAKER)
+
+
+def convert(python: Path, workspace: Path, model: Path, config: Path, speaker: str) -> tuple[Path, Path]:
+    """Converts the song and draws it beside its source; returns the song and the picture.
+
+    Raises:
+        Stop: a script ended with an error (its own line stands above).
+    """
+    flags = ["-m", shown(model, workspace), "-c", shown(config, workspace), "-n", SONG, "-s", speaker, "-f0p", "fcpe"]
+    run_script(python, workspace, "inference_main.py", *flags)
+    result = Path("results") / f"{SONG}_0key_{speaker}_sovits_fcpe.flac"
     picture = result.with_suffix(".png")
-    run("compare.py", f"raw/{SONG}", result.as_posix(), "-o", picture.as_posix())
+    run_script(python, workspace, "compare.py", f"raw/{SONG}", result.as_posix(), "-o", picture.as_posix())
     return workspace / result, workspace / picture
+
+
+def shown(path: Path, workspace: Path) -> str:
+    """A path as one would type it in the workspace: relative where it lies there, or where the workspace lies here."""
+    near = workspace in path.parents or CODE in workspace.parents
+    return Path(os.path.relpath(path, workspace)).as_posix() if near else path.as_posix()
+
+
+def say_result(result: Path, picture: Path) -> None:
+    """Names what was made."""
+    print(f"Converted song: {result}\nPicture:        {picture}")
 
 
 def fill_workspace(workspace: Path) -> None:
@@ -159,8 +193,7 @@ def fill_workspace(workspace: Path) -> None:
 def run_script(python: Path, workspace: Path, script: str, *flags: str) -> None:
     """Prints a command as a user would type it in the workspace, and runs it there."""
     path = CODE / script
-    shown = os.path.relpath(path, workspace) if CODE in workspace.parents else str(path)
-    say(["python", shown, *flags])
+    say(["python", shown(path, workspace), *flags])
     environment = {**os.environ, "PYTHONUTF8": "1"}
     code = subprocess.run([str(python), str(path), *flags], cwd=workspace, env=environment).returncode
     if code:

@@ -61,7 +61,7 @@ def largest_that_fits(fits: Callable[[int], bool], most: int) -> int:
 def _fits(step: VitsStep, size: int) -> bool:
     try:
         for _ in range(2):  # the first makes the moments of the optimizers, which the second has to live with
-            step.run(_long_batch(step, size))
+            step.run(long_batch(step, size))
         return True
     except torch.OutOfMemoryError:
         return False
@@ -71,7 +71,7 @@ def _fits(step: VitsStep, size: int) -> bool:
         torch.cuda.empty_cache()
 
 
-def _long_batch(step: VitsStep, size: int) -> Batch:
+def long_batch(step: VitsStep, size: int) -> Batch:
     """Noise in the shapes of the longest clips."""
     model, audio, device = step.config.model, step.audio, step.device
     n_frames = max(step.config.train.window_frames + WINDOW_SLACK, step.segment_frames)
