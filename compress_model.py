@@ -206,9 +206,15 @@ def _untrained(build: Any, config: "Config", for_training: bool) -> tuple[dict[s
 def _shrunk(tensors: "Tensors", shrink: str, path: Path) -> "Tensors":
     from modules.packed import pack
 
+    halved: Tensors = {}
     if not shrink:
         return tensors
-    halved = {name: _halve(name, tensor, path) for name, tensor in tensors.items()}
+    seen: dict[tuple, torch.Tensor] = {}  # names that share a tensor, as those of a shared flow, share the small one
+    for name, tensor in tensors.items():
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if place not in seen or not tensor.numel():
+            seen[place] = _halve(name, tensor, path)
+        halved[name] = seen[place]
     return pack(tensors) if shrink == "int8" else halved
 
 

@@ -16,22 +16,30 @@ _SMALL = 1024  # tensors with fewer numbers stay in 16 bits
 def pack(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same tensors, packed: large ones of two axes and more as int8 with float32 scales, other floats as float16.
 
+    Names that share a tensor, as the layers of a shared flow do, share the packed one.
+
     Args:
         tensors: name -> tensor of finite numbers, the small ones within float16's range.
     """
-    packed = {}
+    packed, seen = {}, {}
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            packed[name] = tensor.clone()
-        elif tensor.dim() < 2 or tensor.numel() < _SMALL:
-            packed[name] = tensor.half()
-        else:
-            rows = tensor.float().flatten(1)
-            scale = rows.abs().amax(1) / _LARGEST
-            whole = (rows / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round()
-            packed[name + INT8] = whole.clamp(-_LARGEST, _LARGEST).to(torch.int8).view(tensor.shape)
-            packed[name + SCALE] = scale
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if place not in seen or not tensor.numel():
+            seen[place] = _packed(tensor)
+        packed.update({name + suffix: part for suffix, part in seen[place].items()})
     return packed
+
+
+def _packed(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What is stored of a tensor, by the endings of its name."""
+    if not tensor.is_floating_point():
+        return {"": tensor.clone()}
+    if tensor.dim() < 2 or tensor.numel() < _SMALL:
+        return {"": tensor.half()}
+    rows = tensor.float().flatten(1)
+    scale = rows.abs().amax(1) / _LARGEST
+    whole = (rows / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round()
+    return {INT8: whole.clamp(-_LARGEST, _LARGEST).to(torch.int8).view(tensor.shape), SCALE: scale}
 
 
 def is_packed(tensors: Mapping) -> bool:

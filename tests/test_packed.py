@@ -25,6 +25,14 @@ def test_no_number_is_off_by_more_than_half_a_step():
     torch.testing.assert_close(unpack(pack(found))["layer.weight"], found["layer.weight"], atol=0, rtol=1e-6)
 
 
+def test_names_that_share_a_tensor_share_the_packed_one(tmp_path):
+    weight = torch.randn(64, 320)
+    save_weights(tmp_path / "x.pth", pack({"a": weight, "b": weight, "c": weight.clone()}))
+    assert (tmp_path / "x.pth").stat().st_size < 2.3 * weight.numel()
+    found = load_weights(tmp_path / "x.pth")
+    assert torch.equal(found["a"], found["b"]) and torch.equal(found["a"], found["c"])
+
+
 def test_a_file_comes_back_unpacked_at_any_place(tmp_path):
     weight = torch.randn(64, 32)
     for content in ({"model": pack({"w": weight}), "iteration": 3}, pack({"w": weight})):
