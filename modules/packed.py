@@ -48,17 +48,20 @@ def is_packed(tensors: Mapping) -> bool:
 
 
 def unpack(tensors: Mapping) -> dict:
-    """The entries with what was packed in float32 under its own name; all else is as it was.
+    """The entries with what was packed in float32 under its own name; all else is as it was, also what is shared.
 
     Raises:
         ValueError: a packed tensor has no scale, or not one for each row.
     """
-    found = dict(tensors)
+    found, seen = dict(tensors), {}
     for name in [name for name in tensors if isinstance(name, str) and name.endswith(INT8)]:
         plain = name.removesuffix(INT8)
         whole, scale = found.pop(name), found.pop(plain + SCALE, None)
         fits = isinstance(whole, torch.Tensor) and isinstance(scale, torch.Tensor) and whole.dim() > 0
         if not fits or scale.shape != whole.shape[:1]:
             raise ValueError(f"{plain} is packed, but {plain + SCALE} is not there or does not fit")
-        found[plain] = whole.float() * scale.float().view(-1, *[1] * (whole.dim() - 1))
+        place = (whole.data_ptr(), whole.shape, scale.data_ptr())
+        if place not in seen or not whole.numel():
+            seen[place] = whole.float() * scale.float().view(-1, *[1] * (whole.dim() - 1))
+        found[plain] = seen[place]
     return found
