@@ -123,7 +123,7 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
     if group.is_main:
         _introduce(trainer, training, len(loader.batch_sampler), arguments.config)
     if arguments.dry_run:
-        return _rehearse(trainer, loader)
+        return _rehearse(trainer, loader, arguments.max_steps)
     if group.is_main:
         _copy_config(arguments.config, folder / "config.json")
     done_before = trainer.state.step
@@ -262,9 +262,14 @@ def _introduce(trainer: "VitsTrainer", training: "VoiceDataset", n_batches: int,
         group.world_size,
         "process" if group.world_size == 1 else "processes, one for each device",
     )
+    state, train = trainer.state, config.train
+    if not state.has_base and state.step < train.adversarial_from:
+        logger.info("the discriminators join in at step %d (train.adversarial_from)", train.adversarial_from)
+    if not state.has_base and state.step < train.steady_steps:
+        logger.info("the decoder's upsampling holds still until step %d (train.steady_steps)", train.steady_steps)
 
 
-def _rehearse(trainer: "VitsTrainer", loader: "DataLoader") -> int:
+def _rehearse(trainer: "VitsTrainer", loader: "DataLoader", max_steps: int | None) -> int:
     """A step for the numbers that one wants to know before a long night."""
     from modules.device import peak_memory
 
@@ -274,16 +279,17 @@ def _rehearse(trainer: "VitsTrainer", loader: "DataLoader") -> int:
     seconds = trainer.rehearse(loader)
     if not main:
         return 0
-    steps = math.ceil(len(loader.batch_sampler) / trainer.accumulate)
-    left = max(0, trainer.config.train.epochs - state.epoch + 1)
+    n_batches = len(loader.batch_sampler)
+    steps = math.ceil(n_batches / trainer.accumulate)
+    left = max(0, trainer.last_step(n_batches, max_steps) - state.step)
     memory = peak_memory(trainer.device)
     logger.info("memory at its highest: %s", "unknown here" if memory is None else f"{memory / 2**30:.1f} GB")
     logger.info(
-        "a step takes %.2f s, an epoch %s, the %d epochs that are left %s",
+        "a step takes %.2f s, an epoch %s, the %d steps that are left %s",
         seconds,
         _duration(seconds * steps),
         left,
-        _duration(seconds * steps * left),
+        _duration(seconds * left),
     )
     logger.info("nothing was written. Train with the same command without --dry-run")
     return 0

@@ -1,5 +1,6 @@
 """train.py and train_diff.py on two ranks as a user meets them, and what a rehearsal tells."""
 
+import json
 import os
 import re
 import signal
@@ -120,13 +121,19 @@ def test_a_rehearsal_tells_what_a_night_would_bring_and_writes_nothing(workspace
     err = capsys.readouterr().err
     assert "logs/44k holds no checkpoint to go on from: it would begin at step 0" in err
     assert "M parameters" in err and re.search(r"memory at its highest: [\d.]+ GB", err)
-    assert re.search(r"a step takes [\d.]+ s, an epoch [\d.]+ s, the 10000 epochs that are left [\d.]+ (h|min)", err)
+    assert re.search(r"a step takes [\d.]+ s, an epoch [\d.]+ s, the \d+0000 steps that are left [\d.]+ (h|min)", err)
     assert sorted(workspace.rglob("*")) == before
     assert train.main(["-m", "44k", "-d", "cpu", "--max_steps", "1"]) == 0
     capsys.readouterr()
     content = Path("logs/44k/G_1.pth").read_bytes()
-    assert train.main(["-m", "44k", "-d", "cpu", "--dry_run"]) == 0
+    workspace_config = Path("configs/config.json")
+    config = json.loads(workspace_config.read_text("utf-8"))
+    config["train"] |= {"adversarial_from": 2, "steady_steps": 3}
+    workspace_config.write_text(json.dumps(config), "utf-8")
+    assert train.main(["-m", "44k", "-d", "cpu", "--dry_run", "--max_steps", "9"]) == 0
     err = capsys.readouterr().err
+    assert "the 8 steps that are left" in err
+    assert "discriminators join in at step 2" in err and "upsampling holds still until step 3" in err
     assert "going on from logs/44k/G_1.pth: step 1, epoch 1" in err and "nothing was written" in err
     assert Path("logs/44k/G_1.pth").read_bytes() == content
 

@@ -154,7 +154,7 @@ class Trainer(ABC):
             return Outcome(self.saved, self.state.step, False)
         log = self.open_log() if self.group.is_main else None
         bar = tqdm(
-            total=self._last_step(n_batches, max_steps),
+            total=self.last_step(n_batches, max_steps),
             initial=self.state.step,
             desc="train",
             unit="step",
@@ -326,7 +326,8 @@ class Trainer(ABC):
         reached = max_steps is not None and self.state.step >= max_steps
         return reached or self.state.epoch > self.rhythm.epochs
 
-    def _last_step(self, n_batches: int, max_steps: int | None) -> int:
+    def last_step(self, n_batches: int, max_steps: int | None) -> int:
+        """The step with which training ends: after all epochs of `n_batches`, or `max_steps` before that."""
         epochs_left = self.rhythm.epochs - self.state.epoch + 1
         steps = math.ceil(n_batches / self.accumulate)
         done = math.ceil(self.state.batches_done / self.accumulate)
