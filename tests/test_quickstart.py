@@ -73,3 +73,49 @@ def test_a_change_in_an_included_file_installs_again(monkeypatch, tmp_path):
     assert quickstart.fingerprint("dev.txt") == before != quickstart.fingerprint("run.txt")
     (tmp_path / "deep.txt").write_text("torch==2\n")
     assert quickstart.fingerprint("dev.txt") != before
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """What the quickstart would run, script by script; each leaves what the next one looks for."""
+    ran = []
+
+    def run_script(python, workspace, script, *flags):
+        ran.append((script, flags))
+        if script == "train.py":
+            (workspace / "logs/44k").mkdir(parents=True)
+            (workspace / f"logs/44k/G_{flags[-1]}.pth").touch()
+
+    monkeypatch.setattr(quickstart, "install", lambda requirements: Path(sys.executable))
+    monkeypatch.setattr(quickstart, "run_script", run_script)
+    return ran
+
+
+def test_the_first_song_is_sung_by_the_voice_that_comes_along(commands, tmp_path, capsys):
+    assert quickstart.main(["--workspace", str(tmp_path / "my голос"), "--no_train"]) == 0
+    assert [script for script, _ in commands] == ["inference_main.py", "compare.py"]
+    flags = commands[0][1]
+    model, config = (Path(flags[flags.index(flag) + 1]) for flag in ("-m", "-c"))
+    assert model.is_file() and config.is_file() and model.parent == quickstart.BASE
+    assert flags[flags.index("-s") + 1] in config.read_text("utf-8")
+    assert capsys.readouterr().out.count("Converted song: ") == 1
+
+
+def test_then_a_voice_is_trained_from_it_and_sings_the_same_song(commands, tmp_path, capsys):
+    assert quickstart.main(["--workspace", str(tmp_path), "--steps", "7"]) == 0
+    scripts = [script for script, _ in commands]
+    recipe = ["resample.py", "preprocess_flist_config.py", "preprocess_hubert_f0.py", "train.py"]
+    assert scripts == ["inference_main.py", "compare.py", *recipe, "inference_main.py", "compare.py"]
+    train, song = commands[5][1], commands[6][1]
+    assert Path(train[train.index("--base") + 1]) == quickstart.BASE
+    assert song[:4] == ("-m", "logs/44k/G_7.pth", "-c", "logs/44k/config.json")
+    results = [line.split(maxsplit=2)[2] for line in capsys.readouterr().out.splitlines() if "Converted song" in line]
+    assert len(set(results)) == 2, "the second song does not replace the first"
+
+
+def test_paths_are_shown_as_one_would_type_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "CODE", tmp_path / "code")
+    inside = tmp_path / "code/quickstart_workspace"
+    assert quickstart.shown(tmp_path / "code/train.py", inside) == "../train.py"
+    assert quickstart.shown(tmp_path / "voices/logs/G_1.pth", tmp_path / "voices") == "logs/G_1.pth"
+    assert quickstart.shown(tmp_path / "code/train.py", tmp_path / "voices") == (tmp_path / "code/train.py").as_posix()
