@@ -25,7 +25,7 @@ CODE = Path(__file__).resolve().parent
 VENV = CODE / ".venv"
 SONG = "sing_vocadito_14.flac"
 BASE = CODE / "pretrain" / "base-small"
-READY_SPEAKER = "ro_tabbytha_f"  # of the voice that comes along
+READY_SPEAKER, READY_KEY = "bg_krasimir_m", -12  # of the voice that comes along, an octave below the song
 SPEAKER = "be_ksenya_f"  # of samples/
 DEFAULT_STEPS = 300
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     workspace = options.workspace.expanduser().resolve()
     fill_workspace(workspace)
     print(f"\n$ cd {workspace}")
-    result, picture = convert(python, workspace, BASE / "G_0.pth", BASE / "config.json", READY_SPEAKER)
+    result, picture = convert(python, workspace, BASE / "G_0.pth", BASE / "config.json", READY_SPEAKER, READY_KEY)
     converted = time.monotonic()
     print(f"\nInstallation {minutes(installed - started)}, first song {minutes(converted - installed)}.")
     say_result(result, picture)
@@ -150,15 +150,15 @@ def train_and_convert(python: Path, workspace: Path, steps: int) -> tuple[Path, 
     return convert(python, workspace, newest_model(folder), folder / "config.json", SPEAKER)
 
 
-def convert(python: Path, workspace: Path, model: Path, config: Path, speaker: str) -> tuple[Path, Path]:
+def convert(python: Path, workspace: Path, model: Path, config: Path, speaker: str, key: int = 0) -> tuple[Path, Path]:
     """Converts the song and draws it beside its source; returns the song and the picture.
 
     Raises:
         Stop: a script ended with an error (its own line stands above).
     """
-    flags = ["-m", shown(model, workspace), "-c", shown(config, workspace), "-n", SONG, "-s", speaker, "-f0p", "fcpe"]
-    run_script(python, workspace, "inference_main.py", *flags)
-    result = Path("results") / f"{SONG}_0key_{speaker}_sovits_fcpe.flac"
+    flags = ["-m", shown(model, workspace), "-c", shown(config, workspace), "-n", SONG, "-s", speaker]
+    run_script(python, workspace, "inference_main.py", *flags, *(["-t", str(key)] if key else []), "-f0p", "fcpe")
+    result = Path("results") / f"{SONG}_{key}key_{speaker}_sovits_fcpe.flac"
     picture = result.with_suffix(".png")
     run_script(python, workspace, "compare.py", f"raw/{SONG}", result.as_posix(), "-o", picture.as_posix())
     return workspace / result, workspace / picture

@@ -104,7 +104,7 @@ def test_the_sung_sample_keeps_its_melody(tmp_path, monkeypatch, config):
     (tmp_path / "raw").mkdir()
     shutil.copyfile(CODE_ROOT / "samples/songs/sing_vocadito_14.flac", tmp_path / "raw/песня.flac")
     model = ["-m", str(BASE / "G_0.pth"), "-c", str(BASE / "config.json"), "-n", "песня.flac"]
-    speakers = ["ro_tabbytha_f", "ru_edwin_m"]
+    speakers = ["be_ksenya_f", "ru_ivrvoice_f_16k"]
     assert (inference_main.main([*model, "-s", *speakers, "-f0p", "fcpe", "-t", "0", "--json"]) or 0) == 0
     source, _ = soundfile.read(tmp_path / "raw/песня.flac", dtype="float32")
     audio = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
