@@ -1,9 +1,9 @@
 """What a voice model costs at several sizes: bytes to ship, seconds to sing, seconds to train.
 
 Each candidate is the --small preset with other sizes; the presets micro, small and tiny stand beside them. G and D are
-megabytes in 16 bits; "sing" is the real-time factor of the voice model alone (without encoder and pitch), the quickest of
---rounds; "step" is a training step of four windows, discriminators included. Weights are random: the speed is the same.
-The table of configs/README.md was made with this.
+megabytes in 16 bits; "sing" is the real-time factor of the voice model alone (without encoder and pitch), "step" a
+training step of four windows with discriminators; both are the quickest of --rounds. Weights are random: the speed is
+the same. The table of configs/README.md was made with this.
 
 Example: python benchmarks/voice_sizes.py --seconds 30
 """
