@@ -143,9 +143,19 @@ def test_settings_of_other_tools_are_inert_and_named(look, small_encoders):
 
 
 def test_the_embedded_encoder_is_the_published_one(look):
-    _, [found] = look(ROOT / "pretrain")
+    _, reports = look(ROOT / "pretrain")
+    [found] = [report for report in reports if report["kind"] == "speech encoder"]
     assert found["family"] == "whisper-base" and found["is_published_file"] and found["is_in_place"]
     assert found["encoder"] == ["whisper-ppg-base"]
+
+
+def test_the_files_of_the_base_say_what_they_are(look):
+    code, reports = look(ROOT / "pretrain/base-small")
+    found = {Path(report["path"]).name: report for report in reports}
+    assert code == 0 and found["D_0.pth"]["kind"] == "discriminator"
+    voice = found["G_0.pth"]
+    assert (voice["kind"], voice["encoder"], voice["n_speakers"]) == ("voice model", "whisper-ppg-base", 6)
+    assert voice["is_compressed"] is False and voice["card"]["steps"] > 5000
 
 
 def test_centres_and_indexes_of_both_forms_are_told(look, tmp_path):
