@@ -49,7 +49,8 @@ def test_no_items_is_no_work_and_workers_never_outnumber_items():
 def test_an_interrupted_pool_ends_at_once(pause):
     """Whether Ctrl-C comes while the script waits for an answer, or while it does something with one."""
     code = (
-        "import sys, time; sys.path[:0] = sys.argv[1:]\n"
+        "import signal, sys, time; sys.path[:0] = sys.argv[1:]\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
         "from pool_tasks import sleep; from modules.cli import run; from modules.parallel import run_pool\n"
         "def main(_):\n"
         f"    for _ in run_pool(sleep, [0.1, 60, 60], 2): print('go', flush=True); time.sleep({pause})\n"
