@@ -40,7 +40,13 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("-c", "--config", type=Path, metavar="FILE", help="config.json of the voice (default: see above)")
     add("-i", "--input", type=Path, required=True, metavar="FILE", help="model to compress")
-    add("-o", "--output", type=Path, metavar="FILE", help="model to write (default: INPUT_release[_half] beside it)")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="model to write (default: INPUT_release[_half|_int8] beside it)",
+    )
     add("--base", type=Path, metavar="FOLDER", help="write a base model into this folder, for train.py --base")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("-hf", "--half", action="store_true", help="store numbers in 16 bits: half the size")
@@ -77,6 +83,8 @@ def _make_base(path: Path, config_path: Path | None, shrink: str, folder: Path, 
     from modules.config.io import save_config
     from modules.files import make_folder
 
+    if not path.name.startswith("G"):
+        raise UsageError(f"--base with -i {path}: expected a G_STEP.pth, with its D_STEP.pth beside it")
     d_path = path.with_name("D" + path.name[1:])
     targets = [folder / name for name in ("G_0.pth", "D_0.pth", "config.json")]
     for target in targets:
@@ -204,32 +212,13 @@ def _untrained(build: Any, config: "Config", for_training: bool) -> tuple[dict[s
 
 
 def _shrunk(tensors: "Tensors", shrink: str, path: Path) -> "Tensors":
-    from modules.packed import pack
+    """The tensors of a file, in as many bits as wanted."""
+    from modules.packed import halve, pack
 
-    halved: Tensors = {}
-    if not shrink:
-        return tensors
-    seen: dict[tuple, torch.Tensor] = {}  # names that share a tensor, as those of a shared flow, share the small one
-    for name, tensor in tensors.items():
-        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        if place not in seen or not tensor.numel():
-            seen[place] = _halve(name, tensor, path)
-        halved[name] = seen[place]
-    return pack(tensors) if shrink == "int8" else halved
-
-
-def _halve(name: str, tensor: "torch.Tensor", path: Path) -> "torch.Tensor":
-    import torch
-
-    if not tensor.is_floating_point():
-        return tensor
-    halved = tensor.half()
-    if not torch.isfinite(halved).all() and torch.isfinite(tensor).all():
-        raise CheckpointError(
-            f"{path}: {name} has numbers up to {float(tensor.abs().max()):.3g}, and 16 bits end at 65504. "
-            "Leave -hf or --int8 out."
-        )
-    return halved
+    try:
+        return {"": dict, "half": halve, "int8": pack}[shrink](tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}. Leave -hf or --int8 out.") from None
 
 
 if __name__ == "__main__":

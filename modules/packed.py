@@ -4,7 +4,7 @@ A matrix NAME is stored as NAME.int8 and NAME.scale: weight = int8 * scale, row 
 number is off by more than half a 127th of the largest in its row. Vectors are stored in 16 bits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -13,31 +13,54 @@ _LARGEST = 127
 _SMALL = 1024  # tensors with fewer numbers stay in 16 bits
 
 
-def pack(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors, packed: large ones of two axes and more as int8 with float32 scales, other floats as float16.
+def halve(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors with floats as float16; names that share a tensor, as those of a shared flow do, still share it.
 
-    Names that share a tensor, as the layers of a shared flow do, share the packed one.
-
-    Args:
-        tensors: name -> tensor of finite numbers, the small ones within float16's range.
+    Raises:
+        ValueError: a number is too large for float16; the text names the tensor.
     """
-    packed, seen = {}, {}
+    return _convert(tensors, lambda name, tensor: {"": _half(name, tensor)})
+
+
+def pack(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors, packed: large ones of two axes and more as int8 with float32 scales, the others as `halve`.
+
+    Raises:
+        ValueError: a number is too large for float16, or a matrix holds one that is not finite.
+    """
+    return _convert(tensors, _packed)
+
+
+def _convert(
+    tensors: Mapping[str, torch.Tensor], convert: Callable[[str, torch.Tensor], dict[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """What `convert` makes of each tensor, by the endings of its name, once for all names of the same one."""
+    converted, seen = {}, {}
     for name, tensor in tensors.items():
         place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if place not in seen or not tensor.numel():
-            seen[place] = _packed(tensor)
-        packed.update({name + suffix: part for suffix, part in seen[place].items()})
-    return packed
+            seen[place] = convert(name, tensor)
+        converted.update({name + suffix: part for suffix, part in seen[place].items()})
+    return converted
 
 
-def _packed(tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What is stored of a tensor, by the endings of its name."""
+def _half(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if not tensor.is_floating_point():
-        return {"": tensor.clone()}
-    if tensor.dim() < 2 or tensor.numel() < _SMALL:
-        return {"": tensor.half()}
+        return tensor
+    halved = tensor.half()
+    if not torch.isfinite(halved).all() and torch.isfinite(tensor).all():
+        largest = float(tensor.abs().max())
+        raise ValueError(f"{name} has numbers up to {largest:.3g}, and 16 bits end at 65504")
+    return halved
+
+
+def _packed(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    if not tensor.is_floating_point() or tensor.dim() < 2 or tensor.numel() < _SMALL:
+        return {"": _half(name, tensor)}
     rows = tensor.float().flatten(1)
     scale = rows.abs().amax(1) / _LARGEST
+    if not scale.isfinite().all():
+        raise ValueError(f"{name} has numbers that are not finite")
     whole = (rows / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round()
     return {INT8: whole.clamp(-_LARGEST, _LARGEST).to(torch.int8).view(tensor.shape), SCALE: scale}
 

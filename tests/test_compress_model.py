@@ -181,6 +181,8 @@ def test_a_base_without_discriminators_is_refused(trained, tmp_path):
     save_weights(trained.with_name("D_800.pth"), {"model": {"x": torch.zeros(1)}})
     with pytest.raises(CheckpointError, match=r"D_800\.pth: holds no discriminators"):
         compress(trained, "--base", tmp_path / "base")
+    with pytest.raises(UsageError, match=r"voice\.safetensors: expected a G_STEP\.pth"):
+        compress("voice.safetensors", "--base", tmp_path / "base")
     with pytest.raises(UsageError, match="leave -o out"):
         compress(trained, "--base", tmp_path / "base", "-o", tmp_path / "x.pth")
     assert not (tmp_path / "base").exists()

@@ -5,7 +5,7 @@ import torch
 
 from modules.checkpoint import load_weights, save_weights
 from modules.errors import CheckpointError
-from modules.packed import is_packed, pack, unpack
+from modules.packed import halve, is_packed, pack, unpack
 
 
 def test_no_number_is_off_by_more_than_half_a_step():
@@ -27,6 +27,8 @@ def test_no_number_is_off_by_more_than_half_a_step():
 
 def test_names_that_share_a_tensor_share_the_packed_one(tmp_path):
     weight = torch.randn(64, 320)
+    halved = halve({"a": weight, "b": weight, "c": weight.clone()})
+    assert halved["a"].data_ptr() == halved["b"].data_ptr() != halved["c"].data_ptr()
     save_weights(tmp_path / "x.pth", pack({"a": weight, "b": weight, "c": weight.clone()}))
     assert (tmp_path / "x.pth").stat().st_size < 2.3 * weight.numel()
     found = load_weights(tmp_path / "x.pth")
@@ -40,6 +42,20 @@ def test_a_file_comes_back_unpacked_at_any_place(tmp_path):
         found = load_weights(tmp_path / "x.pth")
         found = found.get("model", found)
         assert list(found) == ["w"] and (found["w"] - weight).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(("convert", "tensor", "message"), [
+    (halve, torch.full((64, 64), 1e6), r"w has numbers up to 1e\+06, and 16 bits end at 65504"),
+    (pack, torch.full((64,), 1e6), r"w has numbers up to 1e\+06, and 16 bits end at 65504"),
+    (pack, torch.full((64, 64), torch.nan), "w has numbers that are not finite"),
+])  # fmt: skip
+def test_numbers_that_do_not_fit_are_named(convert, tensor, message):
+    with pytest.raises(ValueError, match=message):
+        convert({"w": tensor})
+
+
+def test_a_large_number_in_a_matrix_is_no_obstacle_to_packing():
+    assert torch.equal(unpack(pack({"w": torch.full((64, 64), 1e6)}))["w"], torch.full((64, 64), 1e6))
 
 
 @pytest.mark.parametrize("change", [
