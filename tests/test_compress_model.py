@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import flip_a_bit
 from safetensors import safe_open
 from tiny_voices import tiny_config
 
@@ -230,9 +231,7 @@ def test_no_input_is_overwritten_and_others_only_on_demand(trained):
 
 
 def test_a_damaged_model_is_refused_before_anything_is_written(trained):
-    data = bytearray(trained.read_bytes())
-    data[len(data) // 2] ^= 1
-    trained.write_bytes(data)
+    flip_a_bit(trained)
     with pytest.raises(CheckpointError, match="damaged"):
         compress(trained)
     assert [path.name for path in trained.parent.iterdir()] == ["G_800.pth"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damage import flip_a_bit
 from published import published, repeated, write_config
 from tiny_diffusion import diffusion_config
 from tiny_voices import tiny_config
@@ -206,9 +207,8 @@ def test_a_broken_file_is_one_line_and_the_others_follow(tmp_path, capsys):
     whole = ours(tmp_path / "b/G_1.pth")
     data = whole.read_bytes()
     (tmp_path / "a.pth").write_bytes(data[:5000])
-    flipped = bytearray(data)
-    flipped[len(data) // 2] ^= 4
-    (tmp_path / "c.pth").write_bytes(flipped)
+    (tmp_path / "c.pth").write_bytes(data)
+    flip_a_bit(tmp_path / "c.pth")
     (tmp_path / ".hidden.pth").write_bytes(b"")
     (tmp_path / "song.wav.soft.pt").write_bytes(b"")
     assert inspect_model.main([str(tmp_path), str(tmp_path / "none.pth")]) == 1
