@@ -266,7 +266,7 @@ def _introduce(trainer: "VitsTrainer", training: "VoiceDataset", n_batches: int,
     if not state.has_base and state.step < train.adversarial_from:
         logger.info("the discriminators join in at step %d (train.adversarial_from)", train.adversarial_from)
     if not state.has_base and state.step < train.steady_steps:
-        logger.info("the decoder's upsampling holds still until step %d (train.steady_steps)", train.steady_steps)
+        logger.info("the decoder's upsampling stays straight until step %d (train.steady_steps)", train.steady_steps)
 
 
 def _rehearse(trainer: "VitsTrainer", loader: "DataLoader", max_steps: int | None) -> int:

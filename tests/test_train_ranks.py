@@ -133,7 +133,7 @@ def test_a_rehearsal_tells_what_a_night_would_bring_and_writes_nothing(workspace
     assert train.main(["-m", "44k", "-d", "cpu", "--dry_run", "--max_steps", "9"]) == 0
     err = capsys.readouterr().err
     assert "the 8 steps that are left" in err
-    assert "discriminators join in at step 2" in err and "upsampling holds still until step 3" in err
+    assert "discriminators join in at step 2" in err and "upsampling stays straight until step 3" in err
     assert "going on from logs/44k/G_1.pth: step 1, epoch 1" in err and "nothing was written" in err
     assert Path("logs/44k/G_1.pth").read_bytes() == content
 

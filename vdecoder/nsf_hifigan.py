@@ -133,12 +133,19 @@ class NSFGenerator(nn.Module):
             conv.weight_v.normal_(0.0, 0.01)
             _keep_as_drawn(conv)
         for up in self.ups:
-            channels, _, kernel = up.weight_v.shape
-            ramp = 1 - ((torch.arange(kernel) + 0.5) / kernel * 2 - 1).abs()
-            up.weight_v.copy_(torch.randn(*up.weight_v.shape[:2], 1) * ramp / channels**0.5)
+            mix = torch.randn(*up.weight_v.shape[:2], 1)
+            up.weight_v.copy_(mix * _ramp(up) / len(mix) ** 0.5)
             _keep_as_drawn(up)
         self.m_source.l_linear.weight.fill_(1 / 3)
         self.m_source.l_linear.bias.zero_()
+
+    @torch.no_grad()
+    def hold_interpolation(self) -> None:
+        """Makes every upsampling layer the linear interpolation nearest to it: what it mixes of which channels stays,
+        how that runs between two frames is straight again. A generator that starts untrained is so already."""
+        for up in self.ups:
+            ramp = _ramp(up)
+            up.weight_v.copy_((up.weight_v @ ramp / ramp.square().sum()).unsqueeze(2) * ramp)
 
     def forward(self, x: torch.Tensor, f0: torch.Tensor, g: torch.Tensor | None = None) -> torch.Tensor:
         """The waveform of `x` at pitch `f0`.
@@ -238,6 +245,12 @@ def _upsampler(in_channels: int, out_channels: int, kernel_size: int, rate: int)
     return NormedConvTranspose1d(
         in_channels, out_channels, kernel_size, rate, padding=(extra + 1) // 2, output_padding=extra % 2
     )
+
+
+def _ramp(up: NormedConvTranspose1d) -> torch.Tensor:
+    """The kernel (K,) of linear interpolation: rising to its middle, falling to its end."""
+    kernel = up.weight_v.shape[2]
+    return 1 - ((torch.arange(kernel, device=up.weight_v.device) + 0.5) / kernel * 2 - 1).abs()
 
 
 def _keep_as_drawn(conv: nn.Module) -> None:

@@ -66,7 +66,7 @@ class VitsStep:
         averaged: the moving average of the voice model's weights, with `train.ema_decay`; else None.
         clock: called with a name at the end of each phase of a step, for measurements.
         is_adversarial: the discriminators learn and teach; without, their losses are zero.
-        is_steady: the generator's upsampling layers stay as they are.
+        is_steady: the generator's upsampling stays linear interpolation; which channels it mixes is learnt.
     """
 
     def __init__(
@@ -83,7 +83,6 @@ class VitsStep:
         self.averaged = AveragedWeights(net_g, train.ema_decay) if train.ema_decay else None
         self.clock: Callable[[str], None] = lambda name: None
         self.is_adversarial, self.is_steady = True, False
-        self._upsampling = [parameter for name, parameter in net_g.named_parameters() if name.startswith("dec.ups.")]
         # These two add the averaging over ranks; only passes whose gradients are wanted go through them.
         self._generate, self._judge = (share_gradients(net, group) for net in (net_g, net_d))
 
@@ -142,10 +141,9 @@ class VitsStep:
             reports.append(losses)
         if norm_d is None:
             norm_d = self._update_discriminators()
-        if self.is_steady:
-            for parameter in self._upsampling:
-                parameter.grad = None
         norm_g = self._update(self.optim_g, "g_update")
+        if self.is_steady:
+            self.net_g.dec.hold_interpolation()
         self.updates.end()
         if self.averaged is not None:
             self.averaged.update_parameters(self.net_g)

@@ -154,3 +154,19 @@ def test_an_untrained_generator_follows_its_frames_without_a_buzz_at_their_rate(
     power = torch.fft.rfft((wav - wav.mean()) * torch.hann_window(44100)).abs().square()  # bins of 1 Hz
     peaks = [round(k * 44100 / 512) for k in range(1, 40)]
     assert sum(power[peak - 4 : peak + 5].sum() for peak in peaks) < 0.01 * power[:40].sum()
+
+
+@torch.no_grad()
+def test_held_upsampling_draws_straight_lines_between_frames_and_keeps_what_it_mixes():
+    torch.manual_seed(0)
+    generator = NSFGenerator(8, SMALL)
+    up = generator.ups[0]
+    begun = up.weight_v.clone()
+    generator.hold_interpolation()
+    torch.testing.assert_close(up.weight_v, begun, msg="one that starts untrained is so already")
+    turned = begun.flip(1) + torch.tensor([1.0, -1.0] * 4)  # another mix, and pulses on top, to which the line is blind
+    up.weight_v.copy_(turned)
+    generator.hold_interpolation()
+    torch.testing.assert_close(up.weight_v, begun.flip(1))
+    line = up(torch.arange(12.0).expand(1, begun.shape[0], -1))[..., 4:-4]
+    assert line.diff().abs().min() > 0 and line.diff(n=2).abs().max() < 1e-4 * line.abs().max()
