@@ -125,12 +125,13 @@ class NSFGenerator(nn.Module):
 
         HiFi-GAN means to draw the convolutions from N(0, 0.01) but sets them where weight norm overwrites them, and its
         upsampling layers start as pulses at the frame rate: training spends its first thousands of steps getting rid
-        of that buzz. Here residual blocks start near the identity, upsampling starts as linear interpolation, whose
-        slow curves open and close the rectifiers for the harmonics that are added to them, and all harmonics of the
-        source start equal.
+        of that buzz. Here upsampling starts as linear interpolation, whose slow curves open and close the rectifiers
+        for the harmonics that are added to them, and all harmonics of the source start equal. Residual blocks start at
+        the scale that torch gives convolutions, each a third of its input's power: drawn from N(0, 0.01), narrow ones
+        would be so near the identity that their gradients vanish.
         """
         for conv in (conv for conv in self.resblocks.modules() if isinstance(conv, NormedConv1d)):
-            conv.weight_v.normal_(0.0, 0.01)
+            conv.weight_v.normal_(0.0, (3 * conv.weight_v[0].numel()) ** -0.5)
             _keep_as_drawn(conv)
         for up in self.ups:
             mix = torch.randn(*up.weight_v.shape[:2], 1)
