@@ -63,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.output is not None:
             raise UsageError("--base names the folder to write to; leave -o out")
         return _make_base(source, arguments.config, shrink, arguments.base, arguments.overwrite)
+    if arguments.output is None and source.suffix.lower() not in _SUFFIXES:
+        raise UsageError(f"-i {source}: expected a model, whose name ends in {' or '.join(_SUFFIXES)}")
     output = arguments.output or source.with_name(f"{source.stem}_release{shrink and '_'}{shrink}{source.suffix}")
     check_output(output, [source], arguments.overwrite, _SUFFIXES)
     content, described = compress(source, arguments.config, shrink)

@@ -241,3 +241,11 @@ def test_wrong_use_ends_with_code_two_and_one_line(tmp_path):
     command = [sys.executable, str(ROOT / "compress_model.py"), "-i", "a.pth"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 2 and done.stderr.splitlines() == ["error: a.pth: no such file"]
+
+
+def test_what_is_no_model_is_named_not_the_output_that_it_would_give(tmp_path):
+    (tmp_path / "song.wav").write_bytes(b"junk")
+    for wrong in (tmp_path, tmp_path / "song.wav"):
+        with pytest.raises(UsageError, match=rf"-i .*{wrong.name}: expected a model, whose name ends in \.pth"):
+            compress(wrong)
+    assert [path.name for path in tmp_path.iterdir()] == ["song.wav"]
