@@ -263,9 +263,10 @@ def _introduce(trainer: "VitsTrainer", training: "VoiceDataset", n_batches: int,
         "process" if group.world_size == 1 else "processes, one for each device",
     )
     state, train = trainer.state, config.train
-    if not state.has_base and state.step < train.adversarial_from:
+    trainer.step.begin(state.step, state.has_base)
+    if not trainer.step.is_adversarial:
         logger.info("the discriminators join in at step %d (train.adversarial_from)", train.adversarial_from)
-    if not state.has_base and state.step < train.steady_steps:
+    if trainer.step.is_steady:
         logger.info("the decoder's upsampling stays straight until step %d (train.steady_steps)", train.steady_steps)
 
 

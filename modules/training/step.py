@@ -83,6 +83,7 @@ class VitsStep:
         self.averaged = AveragedWeights(net_g, train.ema_decay) if train.ema_decay else None
         self.clock: Callable[[str], None] = lambda name: None
         self.is_adversarial, self.is_steady = True, False
+        self._began_straight: bool | None = None
         # These two add the averaging over ranks; only passes whose gradients are wanted go through them.
         self._generate, self._judge = (share_gradients(net, group) for net in (net_g, net_d))
 
@@ -101,19 +102,23 @@ class VitsStep:
         for group in [*self.optim_g.param_groups, *self.optim_d.param_groups]:
             group["lr"] = rate
 
-    def begin(self, step: int | None) -> None:
+    def begin(self, step: int, has_base: bool) -> None:
         """What of the beginning of a training still counts, by `train.adversarial_from` and `train.steady_steps`.
 
         An untrained decoder learns within twenty steps to buzz at the frame rate, which fits all mels a little, and it
         takes thousands until it sings the pitch. Its upsampling starts as linear interpolation; kept so for a while,
-        it has no way to buzz, and shapes the harmonic source instead.
+        it has no way to buzz, and shapes the harmonic source instead. A base that was made so stays so; to straighten
+        any other would ruin it.
 
         Args:
-            step: updates made so far, in a training from nothing; None where the networks are trained.
+            step: updates made so far.
+            has_base: the training began with trained networks.
         """
         train = self.config.train
-        self.is_adversarial = step is None or step >= train.adversarial_from
-        self.is_steady = step is not None and step < train.steady_steps
+        self.is_adversarial = has_base or step >= train.adversarial_from
+        if self._began_straight is None:
+            self._began_straight = self.net_g.dec.is_interpolation()
+        self.is_steady = self._began_straight and step < train.steady_steps
 
     def run(self, batches: Batch | list[Batch]) -> StepReport:
         """Updates both networks once.

@@ -95,7 +95,7 @@ class VitsTrainer(Trainer):
 
     def advance(self, batches: list[Batch]) -> StepReport:
         """Updates both networks once."""
-        self.step.begin(None if self.state.has_base else self.state.step)
+        self.step.begin(self.state.step, self.state.has_base)
         return self.step.run(batches)
 
     def write_checkpoint(self, random_states: list[dict[str, torch.Tensor]]) -> Path:

@@ -165,8 +165,11 @@ def test_held_upsampling_draws_straight_lines_between_frames_and_keeps_what_it_m
     generator.hold_interpolation()
     torch.testing.assert_close(up.weight_v, begun, msg="one that starts untrained is so already")
     turned = begun.flip(1) + torch.tensor([1.0, -1.0] * 4)  # another mix, and pulses on top, to which the line is blind
+    assert generator.is_interpolation()
     up.weight_v.copy_(turned)
+    assert not generator.is_interpolation()
     generator.hold_interpolation()
+    assert generator.is_interpolation()
     torch.testing.assert_close(up.weight_v, begun.flip(1))
     line = up(torch.arange(12.0).expand(1, begun.shape[0], -1))[..., 4:-4]
     assert line.diff().abs().min() > 0 and line.diff(n=2).abs().max() < 1e-4 * line.abs().max()
