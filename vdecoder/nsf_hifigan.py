@@ -149,8 +149,9 @@ class NSFGenerator(nn.Module):
 
     @torch.no_grad()
     def is_interpolation(self, tolerance: float = 0.02) -> bool:
-        """Whether every upsampling layer is linear interpolation, up to a share `tolerance` of its weights' norm: 8 bits
-        cost a straight one 0.01, and 1600 free steps at a low learning rate take it 0.02 to 0.09 away."""
+        """Whether every upsampling layer is linear interpolation, up to a share `tolerance` of its weights' norm.
+
+        Storing straight ones in 8 bits costs 0.01; 1600 free steps at a low learning rate, 0.02 to 0.09."""
         return all((up.weight_v - _straightened(up)).norm() <= tolerance * up.weight_v.norm() for up in self.ups)
 
     def forward(self, x: torch.Tensor, f0: torch.Tensor, g: torch.Tensor | None = None) -> torch.Tensor:
