@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": {"unit_interpolate_mode": "nearest"},
         "train": {
             "batch_size": 4,
-            "learning_rate": 7e-4,
+            "learning_rate": 2e-4,
             "lr_decay": 0.999,
             "c_kl": 0.2,
             "c_stft": 15.0,
