@@ -157,7 +157,8 @@ def convert(python: Path, workspace: Path, model: Path, config: Path, speaker: s
         Stop: a script ended with an error (its own line stands above).
     """
     flags = ["-m", shown(model, workspace), "-c", shown(config, workspace), "-n", SONG, "-s", speaker]
-    run_script(python, workspace, "inference_main.py", *flags, *(["-t", str(key)] if key else []), "-f0p", "fcpe")
+    flags += [*(["-t", str(key)] if key else []), "-f0p", "fcpe", "-lea", "0"]  # as loud as the song
+    run_script(python, workspace, "inference_main.py", *flags)
     result = Path("results") / f"{SONG}_{key}key_{speaker}_sovits_fcpe.flac"
     picture = result.with_suffix(".png")
     run_script(python, workspace, "compare.py", f"raw/{SONG}", result.as_posix(), "-o", picture.as_posix())

@@ -268,6 +268,8 @@ def _introduce(trainer: "VitsTrainer", training: "VoiceDataset", n_batches: int,
         logger.info("the discriminators join in at step %d (train.adversarial_from)", train.adversarial_from)
     if trainer.step.is_steady:
         logger.info("the decoder's upsampling stays straight until step %d (train.steady_steps)", train.steady_steps)
+    elif state.step < train.steady_steps:
+        logger.info("train.steady_steps has no effect: the decoder's upsampling is not straight, it has learned freely")
 
 
 def _rehearse(trainer: "VitsTrainer", loader: "DataLoader", max_steps: int | None) -> int:

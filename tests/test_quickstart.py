@@ -98,6 +98,7 @@ def test_the_first_song_is_sung_by_the_voice_that_comes_along(commands, tmp_path
     model, config = (Path(flags[flags.index(flag) + 1]) for flag in ("-m", "-c"))
     assert model.is_file() and config.is_file() and model.parent == quickstart.BASE
     assert flags[flags.index("-s") + 1] in config.read_text("utf-8")
+    assert flags[flags.index("-lea") + 1] == "0", "as loud as the song: the small voice itself is much quieter"
     assert capsys.readouterr().out.count("Converted song: ") == 1
 
 
@@ -109,6 +110,7 @@ def test_then_a_voice_is_trained_from_it_and_sings_the_same_song(commands, tmp_p
     train, song = commands[5][1], commands[6][1]
     assert Path(train[train.index("--base") + 1]) == quickstart.BASE
     assert song[:4] == ("-m", "logs/44k/G_7.pth", "-c", "logs/44k/config.json")
+    assert song[song.index("-lea") + 1] == "0"
     results = [line.split(maxsplit=2)[2] for line in capsys.readouterr().out.splitlines() if "Converted song" in line]
     assert len(set(results)) == 2, "the second song does not replace the first"
 

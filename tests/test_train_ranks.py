@@ -16,7 +16,7 @@ from tiny_voices import make_workspace
 
 import train
 import train_diff
-from modules.checkpoint import load_weights
+from modules.checkpoint import load_weights, save_weights
 from modules.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,6 +136,12 @@ def test_a_rehearsal_tells_what_a_night_would_bring_and_writes_nothing(workspace
     assert "discriminators join in at step 2" in err and "upsampling stays straight until step 3" in err
     assert "going on from logs/44k/G_1.pth: step 1, epoch 1" in err and "nothing was written" in err
     assert Path("logs/44k/G_1.pth").read_bytes() == content
+    bent = load_weights("logs/44k/G_1.pth")
+    bent["model"]["dec.ups.0.weight_v"] += torch.randn_like(bent["model"]["dec.ups.0.weight_v"])
+    save_weights("logs/44k/G_1.pth", bent)
+    assert train.main(["-m", "44k", "-d", "cpu", "--dry_run", "--max_steps", "9"]) == 0
+    err = capsys.readouterr().err
+    assert "train.steady_steps has no effect" in err and "stays straight" not in err
 
 
 @pytest.mark.parametrize(
