@@ -14,8 +14,6 @@ from diffusion.refine import DiffusionRefiner, Walk
 from diffusion.samplers.base import check_method
 from diffusion.unit2mel import load_unit2mel
 from models import INFERENCE_SEED, load_synthesizer
-from modules.card import read_card, stand_in_card
-from modules.checkpoint import list_checkpoints
 from modules.config.audio import AudioSpec
 from modules.config.diffusion import DiffusionConfig
 from modules.config.io import load_config
@@ -28,7 +26,9 @@ from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.f0.base import PREDICTORS, build_predictor
 from modules.inference.converter import VoiceConverter
 from modules.inference.onnx_voice import OnnxVoice
-from modules.inference.rendering import GPU_BATCH_FRAMES, ConverterParts
+from modules.inference.pipeline import GPU_BATCH_FRAMES, ConverterParts
+from modules.weights.card import read_card, stand_in_card
+from modules.weights.checkpoint import list_checkpoints
 from vdecoder.enhancer import NsfHifiganEnhancer
 from vdecoder.mel_vocoder import load_vocoder
 

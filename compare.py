@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     from modules.audio import io
     from modules.config.audio import AudioSpec
     from modules.f0.base import build_predictor
-    from modules.inference.report import draw_comparison, match_melody
+    from modules.metrics.melody import draw_comparison, match_melody
 
     configure_logging()
     audio = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)

@@ -81,9 +81,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _make_base(path: Path, config_path: Path | None, shrink: str, folder: Path, overwrite: bool) -> int:
     """Writes a base model; returns the exit code."""
-    from modules.checkpoint import check_whole, load_weights, save_together
     from modules.config.io import save_config
     from modules.files import make_folder
+    from modules.weights.checkpoint import check_whole, load_weights, save_together
 
     if not path.name.startswith("G"):
         raise UsageError(f"--base with -i {path}: expected a G_STEP.pth, with its D_STEP.pth beside it")
@@ -124,9 +124,9 @@ def compress(
         ConfigError: there is no config, or it is wrong.
     """
     from models import build_synthesizer
-    from modules.checkpoint import check_whole, load_weights
     from modules.config.fit import explain_mismatch
-    from modules.model_files import voice_weights
+    from modules.weights.checkpoint import check_whole, load_weights
+    from modules.weights.families import voice_weights
 
     content = load_weights(path)
     check_whole(path)
@@ -155,7 +155,7 @@ def write(output: Path, content: dict[str, Any]) -> None:
     Raises:
         CheckpointError: the disk is full or the folder cannot be written.
     """
-    from modules.checkpoint import save_weights
+    from modules.weights.checkpoint import save_weights
 
     if output.suffix.lower() != ".safetensors":
         save_weights(output, content)
@@ -176,7 +176,7 @@ def write(output: Path, content: dict[str, Any]) -> None:
 def _about(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """What a file of ours says of its voice, beside the weights."""
     if path.suffix == ".safetensors":
-        from modules.checkpoint import safetensors_metadata
+        from modules.weights.checkpoint import safetensors_metadata
 
         content = safetensors_metadata(path)
     return {key: content[key] for key in _KEPT if content.get(key)}
@@ -215,7 +215,7 @@ def _untrained(build: Any, config: "Config", for_training: bool) -> tuple[dict[s
 
 def _shrunk(tensors: "Tensors", shrink: str, path: Path) -> "Tensors":
     """The tensors of a file, in as many bits as wanted."""
-    from modules.packed import halve, pack
+    from modules.weights.int8 import halve, pack
 
     try:
         return {"": dict, "half": halve, "int8": pack}[shrink](tensors)

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 from modules.cli import configure_logging, make_parser, run
 from modules.errors import UsageError
-from modules.inference.flags import AUTO, AUTO_OCTAVE
+from modules.inference.arguments import AUTO, AUTO_OCTAVE
 
 if TYPE_CHECKING:
     from modules.contracts import F0
     from modules.evaluation.evaluator import Judges, Plan
     from modules.evaluation.page import Exhibit
     from modules.evaluation.table import Means
-    from modules.inference.names import Named
+    from modules.inference.inputs import Named
 
 logger = logging.getLogger("evaluate")
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     from assemble import VoiceRequest, load_converter, read_voice_config
     from modules.evaluation.evaluator import Evaluator, Plan
     from modules.evaluation.table import summarise, write_scores
-    from modules.inference.names import find_sources
+    from modules.inference.inputs import find_sources
 
     sources, complete = find_sources(args.input)
     if not sources:
@@ -138,7 +138,7 @@ def choose_model(given: str | None) -> Path:
     Raises:
         UsageError: there is none.
     """
-    from modules.checkpoint import list_checkpoints
+    from modules.weights.checkpoint import list_checkpoints
 
     if given is not None:
         return Path(given)
@@ -167,7 +167,7 @@ def refuse_collisions(output: Path, sources: list["Named"], speakers: list[str])
     Raises:
         UsageError: both are named.
     """
-    from modules.inference.jobs import Job, check_results_differ, result_name
+    from modules.inference.batch import Job, check_results_differ, result_name
     from modules.inference.options import ConversionOptions
 
     options = [ConversionOptions(speaker=speaker) for speaker in speakers]
@@ -211,7 +211,7 @@ def load_judges(args: argparse.Namespace, speakers: list[str], device: str) -> t
     from modules.evaluation.evaluator import Judges
     from modules.evaluation.extras import NaturalnessJudge, Transcriber
     from modules.evaluation.recordings import target_voice
-    from modules.speaker_encoder import find_speaker_encoder, load_speaker_encoder
+    from modules.metrics.speaker import find_speaker_encoder, load_speaker_encoder
 
     notes, encoder, voices = [], None, {}
     if (path := find_speaker_encoder()) is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from modules.cli import configure_logging, next_step, run
 from modules.errors import UsageError, UserError
-from modules.inference.flags import (
+from modules.inference.arguments import (
     AUTO_OCTAVE,
     DEFAULT_CONFIG,
     DEFAULT_MODEL,
@@ -36,9 +36,9 @@ from modules.inference.options import MIX_NAME, ConversionOptions
 if TYPE_CHECKING:
     from assemble import DiffusionRequest, RetrievalRequest
     from modules.f0.histogram import PitchHistogram
+    from modules.inference.batch import Done, Job
     from modules.inference.converter import VoiceConverter
-    from modules.inference.jobs import Done, Job
-    from modules.inference.names import Named
+    from modules.inference.inputs import Named
     from modules.inference.speaker_mix import SpeakerMix
 
 logger = logging.getLogger("inference_main")
@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         logger.info(text)
 
     # What follows imports torch; help and wrong flags should not wait for that.
-    from modules.inference.jobs import check_results_differ, run_jobs
-    from modules.inference.names import find_sources
+    from modules.inference.batch import check_results_differ, run_jobs
+    from modules.inference.inputs import find_sources
 
     sources, complete = find_sources(args.clean_names)
     if not sources:
@@ -150,7 +150,7 @@ def make_jobs(
     Raises:
         UserError: the only source cannot be used, or a key cannot be chosen.
     """
-    from modules.inference.jobs import Job
+    from modules.inference.batch import Job
 
     keys = args.trans + args.trans[:1] * (len(args.clean_names) - len(args.trans))
     jobs, usable = [], True
@@ -213,7 +213,7 @@ class KeyChooser:
             AudioError: the song cannot be used.
         """
         from modules.f0.histogram import choose_shift, range_warning
-        from modules.inference.listening import hear_song
+        from modules.inference.auto_transpose import hear_song
 
         if path not in self._songs:
             self._songs[path] = hear_song(path, self.converter.renderer, self.args.slice_db)
@@ -292,8 +292,8 @@ def choose_diffusion(args: argparse.Namespace) -> "DiffusionRequest | None":
     if kind_of(args) == "sovits":
         return None
     from assemble import DiffusionRequest
-    from modules.checkpoint import list_checkpoints
     from modules.config.diffusion import load_diffusion_config
+    from modules.weights.checkpoint import list_checkpoints
 
     model = Path(args.diffusion_model_path or f"{DIFFUSION_FOLDER}/model_0.pt")
     if args.diffusion_model_path is None and (found := list_checkpoints(DIFFUSION_FOLDER, "model")):
@@ -311,7 +311,7 @@ def choose_diffusion(args: argparse.Namespace) -> "DiffusionRequest | None":
 
 def choose_model(given: str | None) -> Path:
     """The model named with -m; else upstream's default where it exists; else the newest one beside it."""
-    from modules.checkpoint import list_checkpoints
+    from modules.weights.checkpoint import list_checkpoints
 
     default = Path(DEFAULT_MODEL)
     if given is not None:

@@ -130,9 +130,9 @@ def _misfit(path: Path, weights: Any) -> str | None:
     import torch
 
     from models import build_synthesizer
-    from modules.checkpoint import load_weights, safetensors_metadata
     from modules.config.fit import explain_mismatch
     from modules.model_report import read_voice_config
+    from modules.weights.checkpoint import load_weights, safetensors_metadata
 
     is_bare = path.suffix == ".safetensors"
     config = read_voice_config(path, safetensors_metadata(path) if is_bare else load_weights(path))
@@ -144,8 +144,8 @@ def _misfit(path: Path, weights: Any) -> str | None:
 
 def _onnx(path: Path) -> dict[str, Any]:
     """A graph is not run: its name says which published one it is, or the card in it whose voice."""
-    from modules.card import read_card
-    from modules.catalogue import PACKAGES
+    from modules.pretrained.catalogue import PACKAGES
+    from modules.weights.card import read_card
 
     with path.open("rb") as file:
         if file.read(1) != b"\x08":  # the version of the format comes first in every graph
@@ -196,7 +196,7 @@ def _index(path: Path) -> dict[str, Any]:
 def _pickled_index(path: Path) -> dict[str, Any]:
     from cluster.index_files import header_of, is_index_name, read_pickled_index
     from modules.model_report import AsksForCode, encoders_of_width
-    from modules.pickle_names import asked_names
+    from modules.weights.pickle_names import asked_names
 
     code = [name for name in asked_names(path) if not is_index_name(name)]
     if code:

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     shares = shares_of(arguments.weights, len(inputs), arguments.mode)
     check_output(output, inputs, arguments.overwrite)
 
-    from modules.checkpoint import save_weights
+    from modules.weights.checkpoint import save_weights
 
     configure_logging()
     if arguments.mode == "linear" and abs(sum(shares) - 1) > 1e-6:
@@ -118,8 +118,8 @@ def blend(paths: list[Path], shares: list[float]) -> dict[str, Any]:
 def _read_model(path: Path) -> dict[str, Any]:
     import torch
 
-    from modules.checkpoint import load_weights, safetensors_metadata
-    from modules.model_files import voice_weights
+    from modules.weights.checkpoint import load_weights, safetensors_metadata
+    from modules.weights.families import voice_weights
 
     content = load_weights(path)
     if path.suffix == ".safetensors":

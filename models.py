@@ -19,20 +19,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modules.checkpoint import load_weights
 from modules.config.fit import explain_mismatch
 from modules.config.schema import Config
 from modules.contracts import Synthesis, VoiceInput
 from modules.device import WithoutDrawing, seeded
 from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.f0.convert import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0
-from modules.model_files import voice_weights
 from modules.nn.flows import CouplingFlow
 from modules.nn.latent import LATENT_KERNEL, PitchDecoder, PosteriorEncoder, PriorEncoder
 from modules.nn.masks import random_starts, sequence_mask, slice_frames
 from modules.nn.transformer import CausalTransformer, TransformerSpec
 from modules.nn.wavenet import WaveNet
 from modules.nn.weight_norm import fold_weight_norm
+from modules.weights.checkpoint import load_weights
+from modules.weights.families import voice_weights
 from vdecoder.nsf_hifigan import ACTIVATIONS, GeneratorSpec, NSFGenerator
 
 # The seed upstream uses for every conversion, so that the same input gives the same output.

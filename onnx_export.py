@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     configure_logging()
 
     # What follows imports torch; help and wrong flags should not wait for that.
-    from modules.onnx_files import INSTALL, check_can_export, is_installed
+    from modules.weights.onnx import INSTALL, check_can_export, is_installed
 
     check_can_export(args.opset)
     if args.check and not is_installed("onnxruntime"):
@@ -98,11 +98,11 @@ def export_voice(args: argparse.Namespace) -> int:
     import torch
 
     from models import INFERENCE_SEED, load_synthesizer
-    from modules.card import CARD_KEY, read_card
     from modules.config.io import load_config
     from modules.inference.voice_graph import VoiceGraph, describe_voice
-    from modules.onnx_files import export_graph
-    from vdecoder.graphs import GraphDecoder
+    from modules.weights.card import CARD_KEY, read_card
+    from modules.weights.onnx import export_graph
+    from vdecoder.onnx import GraphDecoder
 
     config = load_config(config_path)
     if not config.spk:
@@ -184,11 +184,11 @@ def export_diffusion(args: argparse.Namespace) -> int:
 
     import torch
 
-    from diffusion.graphs import check_parts, diffusion_graphs
+    from diffusion.onnx import check_parts, diffusion_graphs
     from diffusion.unit2mel import load_unit2mel, weights_of
-    from modules.checkpoint import load_weights
     from modules.config.diffusion import load_diffusion_config
-    from modules.onnx_files import export_graph
+    from modules.weights.checkpoint import load_weights
+    from modules.weights.onnx import export_graph
 
     config = load_diffusion_config(config_path)
     n_speakers = config.model.n_spk
@@ -205,9 +205,9 @@ def export_diffusion(args: argparse.Namespace) -> int:
 
 def export_encoder(args: argparse.Namespace) -> int:
     """A speech encoder."""
+    from modules.encoders._export import check_encoder, check_exportable, encoder_graph
     from modules.encoders.base import ENCODERS, build_encoder
-    from modules.encoders.graphs import check_encoder, check_exportable, encoder_graph
-    from modules.onnx_files import export_graph
+    from modules.weights.onnx import export_graph
 
     kind = ENCODERS.get(args.encoder)
     check_exportable(kind)

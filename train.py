@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from modules.config.schema import Config
     from modules.data.dataset import VoiceDataset
     from modules.training.distributed import Group
+    from modules.training.resume import Start
     from modules.training.scores import Judge
-    from modules.training.state import Start
     from modules.training.vits_trainer import VitsTrainer
 
 logger = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def _find_judge(config: "Config") -> "Judge":
     import torch
 
     from modules.f0.base import build_predictor
-    from modules.speaker_encoder import find_speaker_encoder, load_speaker_encoder
+    from modules.metrics.speaker import find_speaker_encoder, load_speaker_encoder
     from modules.training.scores import Judge
 
     path = find_speaker_encoder()
@@ -217,9 +217,9 @@ def _choose_batch_size(config: "Config", training: "VoiceDataset", group: "Group
 
 def _make_card(config: "Config", training: "VoiceDataset", folder: Path, start: "Start") -> dict[str, Any]:
     """What the voice says about itself; the notes of its speakers are empty where step 3 has not counted them."""
-    from modules.card import make_card, read_card
     from modules.data.pitch import histograms_beside
     from modules.files import sha256_of
+    from modules.weights.card import make_card, read_card
 
     base = None
     if start.step:

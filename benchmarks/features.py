@@ -127,7 +127,7 @@ def prepare_encoder(name: str, device: str):
 
     from modules.encoders import hubert, whisper_ppg
     from modules.encoders.base import ENCODERS, build_encoder
-    from modules.pretrain import find
+    from modules.pretrained.find import find
 
     kind = ENCODERS.get(name)
     if any(find(weights.path) for weights in kind.weights):
@@ -161,7 +161,7 @@ def prepare_predictor(name: str, device: str):
 
     from modules.config.audio import AudioSpec
     from modules.f0.base import build_predictor
-    from modules.pretrain import find
+    from modules.pretrained.find import find
 
     audio = AudioSpec(RATE, 2048, 512, 2048, 80, 0.0, 22050.0)
     is_real = True

@@ -157,7 +157,7 @@ def measure_passes(arguments: argparse.Namespace, predictor: str, folder: str) -
     import torch
 
     import inference_main
-    from modules.inference.flags import make_arguments
+    from modules.inference.arguments import make_arguments
 
     os.chdir(folder)
     parser = make_arguments(inference_main.__file__, inference_main.__doc__)

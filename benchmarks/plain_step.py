@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from modules.audio.mel import mel_from_spectrogram, mel_spectrogram
-from modules.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss, stft_loss
 from modules.nn.masks import slice_frames
 from modules.nn.winograd import QuickConv1d, QuickConv2d
+from modules.training.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss, stft_loss
 
 
 class PlainStep:

@@ -76,9 +76,9 @@ def write_contentvec(folder: Path) -> bool:
     """`pretrain/checkpoint_best_legacy_500.pt` as it is published, unless the true one is at hand; returns that."""
     import torch
 
-    from modules.catalogue import weights_of
     from modules.encoders._networks.hubert import rename
-    from modules.pretrain import find
+    from modules.pretrained.catalogue import weights_of
+    from modules.pretrained.find import find
 
     path = weights_of("contentvec")[0].path
     if find(path):
@@ -117,7 +117,7 @@ def random_hubert(name: str, dim: int) -> dict:
     """Random weights of the published size, by torchaudio's names. DPHuBERT is a quarter of HuBERT base."""
     import torch
 
-    from modules.torchaudio_compat import import_torchaudio
+    from modules.audio.torchaudio_compat import import_torchaudio
 
     models = import_torchaudio().models
     network = {"cnhubertlarge": models.hubert_large, "wavlmbase+": models.wavlm_base}.get(name, models.hubert_base)()

@@ -22,7 +22,7 @@ from cluster import INDEX_COMMAND
 from cluster.faiss_format import read_sizes
 from modules.errors import CheckpointError
 from modules.files import atomic_path, sha256_of, write_json
-from modules.foreign import StandIn, array_of, bytes_of, stand_in
+from modules.weights.foreign import StandIn, array_of, bytes_of, stand_in
 
 JSON_NAME = "feature_and_index.json"
 _OUR_FILE = re.compile(r"feature_and_index_\d+_[0-9a-f]{8}\.faiss")

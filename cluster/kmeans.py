@@ -17,7 +17,7 @@ from cluster import CLUSTER_COMMAND
 from modules.device import fp32_region
 from modules.errors import CheckpointError
 from modules.files import atomic_path
-from modules.foreign import array_of, load_foreign
+from modules.weights.foreign import array_of, load_foreign
 
 logger = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ import torch
 from pydantic import ValidationError
 
 from diffusion.unit2mel import Unit2Mel, explain_mismatch, weights_of
-from modules.checkpoint import DamagedFile, check_whole, list_checkpoints, load_weights, save_together, step_of
 from modules.config.diffusion import DiffusionConfig
 from modules.config.io import to_plain
 from modules.errors import CheckpointError
 from modules.files import discard
 from modules.training.distributed import Group
-from modules.training.optimizing import Updates
-from modules.training.state import TrainState, load_optimizer, say_changed_rate, set_rank_random_state
+from modules.training.optim import Updates
+from modules.training.resume import TrainState, load_optimizer, say_changed_rate, set_rank_random_state
+from modules.weights.checkpoint import DamagedFile, check_whole, list_checkpoints, load_weights, save_together, step_of
 
 logger = logging.getLogger(__name__)
 

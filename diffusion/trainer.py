@@ -15,9 +15,9 @@ from modules.contracts import MelVocoder
 from modules.device import autocast, choose_dtype, seeded
 from modules.training.distributed import Group
 from modules.training.guards import StopRequest
-from modules.training.logging import Pace, mel_picture
-from modules.training.optimizing import Updates, make_adamw
+from modules.training.optim import Updates, make_adamw
 from modules.training.sharing import share_gradients, together
+from modules.training.tensorboard import Pace, mel_picture
 from modules.training.trainer import Remedies, Rhythm, Trainer
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from torch import nn
 
 from diffusion.gaussian import GaussianDiffusion
 from diffusion.wavenet import WaveNet
-from modules.checkpoint import load_weights
 from modules.config.diffusion import DiffusionConfig
 from modules.errors import CheckpointError
-from modules.model_files import UNKNOWN, recognise
+from modules.weights.checkpoint import load_weights
+from modules.weights.families import UNKNOWN, recognise
 
 # Augmented training items were shifted by up to this many semitones.
 LARGEST_SHIFT = 5

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-from modules.catalogue import Weights, package, package_with
-from modules.checkpoint import check_whole, safetensors_metadata, step_of
 from modules.config.diffusion import DiffusionConfig, load_diffusion_config, parse_diffusion_config
 from modules.config.io import parse_config, read_json
 from modules.config.schema import Config
@@ -20,10 +18,12 @@ from modules.config.vocoder import load_vocoder_config, vocoder_config_path
 from modules.encoders.base import ENCODERS
 from modules.errors import CheckpointError, ConfigError
 from modules.files import is_zip
-from modules.foreign import array_of, is_settings_name, load_foreign
-from modules.model_files import DIFFUSION, ENCODER, VOICE, ModelFile, encoder_depth, recognise
-from modules.pickle_names import asked_names, is_tensor_name
-from modules.pretrain import find
+from modules.pretrained.catalogue import Weights, package, package_with
+from modules.pretrained.find import find
+from modules.weights.checkpoint import check_whole, safetensors_metadata, step_of
+from modules.weights.families import DIFFUSION, ENCODER, VOICE, ModelFile, encoder_depth, recognise
+from modules.weights.foreign import array_of, is_settings_name, load_foreign
+from modules.weights.pickle_names import asked_names, is_tensor_name
 
 Report = dict[str, Any]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as pretrain/download.py from anywhere
 
-from modules.catalogue import PACKAGES, Package, Weights, package
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import DownloadError, UsageError
+from modules.pretrained.catalogue import PACKAGES, Package, Weights, package
 
 logger = logging.getLogger(__name__)
 HUGGING_FACE = "https://huggingface.co"
@@ -110,7 +110,7 @@ def _fetch_package(wanted: Package, root: Path, force: bool, mirrors: dict[str, 
 
 
 def _fetch_file(file: Weights, root: Path, mirrors: dict[str, str]) -> None:
-    from modules.download import fetch
+    from modules.pretrained.download import fetch
 
     found = fetch(_mirrored(file.url, mirrors), root / file.path, file.sha256)
     if file.sha256 is None:
@@ -118,8 +118,8 @@ def _fetch_file(file: Weights, root: Path, mirrors: dict[str, str]) -> None:
 
 
 def _fetch_archive(wanted: Package, missing: list[Weights], root: Path, mirrors: dict[str, str]) -> None:
-    from modules.download import extract_members, fetch
     from modules.files import sha256_of
+    from modules.pretrained.download import extract_members, fetch
 
     archive = root / "pretrain" / f"{wanted.name}.zip"
     fetch(_mirrored(wanted.archive, mirrors), archive)

@@ -12,17 +12,17 @@ import inference_main
 from models import build_synthesizer, load_synthesizer
 from modules.audio.io import resample
 from modules.audio.volume import frame_volume
-from modules.checkpoint import check_whole, load_weights
 from modules.config.audio import AudioSpec
 from modules.config.io import load_config, parse_config
 from modules.config.presets import preset_values
 from modules.encoders.align import align_units
 from modules.encoders.base import build_encoder
 from modules.f0.base import build_predictor
-from modules.pretrain import CODE_ROOT
+from modules.pretrained.find import CODE_ROOT
 from modules.training.distributed import alone
-from modules.training.state import load_start
+from modules.training.resume import load_start
 from modules.training.step import VitsStep
+from modules.weights.checkpoint import check_whole, load_weights
 from vdecoder.discriminators import MultiPeriodDiscriminator
 
 BASE = CODE_ROOT / "pretrain/base-small"

@@ -14,13 +14,13 @@ from tiny_voices import tiny_config
 
 import compress_model
 from models import build_synthesizer, load_synthesizer
-from modules.checkpoint import load_weights, save_weights
 from modules.config.io import load_config, save_config, to_plain
 from modules.config.schema import Config
 from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.training.distributed import alone
-from modules.training.state import load_start
+from modules.training.resume import load_start
 from modules.training.step import VitsStep
+from modules.weights.checkpoint import load_weights, save_weights
 from vdecoder.discriminators import MultiPeriodDiscriminator
 
 ROOT = Path(__file__).resolve().parent.parent

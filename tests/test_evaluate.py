@@ -14,14 +14,14 @@ from inference.fake_voice import AUDIO, fake_converter, folder_listing, sung
 
 import assemble
 import evaluate
-from modules import speaker_encoder
 from modules.config.schema import Config
 from modules.contracts import F0
 from modules.data import pitch
 from modules.errors import UsageError
 from modules.evaluation import evaluator
 from modules.f0.histogram import PitchHistogram
-from modules.inference.report import draw_comparison
+from modules.metrics import speaker as speaker_encoder
+from modules.metrics.melody import draw_comparison
 
 OUT = Path("results/evaluation")
 RESULTS = {

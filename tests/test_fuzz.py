@@ -30,15 +30,15 @@ from cluster.retrieval import train_index
 from inspect_model import inspect
 from models import build_synthesizer
 from modules.audio.io import probe, read
-from modules.checkpoint import check_whole, load_weights
 from modules.config.diffusion import DiffusionConfig, load_diffusion_config
 from modules.config.io import load_config, save_config, to_plain
 from modules.config.schema import Config
 from modules.config.size import MOST_PARAMETERS
 from modules.config.vocoder import load_vocoder_config
 from modules.errors import UserError
-from modules.foreign import load_foreign
 from modules.inference.speaker_mix import load_mix
+from modules.weights.checkpoint import check_whole, load_weights
+from modules.weights.foreign import load_foreign
 
 WIDTH = 4
 SECONDS = 5.0  # for one example, on a busy machine; they take milliseconds

@@ -15,7 +15,7 @@ from modules.config.schema import Config
 from modules.data.pitch import FILE_NAME
 from modules.errors import AudioError, UsageError
 from modules.f0.histogram import PitchHistogram
-from modules.inference.jobs import JOURNAL
+from modules.inference.batch import JOURNAL
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_a_source_that_cannot_be_heard_does_not_end_the_batch(workspace, voice, 
 
 
 def test_a_long_song_is_heard_in_parts(workspace, voice):
-    from modules.inference.listening import HEARD_SECONDS, hear_song
+    from modules.inference.auto_transpose import HEARD_SECONDS, hear_song
 
     minute = sung(60, 8000)
     with soundfile.SoundFile("raw/long.flac", "w", 8000, 1) as file:

@@ -16,10 +16,10 @@ from diffusion.gaussian import GaussianDiffusion
 from diffusion.unit2mel import build_unit2mel
 from models import build_synthesizer
 from modules.audio.io import read
-from modules.checkpoint import load_weights, save_weights
 from modules.config.diffusion import load_diffusion_config, save_diffusion_config
 from modules.config.io import save_config
 from modules.errors import CheckpointError, ConfigError, MissingWeights, UsageError
+from modules.weights.checkpoint import load_weights, save_weights
 
 DIFFUSION = Path("logs/44k/diffusion")
 FLAGS = ["-n", "song.wav", "-s", "bass", "-f0p", "dio", "-d", "cpu", "-m", "logs/44k/G_1.pth"]

@@ -21,10 +21,10 @@ from cluster.kmeans import save_centres
 from cluster.retrieval import train_index
 from diffusion.unit2mel import build_unit2mel
 from models import build_synthesizer
-from modules.checkpoint import save_weights
 from modules.config.io import to_plain
 from modules.errors import UsageError
 from modules.files import sha256_of
+from modules.weights.checkpoint import save_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATORS = published("generators")
@@ -79,7 +79,7 @@ def test_a_voice_of_ours_says_all_that_is_in_it(look, tmp_path):
 
 
 def test_what_a_voice_needs_and_has_not_is_told_with_the_command(look, tmp_path, monkeypatch):
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path)
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", tmp_path)
     _, [found] = look(ours(tmp_path / "G_900.pth"))
     assert found["needs"] == [
         {"path": "pretrain/base.pt", "present": False, "get": "python pretrain/download.py whisper-base"}

@@ -10,67 +10,45 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Folder or file -> layer. A higher layer may import any lower one; the same layer only where SAME_LAYER says so.
 LAYERS = {
-    "modules/config": 0,
-    "modules/audio": 0,
-    "modules/contracts.py": 0,
-    "modules/registry.py": 0,
-    "modules/errors.py": 0,
-    "modules/checkpoint.py": 0,
-    "modules/card.py": 0,
-    "modules/files.py": 0,
-    "modules/cli.py": 0,
-    "modules/pretrain.py": 0,
-    "modules/catalogue.py": 0,
-    "modules/foreign.py": 0,
-    "modules/model_files.py": 0,
-    "modules/pickle_names.py": 0,
-    "modules/packed.py": 0,
-    "modules/download.py": 0,
-    "modules/device.py": 0,
-    "modules/parallel.py": 0,
-    "modules/torchaudio_compat.py": 0,
-    "modules/onnx_files.py": 0,
-    "modules/encoders": 1,
-    "modules/f0": 1,
-    "modules/nn": 1,
-    "modules/losses.py": 1,
-    "modules/speaker_encoder.py": 1,
+    "modules/errors.py": 0,  # what a user can mend
+    "modules/registry.py": 0,  # names -> classes
+    "modules/contracts.py": 0,  # the interfaces and the shape of every tensor
+    "modules/files.py": 0,  # atomic writes, checksums
+    "modules/cli.py": 0,  # what all scripts share
+    "modules/device.py": 0,  # device and precision
+    "modules/parallel.py": 0,  # one pool of workers with a progress bar
+    "modules/pretrained": 0,  # files of others: the catalogue, finding and downloading them
+    "modules/config": 0,  # config.json, diffusion.yaml, presets
+    "modules/weights": 0,  # bytes of checkpoints to tensors
+    "modules/audio": 0,  # files to samples to spectrograms
+    "modules/nn": 1,  # layers of networks
+    "modules/encoders": 1,  # content encoders
+    "modules/f0": 1,  # F0 predictors
+    "modules/metrics": 1,  # numbers that compare two recordings
     "modules/model_report.py": 2,
-    "modules/data": 2,
-    "modules/training": 2,
-    "modules/inference": 2,
-    "modules/evaluation": 2,
-    "vdecoder": 3,
-    "diffusion": 3,
-    "cluster": 3,
-    "models.py": 4,
-    "assemble.py": 5,
+    "modules/data": 2,  # recordings to training items
+    "modules/training": 2,  # losses, optimizers, checkpoints of runs, ranks
+    "modules/inference": 2,  # a song through a voice
+    "modules/evaluation": 2,  # many songs through a voice, measured
+    "vdecoder": 3,  # waveform decoders
+    "diffusion": 3,  # the diffusion model and its training
+    "cluster": 3,  # k-means and retrieval
+    "models.py": 4,  # the voice
+    "assemble.py": 5,  # builds finished objects from files and flags
 }
 SCRIPT_LAYER = 6
 
-# Within one layer: who may use whom. Everything in layer 0 may use what is listed for it; the rest see only themselves.
+# Within one layer: who may use whom.
 SAME_LAYER = {
     "modules/registry.py": {"modules/errors.py"},
     "modules/files.py": {"modules/errors.py"},
     "modules/cli.py": {"modules/errors.py"},
     "modules/device.py": {"modules/errors.py"},
-    "modules/checkpoint.py": {"modules/errors.py", "modules/files.py", "modules/packed.py"},
-    "modules/card.py": {"modules/errors.py", "modules/checkpoint.py", "modules/config", "modules/onnx_files.py"},
-    "modules/pretrain.py": {"modules/errors.py", "modules/files.py", "modules/catalogue.py"},
-    "modules/download.py": {"modules/errors.py", "modules/files.py", "modules/catalogue.py"},
-    "modules/foreign.py": {
-        "modules/errors.py",
-        "modules/checkpoint.py",
-        "modules/files.py",
-        "modules/pickle_names.py",
-    },
-    "modules/model_files.py": {"modules/errors.py", "modules/catalogue.py"},
-    "modules/pickle_names.py": {"modules/errors.py", "modules/files.py"},
-    "modules/catalogue.py": {"modules/errors.py", "modules/registry.py"},
     "modules/parallel.py": {"modules/errors.py"},
-    "modules/onnx_files.py": {"modules/errors.py", "modules/files.py"},
-    "modules/config": {"modules/errors.py", "modules/files.py"},
-    "modules/audio": {"modules/errors.py", "modules/files.py", "modules/config", "modules/torchaudio_compat.py"},
+    "modules/pretrained": {"modules/errors.py", "modules/files.py", "modules/registry.py"},
+    "modules/config": {"modules/errors.py", "modules/files.py", "modules/pretrained"},
+    "modules/weights": {"modules/errors.py", "modules/files.py", "modules/config", "modules/pretrained"},
+    "modules/audio": {"modules/errors.py", "modules/files.py", "modules/config"},
     "modules/training": {"modules/data"},
     "modules/evaluation": {"modules/inference"},
 }
@@ -157,7 +135,7 @@ def test_heavy_packages_are_imported_where_they_are_used(path):
         package = name.split(".")[0]
         assert not (at_top and package in HEAVY), f"{path.name} imports {package} at module level"
         if package in {"torchaudio", "torchcrepe", "torchfcpe"}:
-            assert path.name == "torchaudio_compat.py", f"{path.name}: use modules/torchaudio_compat.py"
+            assert path.name == "torchaudio_compat.py", f"{path.name}: use modules/audio/torchaudio_compat.py"
 
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -13,9 +13,9 @@ from tiny_voices import tiny_config
 
 import mix_models
 from models import build_synthesizer, load_synthesizer
-from modules.checkpoint import load_weights
 from modules.config.io import to_plain
 from modules.errors import CheckpointError, UsageError
+from modules.weights.checkpoint import load_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,10 +15,7 @@ import inference_main
 import inspect_model
 import onnx_export
 from models import INFERENCE_SEED, Voice, build_synthesizer, load_synthesizer
-from modules import onnx_files
 from modules.audio.io import read
-from modules.card import read_card
-from modules.checkpoint import load_weights, save_weights
 from modules.config.io import parse_config, save_config
 from modules.config.schema import Config
 from modules.data.pitch import voice_histograms
@@ -26,6 +23,9 @@ from modules.errors import CheckpointError, ConfigError, UsageError, UserError
 from modules.f0.histogram import PitchHistogram
 from modules.inference.onnx_check import made_up_stretch
 from modules.inference.onnx_voice import OnnxVoice
+from modules.weights import onnx as onnx_files
+from modules.weights.card import read_card
+from modules.weights.checkpoint import load_weights, save_weights
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")

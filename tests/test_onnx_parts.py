@@ -12,12 +12,12 @@ from tiny_diffusion import diffusion_config
 import onnx_export
 from diffusion.samplers.base import levels
 from diffusion.unit2mel import build_unit2mel, load_unit2mel
-from modules.checkpoint import save_weights
 from modules.config.diffusion import save_diffusion_config
 from modules.encoders.base import ENCODERS, build_encoder
 from modules.encoders.onnx import OnnxEncoder
 from modules.errors import MissingWeights, UsageError, UserError
-from modules.pretrain import Weights
+from modules.pretrained.find import Weights
+from modules.weights.checkpoint import save_weights
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
@@ -100,7 +100,7 @@ def test_diffusion_files_are_not_replaced_either(folder):
     ],
 )
 def test_an_encoders_file_hears_what_the_encoder_hears(folder, monkeypatch, small_encoders, name, fixture, dim, layer):
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", folder / "nowhere")
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", folder / "nowhere")
     kind = ENCODERS.get(name)
     monkeypatch.setattr(kind, "dim", dim)
     monkeypatch.setattr(kind, "layer", layer)

@@ -274,7 +274,7 @@ def test_a_config_whose_width_is_not_the_encoders_is_refused(workspace):
 
 
 def test_a_missing_encoder_or_predictor_is_said_before_anything_is_made(workspace, monkeypatch):
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", workspace / "nowhere")
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", workspace / "nowhere")
     write_config(speech_encoder="vec768l12", ssl_dim=768)
     with pytest.raises(MissingWeights, match=r"python pretrain/download\.py contentvec"):
         run()

@@ -13,7 +13,7 @@ from published import published, repeated, write_config
 from models import Voice, load_synthesizer
 from modules.config.io import load_config
 from modules.errors import CheckpointError
-from modules.model_files import UNKNOWN, recognise
+from modules.weights.families import UNKNOWN, recognise
 
 CPU = torch.device("cpu")
 GENERATORS = published("generators")

@@ -14,11 +14,11 @@ import pytest
 from tiny_voices import make_workspace
 
 import train
-from modules.card import config_hash, read_card
-from modules.checkpoint import load_weights
 from modules.config.io import load_config, save_config
 from modules.data.pitch import read_histograms, voice_histograms, write_histograms
 from modules.errors import CheckpointError, ConfigError, DataError, UsageError
+from modules.weights.card import config_hash, read_card
+from modules.weights.checkpoint import load_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -16,8 +16,8 @@ from tiny_voices import make_workspace
 
 import train
 import train_diff
-from modules.checkpoint import load_weights, save_weights
 from modules.errors import UsageError
+from modules.weights.checkpoint import load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 TWO = ("--gpus", "cpu,cpu")

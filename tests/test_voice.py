@@ -10,11 +10,11 @@ from golden_rule import relative_difference, tensor
 from tiny_voices import tiny_config
 
 from models import SynthesizerTrn, Voice, build_synthesizer, load_synthesizer
-from modules.checkpoint import save_weights
 from modules.config.schema import Config
 from modules.contracts import VoiceInput
 from modules.device import WithoutDrawing
 from modules.errors import CheckpointError, UsageError
+from modules.weights.checkpoint import save_weights
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,6 @@
 """The discriminators of training: five look at the wave folded by a prime period, one at the wave as it is.
 
-Attribute names are those of published checkpoints. Only training uses them; the losses are in `modules/losses.py`.
+Attribute names are those of published checkpoints. Only training uses them (`modules/training/losses.py`).
 
 Source: Kong, Kim and Bae, "HiFi-GAN", 2020, arXiv:2010.05646, section 2.3 (periods); Kumar et al., "MelGAN", 2019,
 arXiv:1910.06711, section 2.2 (the strided, grouped convolutions over the wave).

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modules.torchaudio_compat import import_torchaudio
+from modules.audio.torchaudio_compat import import_torchaudio
 from vdecoder.mel_vocoder import NsfHifiganVocoder
 
 FILTER_WIDTH = 128  # zero crossings of the resampling filter

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from modules.audio.mel import vocoder_mel
-from modules.checkpoint import load_weights
 from modules.config.audio import AudioSpec
 from modules.config.vocoder import VocoderConfig, load_vocoder_config, vocoder_config_path
 from modules.errors import CheckpointError, ConfigError, MissingWeights
 from modules.nn.weight_norm import fold_weight_norm
-from modules.pretrain import find
+from modules.pretrained.find import find
+from modules.weights.checkpoint import load_weights
 from vdecoder.nsf_hifigan import GeneratorSpec, NSFGenerator
 
 # Name in diffusion.yaml -> factor from the natural-log mel to what the network takes.

@@ -17,7 +17,7 @@ from modules.audio.volume import frame_volume
 from modules.config.audio import AudioSpec
 from modules.config.vocoder import PUBLISHED_MEL, load_vocoder_config, vocoder_config_path
 from modules.errors import ConfigError
-from modules.pretrain import find
+from modules.pretrained.find import find
 
 KEY_RANGE = 5.0  # semitones, up and down
 GAIN_LIMIT = 1.0  # log10: at most ten times louder or quieter
@@ -79,7 +79,7 @@ def find_mel(weights: str) -> tuple[AudioSpec, Path | None]:
     """The mel of a vocoder and the config that says so; the published vocoder's mel and None where no config is there.
 
     Args:
-        weights: `vocoder.ckpt` of diffusion.yaml, looked for as `modules.pretrain.find` does.
+        weights: `vocoder.ckpt` of diffusion.yaml, looked for as `modules.pretrained.find.find` does.
 
     Raises:
         ConfigError: the vocoder's config is damaged.

@@ -10,13 +10,13 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from modules.card import HISTOGRAMS, read_card
-from modules.checkpoint import load_weights
 from modules.data.features import COMMAND, read_pitch
 from modules.data.filelist import speaker_of
 from modules.errors import CheckpointError, DataError
 from modules.f0.histogram import PitchHistogram
 from modules.files import write_text
+from modules.weights.card import HISTOGRAMS, read_card
+from modules.weights.checkpoint import load_weights
 
 FILE_NAME = "f0_histograms.json"
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from modules.errors import AudioError
-from modules.pretrain import Weights, checksum
+from modules.pretrained.find import Weights, checksum
 from modules.registry import Registry
 
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from modules.catalogue import weights_of
 from modules.encoders._networks.hubert import HubertNetwork
 from modules.encoders.base import ENCODERS
 from modules.encoders.hubert import HubertEncoder
 from modules.errors import CheckpointError
-from modules.foreign import load_foreign, plain, state_dict_of
+from modules.pretrained.catalogue import weights_of
+from modules.weights.foreign import load_foreign, plain, state_dict_of
 
 
 @ENCODERS.register("dphubert")

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from modules.catalogue import weights_of
 from modules.encoders._networks.hubert import HOP, RECEPTIVE_FIELD, HubertNetwork, rename
 from modules.encoders.base import ENCODERS, SpeechEncoder
 from modules.errors import CheckpointError
-from modules.foreign import load_foreign, state_dict_of
-from modules.pretrain import require
+from modules.pretrained.catalogue import weights_of
+from modules.pretrained.find import require
+from modules.weights.foreign import load_foreign, state_dict_of
 
 logger = logging.getLogger(__name__)
 

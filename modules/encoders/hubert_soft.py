@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from modules.catalogue import weights_of
 from modules.encoders._networks.hubert import HOP, RECEPTIVE_FIELD, HubertNetwork, rename
 from modules.encoders.base import ENCODERS
 from modules.encoders.hubert import HubertEncoder
-from modules.foreign import load_foreign, state_dict_of
+from modules.pretrained.catalogue import weights_of
+from modules.weights.foreign import load_foreign, state_dict_of
 
 
 @ENCODERS.register("hubertsoft")

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from modules.catalogue import weights_of
 from modules.encoders.base import ENCODERS, SpeechEncoder
 from modules.errors import CheckpointError
-from modules.onnx_files import open_session
-from modules.pretrain import require
+from modules.pretrained.catalogue import weights_of
+from modules.pretrained.find import require
+from modules.weights.onnx import open_session
 
 # What the convolutions at the front see at once; shorter clips give no frame.
 _RECEPTIVE_FIELD = 400

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from modules.catalogue import weights_of
 from modules.encoders._networks.hubert import HubertNetwork, rename
 from modules.encoders.base import ENCODERS
 from modules.encoders.hubert import HubertEncoder
 from modules.errors import CheckpointError
-from modules.foreign import load_foreign, plain, state_dict_of
+from modules.pretrained.catalogue import weights_of
+from modules.weights.foreign import load_foreign, plain, state_dict_of
 
 _MAX_DISTANCE = 800  # where the file does not say
 _TERM = re.compile(r"\s*(\[[^\[\]]*\])\s*(?:\*\s*(\d{1,3}))?\s*")

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from modules.catalogue import weights_of
 from modules.encoders._networks.whisper import load_encoder, log_mel
 from modules.encoders.base import ENCODERS, SpeechEncoder
-from modules.pretrain import Weights, require
+from modules.pretrained.catalogue import weights_of
+from modules.pretrained.find import Weights, require
 
 FRAMES_PER_SECOND = 50
 

@@ -17,16 +17,16 @@ from modules.audio.io import StreamWriter, resample
 from modules.contracts import F0
 from modules.errors import AudioError, UserError
 from modules.evaluation.extras import NaturalnessJudge, Transcriber, Transcript
-from modules.evaluation.measures import CEPSTRUM_AUDIO, mel_cepstral_distance, rmse_cents, word_error_rate
 from modules.evaluation.page import Exhibit, audio_uri, picture_uri
 from modules.evaluation.recordings import Excerpt, find_parallel, read_excerpt, read_parallel
 from modules.evaluation.table import Row
+from modules.inference.batch import result_name
 from modules.inference.converter import VoiceConverter
-from modules.inference.jobs import result_name
-from modules.inference.names import Named
+from modules.inference.inputs import Named
 from modules.inference.options import ConversionOptions
-from modules.inference.report import draw_comparison, match_melody
-from modules.speaker_encoder import SpeakerEncoder
+from modules.metrics.melody import draw_comparison, match_melody
+from modules.metrics.signal import CEPSTRUM_AUDIO, mel_cepstral_distance, rmse_cents, word_error_rate
+from modules.metrics.speaker import SpeakerEncoder
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from modules.audio.io import AUDIO_SUFFIXES, probe, read, read_blocks
 from modules.errors import AudioError, UserError
-from modules.speaker_encoder import SpeakerEncoder
+from modules.metrics.speaker import SpeakerEncoder
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from modules.evaluation.measures import Interval, bootstrap_interval
 from modules.files import atomic_path
+from modules.metrics.signal import Interval, bootstrap_interval
 
 ALL = "(all)"  # stands for the speaker in means over all rows
 

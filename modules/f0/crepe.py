@@ -4,9 +4,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from modules.audio.torchaudio_compat import import_torchcrepe
 from modules.f0.base import PREDICTORS, PitchPredictor, package_version, resize_nearest
 from modules.f0.decode import CENTS_PER_BIN, FIRST_BIN_CENTS, N_BINS
-from modules.torchaudio_compat import import_torchcrepe
 
 BATCH_FRAMES = 1024  # frames whose path is looked for together, as voices were made with
 NETWORK_FRAMES = 64  # frames in the network at once on a CPU: 1024 need 1.9 GB, 64 need 0.3 GB, with the same result

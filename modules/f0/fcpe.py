@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from modules.audio.mel import vocoder_mel
-from modules.catalogue import weights_of
+from modules.audio.torchaudio_compat import import_torchfcpe
 from modules.config.audio import AudioSpec
 from modules.errors import CheckpointError, ConfigError
 from modules.f0._networks.pcmer import Pcmer, PcmerSizes
@@ -24,9 +24,9 @@ from modules.f0.base import PREDICTORS, PitchPredictor, package_version, resize_
 from modules.f0.blocks import BlockPlan, run_in_blocks
 from modules.f0.decode import cents_to_hz, local_average
 from modules.f0.network import fill_network, make_resampler, read_state
-from modules.foreign import load_foreign, plain
-from modules.pretrain import checksum, find
-from modules.torchaudio_compat import import_torchfcpe
+from modules.pretrained.catalogue import weights_of
+from modules.pretrained.find import checksum, find
+from modules.weights.foreign import load_foreign, plain
 
 logger = logging.getLogger(__name__)
 

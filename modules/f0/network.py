@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from modules.audio.torchaudio_compat import import_torchaudio
 from modules.errors import CheckpointError
-from modules.torchaudio_compat import import_torchaudio
 
 # Zero crossings of the resampling filter to each side; so-vits-svc resamples this sharply for its pitch networks.
 _FILTER_WIDTH = 128

@@ -5,15 +5,15 @@ import torch
 import torch.nn.functional as F
 
 from modules.audio.mel import centered_log_mel
-from modules.catalogue import weights_of
 from modules.config.audio import AudioSpec
 from modules.f0._networks.rmvpe import UNUSED_PREFIX, Rmvpe, RmvpeSizes
 from modules.f0.base import PREDICTORS, PitchPredictor, resize_nearest
 from modules.f0.blocks import BlockPlan, run_in_blocks
 from modules.f0.decode import BIN_CENTS, cents_to_hz, local_average
 from modules.f0.network import fill_network, make_resampler, read_state
-from modules.foreign import load_foreign
-from modules.pretrain import checksum, require
+from modules.pretrained.catalogue import weights_of
+from modules.pretrained.find import checksum, require
+from modules.weights.foreign import load_foreign
 
 SPECTRUM = AudioSpec(16000, 1024, 160, 1024, 128, 30.0, 8000.0)
 BLOCK_SECONDS = 64.0

@@ -17,14 +17,14 @@ import numpy as np
 from tqdm import tqdm
 
 from modules.audio.slicer import Segment, slice_silence
-from modules.card import song_tags
 from modules.errors import UsageError, UserError
+from modules.inference.chunks import Piece, Timeline, join_stretch, plan_pieces
 from modules.inference.options import ConversionOptions
-from modules.inference.partial import PartialResult
 from modules.inference.performer import Findings, Performer, Song
-from modules.inference.pieces import Piece, Timeline, join_stretch, plan_pieces
-from modules.inference.rendering import ConverterParts, Renderer, mixed_speakers
-from modules.inference.source import Source, Window, array_source, file_source, survey
+from modules.inference.pipeline import ConverterParts, Renderer, mixed_speakers
+from modules.inference.resume import PartialResult
+from modules.inference.stream import Source, Window, array_source, file_source, survey
+from modules.weights.card import song_tags
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from modules.config.schema import Config
 from modules.contracts import Synthesizer
 from modules.f0.convert import COARSE_STEPS, F0_MAX, F0_MIN
 from modules.inference.onnx_voice import OnnxVoice
-from modules.onnx_files import is_same
+from modules.weights.onnx import is_same
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from modules.contracts import Synthesis, VoiceInput
 from modules.device import seeded
 from modules.errors import CheckpointError, UsageError
 from modules.inference.voice_graph import N_HARMONICS, SOURCE_INPUTS
-from modules.onnx_files import open_session
+from modules.weights.onnx import open_session
 
 _INPUTS = ["c", "f0", "mel2ph", "uv", "noise", "sid"]
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from modules.errors import AudioError, UserError
+from modules.inference.chunks import Piece, Timeline, join_stretch, split_piece
 from modules.inference.memory import return_freed_memory
 from modules.inference.options import ConversionOptions
-from modules.inference.pieces import Piece, Timeline, join_stretch, split_piece
-from modules.inference.rendering import Heard, Renderer
-from modules.inference.source import Survey, Window
+from modules.inference.pipeline import Heard, Renderer
+from modules.inference.stream import Survey, Window
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from modules.f0.convert import f0_to_coarse
-from modules.nn.graphs import GRAPH_ATTENTION, replace_layers
-from modules.onnx_files import Graph
+from modules.nn.onnx import GRAPH_ATTENTION, replace_layers
+from modules.weights.onnx import Graph
 
 N_HARMONICS = 9  # of the source
 SOURCE_INPUTS = ("source_phases", "source_noise")

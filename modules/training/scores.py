@@ -19,7 +19,7 @@ from modules.config.audio import AudioSpec
 from modules.contracts import F0Predictor
 from modules.errors import UsageError
 from modules.files import atomic_path
-from modules.speaker_encoder import SpeakerEncoder
+from modules.metrics.speaker import SpeakerEncoder
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from modules.audio.mel import mel_from_spectrogram, mel_spectrogram
 from modules.config.schema import Config
 from modules.data.dataset import Batch
 from modules.device import autocast
-from modules.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss, stft_loss
 from modules.nn.masks import slice_frames
 from modules.training.distributed import Group
-from modules.training.optimizing import AveragedWeights, Updates, make_adamw
+from modules.training.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss, stft_loss
+from modules.training.optim import AveragedWeights, Updates, make_adamw
 from modules.training.sharing import share_gradients, unshared
 
 

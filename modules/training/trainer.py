@@ -21,9 +21,9 @@ from tqdm import tqdm
 from modules.errors import UserError
 from modules.training.distributed import Group
 from modules.training.guards import LossWatch, NotFinite, StopRequest, require_finite_weights
-from modules.training.logging import Pace
+from modules.training.resume import TrainState
 from modules.training.sharing import FailedElsewhere, gather_random_states
-from modules.training.state import TrainState
+from modules.training.tensorboard import Pace
 
 logger = logging.getLogger(__name__)
 

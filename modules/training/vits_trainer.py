@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from modules.audio.mel import mel_spectrogram
-from modules.card import CARD_KEY
 from modules.config.audio import AudioSpec
 from modules.config.schema import Config
 from modules.data.dataset import Batch, Item
@@ -20,12 +19,13 @@ from modules.device import seeded
 from modules.errors import CheckpointError
 from modules.training.distributed import Group
 from modules.training.guards import StopRequest
-from modules.training.logging import Pace, TrainingLog
+from modules.training.resume import Start, load_start, save_best, save_state
 from modules.training.scores import Judge, ScoreBoard, Scores, describe, mean_scores
 from modules.training.sharing import together
-from modules.training.state import Start, load_start, save_best, save_state
 from modules.training.step import StepReport, VitsStep, learning_rate
+from modules.training.tensorboard import Pace, TrainingLog
 from modules.training.trainer import Remedies, Rhythm, Trainer
+from modules.weights.card import CARD_KEY
 
 logger = logging.getLogger(__name__)
 

@@ -77,7 +77,7 @@ def test_a_silent_clip_stays_silent():
 
 
 def test_the_mel_comes_from_the_vocoders_own_config(tmp_path, monkeypatch):
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path / "nowhere")
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
     assert find_mel("pretrain/nsf_hifigan/model") == (PUBLISHED_MEL, None)
     config = tmp_path / "pretrain" / "nsf_hifigan" / "config.json"

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from modules.checkpoint import save_weights
 from modules.data.pitch import FILE_NAME, histograms_beside, read_histograms, voice_histograms, write_histograms
 from modules.errors import CheckpointError, DataError
 from modules.f0.histogram import PitchHistogram
+from modules.weights.checkpoint import save_weights
 
 
 def store_pitch(folder: Path, clip: str, hz: list[float], uv: list[float] | None = None) -> Path:

@@ -13,11 +13,11 @@ from diffusion.dataset import DiffusionDataset, make_loader
 from diffusion.state import save_state
 from diffusion.trainer import DiffusionTrainer
 from diffusion.unit2mel import build_unit2mel
-from modules.checkpoint import load_weights, save_weights
 from modules.config.vocoder import PUBLISHED_MEL
 from modules.errors import CheckpointError, UserError
 from modules.training.distributed import alone
 from modules.training.randomness import random_state
+from modules.weights.checkpoint import load_weights, save_weights
 from vdecoder.mel_vocoder import load_vocoder
 
 CPU = torch.device("cpu")

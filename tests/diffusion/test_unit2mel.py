@@ -7,8 +7,8 @@ from tiny_diffusion import diffusion_config
 
 from diffusion.unit2mel import Unit2Mel, build_unit2mel, load_unit2mel
 from diffusion.wavenet import ResidualLayer
-from modules.checkpoint import save_weights
 from modules.errors import CheckpointError
+from modules.weights.checkpoint import save_weights
 
 CPU = torch.device("cpu")
 LENGTHS = (20, 13, 7)

@@ -94,7 +94,7 @@ def reference(w: dict[str, torch.Tensor], wav: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def build(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path / "nowhere")
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", tmp_path / "nowhere")
     monkeypatch.setattr(DpHubert, "dim", WIDTH)
     (tmp_path / "pretrain").mkdir()
     weights = {name: torch.from_numpy(rule_value(name, shape)) for name, shape in shapes().items()}

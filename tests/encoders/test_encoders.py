@@ -99,7 +99,7 @@ def test_an_unknown_encoder_lists_the_known_ones():
 
 def test_missing_weights_name_the_file_and_the_source(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path)
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", tmp_path)
     with pytest.raises(MissingWeights, match=r"pretrain/medium.pt: not found .*https://.*medium.pt"):
         build_encoder("whisper-ppg", "cpu")
 

@@ -14,7 +14,7 @@ from modules.encoders import hubert
 from modules.encoders._networks.hubert import HubertNetwork, rename
 from modules.encoders.base import ENCODERS, build_encoder
 from modules.errors import CheckpointError
-from modules.foreign import load_foreign, state_dict_of
+from modules.weights.foreign import load_foreign, state_dict_of
 
 LENGTHS = (400, 1039, 6000, 6321)
 
@@ -29,7 +29,7 @@ def features() -> dict[str, np.ndarray]:
 def weights(tmp_path, monkeypatch) -> Path:
     """A pretrain folder that is searched alone."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path / "nowhere")
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", tmp_path / "nowhere")
     (tmp_path / "pretrain").mkdir()
     return tmp_path / "pretrain"
 

@@ -59,7 +59,7 @@ class Reference(nn.Module):
 def pair(tmp_path, monkeypatch):
     """The reference with random weights, and the encoder that read them from a file."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path / "nowhere")
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", tmp_path / "nowhere")
     monkeypatch.setattr(HubertSoft, "dim", OUT)
     (tmp_path / "pretrain").mkdir()
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ FILES = {
 def weights(tmp_path, monkeypatch):
     """A folder that is searched alone."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path / "nowhere")
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", tmp_path / "nowhere")
     (tmp_path / "pretrain").mkdir()
     return tmp_path / "pretrain"
 

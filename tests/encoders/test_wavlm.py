@@ -21,7 +21,7 @@ from modules.errors import CheckpointError
 def build(small_encoders, tmp_path, monkeypatch):
     """Builds the encoder on the small model, with some of its settings changed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path / "nowhere")
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", tmp_path / "nowhere")
     monkeypatch.setattr(WavLmBasePlus, "dim", 128)
     (tmp_path / "pretrain").mkdir()
 

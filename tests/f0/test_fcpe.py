@@ -26,7 +26,7 @@ AUDIO = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
 @pytest.fixture(autouse=True)
 def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path)
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", tmp_path)
     fcpe._say_once.cache_clear()
     return tmp_path
 

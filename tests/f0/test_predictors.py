@@ -10,11 +10,11 @@ import torch
 from signals import sung
 from small_f0_networks import write_rmvpe
 
+from modules.audio.torchaudio_compat import import_torchcrepe
 from modules.config.audio import AudioSpec
 from modules.errors import AudioError, UsageError
 from modules.f0.base import PREDICTORS, PitchPredictor, build_predictor, predictor_identity
 from modules.f0.crepe import CrepePredictor, a_weighted
-from modules.torchaudio_compat import import_torchcrepe
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens" / "rule"
 RATES = (32000, 44100, 48000)
@@ -32,7 +32,7 @@ def workspace(tmp_path_factory):
     write_rmvpe(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("modules.pretrain.CODE_ROOT", folder)
+        patch.setattr("modules.pretrained.find.CODE_ROOT", folder)
         yield folder
 
 

@@ -134,7 +134,7 @@ def test_the_identity_is_the_files(workspace):
 
 
 def test_a_missing_file_is_named(workspace, monkeypatch):
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", workspace)
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", workspace)
     for ask in (lambda: build_predictor("rmvpe", AUDIO, device="cpu"), lambda: predictor_identity("rmvpe")):
         with pytest.raises(MissingWeights, match=r"pretrain/rmvpe\.pt"):
             ask()

@@ -9,11 +9,11 @@ import soundfile
 import torch
 from inference.fake_voice import AUDIO, fake_converter, folder_listing, silence, sung
 
+from modules.audio.torchaudio_compat import import_torchaudio
 from modules.contracts import F0
 from modules.errors import AudioError, UsageError
 from modules.inference.options import ConversionOptions
 from modules.inference.performer import fit as _fit
-from modules.torchaudio_compat import import_torchaudio
 
 ALTO = ConversionOptions("alto")
 

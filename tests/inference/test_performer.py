@@ -11,7 +11,7 @@ from inference.fake_voice import AUDIO, FakeEncoder, FakeSynthesizer, fake_conve
 from modules.contracts import Synthesis
 from modules.errors import AudioError
 from modules.inference.options import ConversionOptions
-from modules.inference.partial import PartialResult, left_over
+from modules.inference.resume import PartialResult, left_over
 
 ALTO = ConversionOptions("alto")
 

@@ -14,13 +14,13 @@ from tiny_training import CPU, Run, names, weights
 from tiny_voices import make_workspace
 from torch.utils.data import DataLoader
 
-from modules.checkpoint import load_weights, save_weights
 from modules.data import dataset
 from modules.errors import UsageError
 from modules.f0.base import build_predictor
 from modules.training.auto_batch import largest_batch_size, largest_that_fits
-from modules.training.optimizing import AveragedWeights, Updates, make_adamw
+from modules.training.optim import AveragedWeights, Updates, make_adamw
 from modules.training.scores import Judge
+from modules.weights.checkpoint import load_weights, save_weights
 
 
 @pytest.fixture

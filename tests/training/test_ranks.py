@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny_voices import make_clip, tiny_config
 
-from modules.checkpoint import load_weights
 from modules.config.io import save_config
 from modules.data.filelist import write_list
 from modules.training.launch import launch
+from modules.weights.checkpoint import load_weights
 
 SCRIPT = Path(__file__).with_name("rank_training.py")
 CPU = torch.device("cpu")

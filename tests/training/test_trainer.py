@@ -9,10 +9,10 @@ import torch
 from tiny_training import Run, names, weights
 from tiny_voices import make_workspace
 
-from modules.checkpoint import list_checkpoints, load_weights
 from modules.errors import UserError
 from modules.training.guards import LossWatch, NotFinite, StopRequest
 from modules.training.step import Losses
+from modules.weights.checkpoint import list_checkpoints, load_weights
 
 
 @pytest.fixture

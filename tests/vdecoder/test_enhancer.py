@@ -103,7 +103,7 @@ def test_without_a_key_at_the_vocoders_rate_nothing_is_resampled():
 
 
 def test_filters_are_made_once(monkeypatch):
-    from modules.torchaudio_compat import import_torchaudio
+    from modules.audio.torchaudio_compat import import_torchaudio
 
     transforms, made = import_torchaudio().transforms, []
     original = transforms.Resample

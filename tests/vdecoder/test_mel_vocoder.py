@@ -150,7 +150,7 @@ def test_a_vocoder_is_found_in_the_workspace_and_then_beside_the_code(tmp_path, 
     code, workspace = tmp_path / "code", tmp_path / "workspace"
     workspace.mkdir()
     monkeypatch.chdir(workspace)
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", code)
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", code)
     write_files(code / "pretrain/nsf_hifigan", SMALL, {"generator": small_state()})
     assert load_vocoder("pretrain/nsf_hifigan/model", CPU).audio.fmin == 40
     write_files(workspace / "pretrain/nsf_hifigan", SMALL | {"fmin": 30}, {"generator": small_state()})
@@ -160,7 +160,7 @@ def test_a_vocoder_is_found_in_the_workspace_and_then_beside_the_code(tmp_path, 
 @pytest.mark.parametrize("ckpt", ["pretrain/nsf_hifigan/model", "my/own_vocoder"])
 def test_a_missing_vocoder_is_one_line_with_its_path_and_a_command(ckpt, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("modules.pretrain.CODE_ROOT", tmp_path)
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", tmp_path)
     with pytest.raises(MissingWeights) as caught:
         load_vocoder(ckpt, CPU)
     text = str(caught.value)

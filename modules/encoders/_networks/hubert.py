@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from modules.audio.torchaudio_compat import import_torchaudio
 from modules.device import WithoutDrawing
 from modules.errors import CheckpointError
-from modules.torchaudio_compat import import_torchaudio
 
 RECEPTIVE_FIELD = 400  # samples at 16 kHz that the first frame sees
 HOP = 320

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from modules.audio.mel import mel_filters
-from modules.checkpoint import load_weights
 from modules.config.audio import AudioSpec
 from modules.errors import CheckpointError
+from modules.weights.checkpoint import load_weights
 
 HEAD_WIDTH = 64  # in every size of Whisper
 _AUDIO = {"sampling_rate": 16000, "n_fft": 400, "hop_length": 160, "win_length": 400, "fmin": 0.0, "fmax": 8000.0}

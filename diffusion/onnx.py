@@ -1,0 +1,183 @@
+"""The diffusion model as the four graphs that so-vits-svc exports: what runs between them is a loop of the caller's.
+
+    encoder  hubert (1, Tc, D), mel2ph (1, N), f0 (1, N), volume (1, N) [, spk_mix (N, S)]  ->  mel_pred (1, H, N)
+    denoise  noise (1, 1, M, N), time (1,), condition (1, H, N)                             ->  noise_pred (1, 1, M, N)
+    pred     noise, noise_pred (1, 1, M, N), time, time_prev (1,)                           ->  noise_pred_o, as noise
+    after    x (1, 1, M, N)                                                                 ->  mel_out (1, M, N)
+
+`mel_pred` is the condition of `denoise`; `pred` moves a noisy mel from one level to another along its noise.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from diffusion.gaussian import GaussianDiffusion
+from diffusion.samplers.pndm import _transfer
+from diffusion.unit2mel import Unit2Mel
+from modules.weights.onnx import Graph, is_same, open_session
+
+LOG10_VOCODER = "nsf-hifigan-log10"
+
+
+class EncoderGraph(nn.Module):
+    """What the denoiser is told.
+
+    Args:
+        network: the model.
+        speaker_ids: rows of its speaker table, in the order in which the config names the speakers.
+    """
+
+    def __init__(self, network: Unit2Mel, speaker_ids: list[int]) -> None:
+        super().__init__()
+        self.network = network
+        table = network.spk_embed
+        self.register_buffer("speakers", None if table is None else table.weight[speaker_ids].clone())
+
+    def forward(
+        self,
+        hubert: torch.Tensor,
+        mel2ph: torch.Tensor,
+        f0: torch.Tensor,
+        volume: torch.Tensor,
+        spk_mix: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The condition (1, H, N)."""
+        # A row of zeros in front is what frames without a unit take.
+        units = F.pad(hubert, (0, 0, 1, 0))[0][mel2ph[0]].unsqueeze(0)
+        network = self.network
+        melody = network.f0_embed(torch.log1p(f0 / 700).unsqueeze(2))
+        hidden = network.unit_embed(units) + melody + network.volume_embed(volume.unsqueeze(2))
+        return (hidden if spk_mix is None else hidden + spk_mix @ self.speakers).transpose(1, 2)
+
+
+class DenoiseGraph(nn.Module):
+    """The noise in a noisy mel."""
+
+    def __init__(self, decoder: GaussianDiffusion) -> None:
+        super().__init__()
+        self.denoiser = decoder.denoise_fn
+
+    def forward(self, noise: torch.Tensor, time: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """(1, 1, M, N)."""
+        return self.denoiser(noise, time, condition)
+
+
+class TransferGraph(nn.Module):
+    """A noisy mel at another level, by the transfer of the sampler `pndm`; computed in double precision."""
+
+    def __init__(self, decoder: GaussianDiffusion) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.from_numpy(decoder.schedule.alphas_cumprod.copy()))
+
+    def forward(
+        self, noise: torch.Tensor, noise_pred: torch.Tensor, time: torch.Tensor, time_prev: torch.Tensor
+    ) -> torch.Tensor:
+        """`noise` (1, 1, M, N) moved from level `time` to level `time_prev` along `noise_pred`."""
+        kept, wanted = self.kept[time], self.kept[time_prev]
+        root = kept.sqrt()
+        of_x = 1 / (root * (root + wanted.sqrt()))
+        of_noise = 1 / (root * (((1 - wanted) * kept).sqrt() + ((1 - kept) * wanted).sqrt()))
+        step = wanted - kept
+        return noise + (step * of_x).float() * noise - (step * of_noise).float() * noise_pred
+
+
+class AfterGraph(nn.Module):
+    """From the scale of the chain to the vocoder's mel: natural log, or log10 for the vocoder `nsf-hifigan-log10`."""
+
+    def __init__(self, decoder: GaussianDiffusion, vocoder: str) -> None:
+        super().__init__()
+        self.scale = 1 / math.log(10) if vocoder == LOG10_VOCODER else 1.0
+        self.decoder = decoder
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(1, M, N)."""
+        return self.decoder.denormalise(x[:, 0]) * self.scale
+
+
+def diffusion_graphs(
+    network: Unit2Mel, speaker_ids: list[int], vocoder: str, n_units: int = 30, n_frames: int = 50
+) -> dict[str, Graph]:
+    """The four graphs by name.
+
+    Args:
+        network: for sampling, fp32.
+        speaker_ids: see `EncoderGraph`; not used by a network of one speaker.
+        vocoder: `vocoder.type` of its config.
+        n_units, n_frames: of the examples.
+    """
+    decoder, n_speakers = network.decoder, len(speaker_ids)
+    denoiser = decoder.denoise_fn
+    condition = torch.randn(1, denoiser.residual_layers[0].conditioner_projection.in_channels, n_frames)
+    mel = torch.randn(1, 1, denoiser.output_projection.out_channels, n_frames)
+    level, following = torch.tensor([decoder.k_step_max // 2]), torch.tensor([decoder.k_step_max // 4])
+    inputs = {
+        "hubert": torch.randn(1, n_units, network.unit_embed.in_features),
+        "mel2ph": torch.arange(n_frames)[None] * n_units // n_frames + 1,
+        "f0": torch.linspace(100, 400, n_frames)[None],
+        "volume": torch.full((1, n_frames), 0.1),
+    }
+    dynamic = {"hubert": {1: "units"}, **{name: {1: "frames"} for name in ("mel2ph", "f0", "volume")}}
+    if network.spk_embed is not None:
+        inputs["spk_mix"] = torch.full((n_frames, n_speakers), 1 / n_speakers)
+        dynamic["spk_mix"] = {0: "frames"}
+    mels = {name: {3: "frames"} for name in ("noise", "noise_pred", "noise_pred_o", "x")}
+    return {
+        "encoder": Graph(
+            EncoderGraph(network, speaker_ids).eval(), inputs, ("mel_pred",), {**dynamic, "mel_pred": {2: "frames"}}
+        ),
+        "denoise": Graph(
+            DenoiseGraph(decoder).eval(),
+            {"noise": mel, "time": level, "condition": condition},
+            ("noise_pred",),
+            {"noise": mels["noise"], "condition": {2: "frames"}, "noise_pred": mels["noise_pred"]},
+        ),
+        "pred": Graph(
+            TransferGraph(decoder).eval(),
+            {"noise": mel, "noise_pred": torch.randn_like(mel), "time": level, "time_prev": following},
+            ("noise_pred_o",),
+            {name: mels[name] for name in ("noise", "noise_pred", "noise_pred_o")},
+        ),
+        "after": Graph(
+            AfterGraph(decoder, vocoder).eval(), {"x": mel}, ("mel_out",), {"x": mels["x"], "mel_out": {2: "frames"}}
+        ),
+    }
+
+
+@torch.inference_mode()
+def check_parts(network: Unit2Mel, speaker_ids: list[int], vocoder: str, paths: dict[str, Path]) -> bool:
+    """Whether onnxruntime makes of the files what sampling in torch computes; says how far apart they are.
+
+    Args:
+        network, speaker_ids, vocoder: as for `diffusion_graphs`.
+        paths: the four files by name.
+    """
+    decoder, good = network.decoder, True
+    schedule = decoder.schedule.alphas_cumprod
+
+    def condition(hubert, mel2ph, f0, volume, spk_mix=None):
+        speaker = None
+        if spk_mix is not None:
+            speaker = torch.zeros(1, network.spk_embed.num_embeddings, len(f0[0]))
+            speaker[:, speaker_ids] = spk_mix.T
+        return network.condition(hubert.transpose(1, 2)[:, :, mel2ph[0] - 1], f0, volume, speaker)
+
+    def transfer(noise, noise_pred, time, time_prev):
+        return _transfer(noise, noise_pred, float(schedule[time]), float(schedule[time_prev]))
+
+    wanted = {
+        "encoder": condition,
+        "denoise": decoder.denoise_fn,
+        "pred": transfer,
+        "after": lambda x: decoder.denormalise(x[:, 0]) * (math.log10(math.e) if vocoder == LOG10_VOCODER else 1),
+    }
+    for name, path in paths.items():
+        session = open_session(path, torch.device("cpu"), "--check")
+        for n_units, n_frames in ((30, 50), (7, 11), (150, 259)):
+            inputs = diffusion_graphs(network, speaker_ids, vocoder, n_units, n_frames)[name].inputs
+            found = session.run(None, {key: value.numpy() for key, value in inputs.items()})[0]
+            good &= is_same(f"{path}, {n_frames} frames", found, wanted[name](*inputs.values()))
+    return good

@@ -1,0 +1,51 @@
+"""Windowed-sinc resampling with the filters that voices were trained to be converted with, each made once.
+
+Features for training come from another resampler (`modules/audio/io.py`); conversion has always used this one.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from modules.audio import io
+from modules.audio.torchaudio_compat import import_torchaudio
+
+# Filter taps: 96 kHz to 44.1 kHz has 0.05 million; 44.056 to 44.1 kHz would have 120 million and take 4 GB to make.
+LARGEST_KERNEL = 1 << 22
+
+
+class SincResampler:
+    """torchaudio's resampler with its defaults, one filter bank for each pair of rates.
+
+    The key holds both rates: a 44.1 kHz file after a 48 kHz one gets its own filters.
+
+    Args:
+        device: where the filters live and the audio is filtered.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._filters: dict[tuple[int, int], torch.nn.Module] = {}
+
+    def __call__(self, wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
+        """`wav` (T,) float32 at `from_rate` as (ceil(T * to_rate / from_rate),) at `to_rate`, on this device.
+
+        Rates without a useful common divisor would need a filter bank of gigabytes; those few go through soxr.
+        """
+        if from_rate == to_rate:
+            return wav.to(self.device)
+        divisor = math.gcd(from_rate, to_rate)
+        if (from_rate // divisor) * (to_rate // divisor) > LARGEST_KERNEL:
+            return torch.from_numpy(self._with_soxr(wav.cpu().numpy(), from_rate, to_rate)).to(self.device)
+        key = (from_rate, to_rate)
+        if key not in self._filters:
+            transforms = import_torchaudio().transforms
+            self._filters[key] = transforms.Resample(from_rate, to_rate).to(self.device)
+        return self._filters[key](wav.to(self.device))
+
+    @staticmethod
+    def _with_soxr(wav: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+        wanted = -(-len(wav) * to_rate // from_rate)
+        out = io.resample(wav, from_rate, to_rate)[:wanted]
+        return np.pad(out, (0, wanted - len(out))).astype(np.float32)

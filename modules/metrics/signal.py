@@ -1,0 +1,180 @@
+"""What an evaluation measures, as pure functions: curves, spectra, words and scores go in, numbers come out.
+
+How two melodies agree is in `modules.metrics.melody`; networks that judge (voices, words, naturalness) are elsewhere.
+"""
+
+import math
+import unicodedata
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from modules.audio.mel import mel_spectrogram
+from modules.config.audio import AudioSpec
+from modules.contracts import F0
+
+CEPSTRUM_AUDIO = AudioSpec(22050, 1024, 256, 1024, 80, 0.0, 11025.0)
+N_CEPSTRA = 24  # without the first, which is the level; 13 at least are usual
+_QUIET = 60 * math.log(10) / 20  # nepers (60 dB) below the loudest frame: silence, whose spectrum says nothing
+_CENTS = 1200.0  # per octave
+_SPACELESS = ("CJK", "HIRAGANA", "KATAKANA")  # in their writing a letter counts as a word
+
+
+class Interval(NamedTuple):
+    """The mean of `count` values and the ends of its confidence interval; nan where there are too few values."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def rmse_cents(source: F0, result: F0) -> float:
+    """Root mean square of the pitch error in cents, with the median transposition taken off.
+
+    Args:
+        source: pitch of the source.
+        result: pitch of the conversion; the longer of the two is cut.
+
+    Returns:
+        Cents over the frames voiced in both; nan where there are fewer than three.
+    """
+    n_frames = min(len(source.f0), len(result.f0))
+    f0, uv = (np.stack([getattr(curve, name)[:n_frames] for curve in (source, result)]) for name in ("f0", "uv"))
+    both = ((uv > 0) & (f0 > 0)).all(axis=0)
+    if both.sum() < 3:
+        return math.nan
+    of_source, of_result = np.log2(f0[:, both].astype(np.float64))
+    errors = _CENTS * (of_result - of_source)
+    return float(np.sqrt(np.mean((errors - np.median(errors)) ** 2)))
+
+
+def mel_cepstral_distance(wav: np.ndarray, other: np.ndarray) -> float:
+    """How far two takes of one song are apart in sound, whatever their timing and level.
+
+    Source: Kubichek, "Mel-cepstral distance measure for objective speech quality assessment", 1993, IEEE PacRim, with
+    the frames brought together by dynamic time warping. Values depend on the cepstra: compare only those made here.
+
+    Args:
+        wav: (T,) in [-1, 1] at CEPSTRUM_AUDIO.sampling_rate.
+        other: (T',) likewise.
+
+    Returns:
+        dB, the mean over the warping path; 0 for equal takes, nan if one is silent or shorter than a frame.
+    """
+    cepstra = [mel_cepstra(_sounding(samples)) for samples in (wav, other)]
+    if not all(one.shape[1] for one in cepstra):
+        return math.nan
+    return warped_distance(*cepstra)
+
+
+def mel_cepstra(log_mel: np.ndarray) -> np.ndarray:
+    """The coefficients c_1 ... c_24 of a log mel, the level c_0 left out: (M, N) to (24, N).
+
+    With band k in the middle of (k, k + 1) they are the c of  log mel_k = c_0 / 2 + sum_m c_m cos(pi m (k + 1/2) / M).
+    So 10 / ln 10 * sqrt(2 * sum of the squared differences) is the RMS distance in dB of two smoothed magnitude
+    spectra: a cosine of amplitude a has an RMS of a / sqrt(2) nepers, which are 20 / ln 10 dB each.
+
+    Args:
+        log_mel: (M, N) natural log of a magnitude spectrum.
+    """
+    n_mels = len(log_mel)
+    middles = (np.arange(n_mels) + 0.5) / n_mels
+    waves = np.cos(np.pi * np.arange(1, N_CEPSTRA + 1)[:, None] * middles)
+    return 2 / n_mels * waves @ log_mel.astype(np.float64)
+
+
+def warped_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Mel-cepstral distance in dB of two sequences along the cheapest path through all pairs of frames.
+
+    A path goes from the first pair to the last, one frame on in `a`, in `b`, or in both at once; its mean is the
+    distance. The pairs are worked off along anti-diagonals, whose members do not depend on each other:
+
+            b 0  1  2
+        a 0   0  1  2        the number is the step in which a pair's turn comes
+          1   1  2  3
+          2   2  3  4
+
+    Args:
+        a: (C, N) mel cepstra, N > 0.
+        b: (C, N') likewise.
+    """
+    n, m = a.shape[1], b.shape[1]
+    before = two_before = np.full((2, n + 1), np.inf)  # row 0: cost of the path to (i, step - i); row 1: its length
+    for step in range(n + m - 1):
+        i = np.arange(max(0, step - m + 1), min(step, n - 1) + 1)
+        here = np.full((2, n + 1), np.inf)  # entry i + 1 is frame i of a, so that entry 0 lies outside
+        # From (i-1, j-1), (i-1, j), (i, j-1). Of equal ones the first is taken.
+        origins = np.stack([two_before[:, i], before[:, i], before[:, i + 1]])
+        best = origins[origins[:, 0].argmin(axis=0), :, np.arange(len(i))].T if step else np.zeros((2, 1))
+        distance = np.sqrt(2 * np.square(a[:, i] - b[:, step - i]).sum(axis=0))
+        here[:, i + 1] = best + np.stack([distance, np.ones(len(i))])
+        two_before, before = before, here
+    cost, length = before[:, n]
+    return float(10 / math.log(10) * cost / length)
+
+
+def word_error_rate(reference: str, hypothesis: str) -> float:
+    """Words to replace, insert and delete, over the number of words in the reference: 0 is perfect, 1 may be exceeded.
+
+    Case and punctuation do not count. Returns nan where the reference has no words.
+    """
+    wanted, found = split_words(reference), split_words(hypothesis)
+    return edit_distance(wanted, found) / len(wanted) if wanted else math.nan
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text in small letters, without punctuation; of Chinese and Japanese, each letter."""
+    spaced = []
+    for letter in unicodedata.normalize("NFKC", text).casefold():
+        if unicodedata.name(letter, "").startswith(_SPACELESS):
+            spaced.append(f" {letter} ")
+        elif letter.isalnum() or unicodedata.category(letter).startswith("M"):
+            spaced.append(letter)
+        elif letter not in "'’":  # "don't" is one word
+            spaced.append(" ")
+    return "".join(spaced).split()
+
+
+def edit_distance(a: list[str], b: list[str]) -> int:
+    """The fewest replacements, insertions and deletions that turn one list into the other.
+
+    Source: Levenshtein, "Binary codes capable of correcting deletions, insertions and reversals", 1966.
+    """
+    row = list(range(len(b) + 1))
+    for i, word in enumerate(a, start=1):
+        above, row = row, [i]
+        for j, other in enumerate(b, start=1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (word != other)))
+    return row[-1]
+
+
+def bootstrap_interval(values: list[float], n_resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
+    """The mean of what is finite in `values`, and a percentile interval of it by drawing with replacement.
+
+    Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979. With few values the interval is too narrow;
+    of one value there is none.
+
+    Args:
+        values: one measure of several clips.
+        n_resamples: how often as many are drawn.
+        seed: of the draws.
+        level: how often the interval should hold the true mean.
+    """
+    finite = np.array([value for value in values if math.isfinite(value)])
+    if len(finite) < 2:
+        return Interval(float(finite[0]) if len(finite) else math.nan, math.nan, math.nan, len(finite))
+    drawn = np.random.default_rng(seed).integers(len(finite), size=(n_resamples, len(finite)))
+    low, high = np.quantile(finite[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(finite.mean()), float(low), float(high), len(finite))
+
+
+def _sounding(wav: np.ndarray) -> np.ndarray:
+    """Log mel (M, N) of the frames that are not silent: at most 60 dB below the loudest one."""
+    audio = CEPSTRUM_AUDIO
+    if len(wav) < audio.n_fft or not wav.any():
+        return np.zeros((audio.n_mels, 0))
+    mel = mel_spectrogram(torch.from_numpy(np.ascontiguousarray(wav, np.float32)), audio).numpy()
+    level = np.logaddexp.reduce(2 * mel.astype(np.float64), axis=0) / 2
+    return mel[:, level > level.max() - _QUIET]

@@ -1,0 +1,174 @@
+"""Who is singing: a GE2E speaker encoder, which turns a voice into 256 numbers whatever it says.
+
+Two waves of one speaker point in nearly the same direction, so the cosine of their embeddings tells how alike two
+voices are. It was trained on speech; in singing, compare clips of the same kind with each other. The weights are those
+of Resemblyzer (Apache 2.0): `pretrain/speaker_encoder/pretrained.pt`, or the copy inside the installed package, of
+which no code is used.
+"""
+
+import importlib.util
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modules.audio.io import resample
+from modules.audio.mel import mel_filters
+from modules.config.audio import AudioSpec
+from modules.errors import AudioError, CheckpointError
+from modules.pretrained.find import find
+from modules.weights.checkpoint import load_weights
+
+logger = logging.getLogger(__name__)
+
+EMBEDDING_SIZE = 256
+WEIGHTS_PATH = "pretrain/speaker_encoder/pretrained.pt"
+
+_SOURCE = "https://github.com/resemble-ai/Resemblyzer"
+_PACKAGE, _PACKAGE_FILE = "resemblyzer", "pretrained.pt"
+_AUDIO = AudioSpec(16000, 400, 160, 400, 40, 0.0, 8000.0)
+_LAYERS = 3
+_WINDOW = 160  # frames, 1.6 s
+_STEP = round(_AUDIO.frame_rate / 1.3)  # frames from window to window: 77, so that they overlap by half
+_COVERED = 0.75  # of a window that must be sound; a wave that is shorter is filled up with silence
+_BATCH = 64  # windows at once: a song has hundreds
+_LEVEL_DB = -30.0  # dBFS that quieter waves are raised to
+_SILENCE = 1e-5  # RMS, -100 dBFS
+
+
+class SpeakerEncoder:
+    """Embeddings of voices.
+
+    Source: Wan et al., "Generalized End-to-End Loss for Speaker Verification", 2018, arXiv:1710.10467, sections 2.1
+    and 2.2 (embedding) and 3.1 (sliding windows).
+
+    Args:
+        network: from the mel of windows (K, N, 40) to unit vectors (K, 256), on `device`.
+        device: where it runs.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        self.network = network
+        self.device = device
+
+    @torch.no_grad()
+    def embed(self, wav: torch.Tensor | np.ndarray, sampling_rate: int) -> torch.Tensor:
+        """The voice of a wave.
+
+        A wave quieter than -30 dBFS is raised to that. A louder one is left alone, as the network wants it, and its
+        level is part of the result: 6 dB of difference lower the similarity by about 0.03.
+
+        Args:
+            wav: (T,) in [-1, 1] at `sampling_rate`; less than 1.6 s works, but tells less.
+            sampling_rate: Hz.
+
+        Returns:
+            (256,) float32 on the CPU, of length 1, or all zero for silence, which is nobody's voice.
+
+        Raises:
+            AudioError: a sample is not finite.
+        """
+        samples = torch.as_tensor(wav).detach().float().cpu().numpy()
+        if not np.isfinite(samples).all():
+            raise AudioError("the audio holds samples that are not finite; a voice cannot be told from it")
+        samples = _raise_level(resample(samples, sampling_rate, _AUDIO.sampling_rate))
+        if not samples.any():
+            return torch.zeros(EMBEDDING_SIZE)
+        windows = _mel_windows(torch.from_numpy(samples).to(self.device))
+        partial = torch.cat([self.network(some) for some in windows.split(_BATCH)])
+        return F.normalize(partial.mean(0), dim=0).cpu()
+
+    @staticmethod
+    def similarity(a: torch.Tensor, b: torch.Tensor) -> float:
+        """Cosine of two embeddings (256,): 1 for the same voice; 0 where one of them is silence."""
+        return float(F.cosine_similarity(a.float(), b.float(), dim=0))
+
+
+def find_speaker_encoder() -> Path | None:
+    """The weights in the workspace, beside the code, or in an installed resemblyzer, which is not imported; or None."""
+    found = find(WEIGHTS_PATH)
+    if found is not None:
+        return found
+    spec = importlib.util.find_spec(_PACKAGE)
+    folders = spec.submodule_search_locations if spec is not None else None
+    candidates = [Path(folder) / _PACKAGE_FILE for folder in folders or ()]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def load_speaker_encoder(path: Path | str, device: torch.device | str) -> SpeakerEncoder:
+    """The encoder with the weights of a file: a dictionary with `model_state`, whose other tensors are ignored.
+
+    Raises:
+        CheckpointError: the file cannot be read, wants to run code, or has not the tensors of this network.
+    """
+    device = torch.device(device)
+    with torch.device("meta"):  # no start values are drawn: the random numbers of a training run stay as they are
+        network = _Network()
+    state = _fitting_state(load_weights(path), network, Path(path))
+    network.load_state_dict(state, assign=True)
+    logger.info("speaker encoder %s on %s", path, device)
+    return SpeakerEncoder(network.eval().requires_grad_(False).to(device), device)
+
+
+class _Network(nn.Module):
+    """Mel windows to unit vectors: (K, N, 40) to (K, 256). The names of its parts are those in the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(_AUDIO.n_mels, EMBEDDING_SIZE, _LAYERS, batch_first=True)
+        self.linear = nn.Linear(EMBEDDING_SIZE, EMBEDDING_SIZE)
+
+    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+        _, (hidden, _) = self.lstm(mel)
+        return F.normalize(F.relu(self.linear(hidden[-1])), dim=1)
+
+
+def _fitting_state(content: dict, network: nn.Module, path: Path) -> dict[str, torch.Tensor]:
+    """The network's tensors out of a file's content, in float32 and no longer mapped into memory."""
+    remedy = f"Get {_PACKAGE_FILE} from {_SOURCE}"
+    state = content.get("model_state")
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: not the weights of the speaker encoder, it has no model_state. {remedy}")
+    for name, wanted in network.state_dict().items():
+        found = state.get(name)
+        if not isinstance(found, torch.Tensor):
+            raise CheckpointError(f"{path}: not the weights of the speaker encoder, {name} is missing. {remedy}")
+        if found.shape != wanted.shape or not found.is_floating_point():
+            raise CheckpointError(
+                f"{path}: not the weights of the speaker encoder, {name} is {list(found.shape)} {found.dtype}, "
+                f"expected {list(wanted.shape)} of floating point. {remedy}"
+            )
+    return {name: state[name].to(torch.float32, copy=True) for name in network.state_dict()}
+
+
+def _raise_level(wav: np.ndarray) -> np.ndarray:
+    """(T,) raised to -30 dBFS where it is quieter; silence becomes all zero."""
+    rms = math.sqrt(np.square(wav, dtype=np.float64).mean()) if len(wav) else 0.0
+    if rms < _SILENCE:
+        return np.zeros_like(wav)
+    return (wav * max(1.0, 10 ** (_LEVEL_DB / 20) / rms)).astype(np.float32)
+
+
+def _mel_windows(wav: torch.Tensor) -> torch.Tensor:
+    """Power mel, not in logarithm, of overlapping windows: (T,) at 16 kHz to (K, 160, 40).
+
+    The first window is always there, each further one only where at least three quarters of it are sound:
+
+        wave     |=================================|        3.2 s
+        windows  |--------------|
+                        |--------------|
+                               |--------------|             the next would be sound for 56 % only
+    """
+    hop = _AUDIO.hop_length
+    spare = len(wav) - int(_COVERED * _WINDOW) * hop
+    count = 1 + max(0, spare // (_STEP * hop))
+    needed = ((count - 1) * _STEP + _WINDOW) * hop
+    padded = F.pad(wav, (0, max(0, needed - len(wav))))
+    hann = torch.hann_window(_AUDIO.win_length, device=wav.device)
+    spectrum = torch.stft(padded, _AUDIO.n_fft, hop, window=hann, pad_mode="constant", return_complex=True)
+    mel = mel_filters(_AUDIO, wav.device) @ spectrum.abs().square()
+    return mel.unfold(1, _WINDOW, _STEP)[:, :count].permute(1, 2, 0).contiguous()

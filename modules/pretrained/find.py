@@ -1,0 +1,65 @@
+"""Pretrained files: where they are looked for, and what to tell a user who has not got one.
+
+They lie in `pretrain/` of the workspace (the current directory) or, failing that, in `pretrain/` beside the code.
+`pretrain/README.md` lists them all.
+"""
+
+import logging
+from functools import cache
+from pathlib import Path
+
+from modules.errors import MissingWeights
+from modules.files import sha256_of
+from modules.pretrained.catalogue import Weights, package_with
+
+logger = logging.getLogger(__name__)
+
+CODE_ROOT = Path(__file__).resolve().parents[2]
+
+
+def find(path: str) -> Path | None:
+    """`path` (`pretrain/...`) in the workspace, or else beside the code; None if it is in neither."""
+    for root in (Path.cwd(), CODE_ROOT):
+        candidate = root / path
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def require(*alternatives: Weights) -> Path:
+    """The first of some equally good files that is there.
+
+    Raises:
+        MissingWeights: none is; the text says what to put where.
+    """
+    for weights in alternatives:
+        found = find(weights.path)
+        if found is not None:
+            return found
+    wanted = alternatives[0]
+    known = package_with(wanted.path)
+    remedy = f"Download {wanted.url} and save it under that name"
+    if known is not None:
+        remedy = f"Get it with: python pretrain/download.py {known.name} (or save {wanted.url} under that name)"
+    raise MissingWeights(f"{wanted.path}: not found in {Path.cwd()} or beside the code. {remedy}")
+
+
+def checksum(*alternatives: Weights) -> str:
+    """SHA-256 of the file that `require` picks; a warning where it is not the published one.
+
+    Raises:
+        MissingWeights: as `require`.
+    """
+    path = require(*alternatives)
+    stat = path.stat()
+    found = _hash(path, stat.st_size, stat.st_mtime_ns)
+    wanted = next((weights.sha256 for weights in alternatives if path.as_posix().endswith(weights.path)), None)
+    if wanted is not None and not found.startswith(wanted):
+        logger.warning("%s is not the published file (sha256 %s..., expected %s...)", path, found[:12], wanted[:12])
+    return found
+
+
+@cache
+def _hash(path: Path, size: int, changed: int) -> str:
+    """The checksum of a file as it is now, computed once."""
+    return sha256_of(path)
