@@ -16,6 +16,7 @@ LAYERS = {
     "modules/files.py": 0,  # atomic writes, checksums
     "modules/cli.py": 0,  # what all scripts share
     "modules/device.py": 0,  # device and precision
+    "modules/batching.py": 0,  # items of different length at once
     "modules/parallel.py": 0,  # one pool of workers with a progress bar
     "modules/pretrained": 0,  # files of others: the catalogue, finding and downloading them
     "modules/config": 0,  # config.json, diffusion.yaml, presets

@@ -16,20 +16,19 @@ LARGEST_KERNEL = 1 << 22
 
 
 class SincResampler:
-    """torchaudio's resampler with its defaults, one filter bank for each pair of rates.
-
-    The key holds both rates: a 44.1 kHz file after a 48 kHz one gets its own filters.
+    """torchaudio's resampler, one filter bank for each pair of rates.
 
     Args:
         device: where the filters live and the audio is filtered.
+        filter_width: zero crossings of the filter to each side; so-vits-svc takes 128 before its F0 networks.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, filter_width: int = 6) -> None:
+        self.device, self.filter_width = device, filter_width
         self._filters: dict[tuple[int, int], torch.nn.Module] = {}
 
     def __call__(self, wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
-        """`wav` (T,) float32 at `from_rate` as (ceil(T * to_rate / from_rate),) at `to_rate`, on this device.
+        """`wav` (..., T) float32 at `from_rate` as (..., ceil(T * to_rate / from_rate)) at `to_rate`, on this device.
 
         Rates without a useful common divisor would need a filter bank of gigabytes; those few go through soxr.
         """
@@ -41,7 +40,9 @@ class SincResampler:
         key = (from_rate, to_rate)
         if key not in self._filters:
             transforms = import_torchaudio().transforms
-            self._filters[key] = transforms.Resample(from_rate, to_rate).to(self.device)
+            self._filters[key] = transforms.Resample(from_rate, to_rate, lowpass_filter_width=self.filter_width).to(
+                self.device
+            )
         return self._filters[key](wav.to(self.device))
 
     @staticmethod

@@ -26,13 +26,13 @@ from modules.training.randomness import seed_rank, set_random_state
 from modules.training.step import VitsStep
 from modules.weights.checkpoint import (
     DamagedFile,
-    check_shapes,
     check_whole,
     list_checkpoints,
     load_weights,
     save_together,
     step_of,
 )
+from modules.weights.state_dict import fit
 
 logger = logging.getLogger(__name__)
 
@@ -291,13 +291,8 @@ def _load_generator(net: nn.Module, found: dict[str, torch.Tensor], path: Path, 
 
 
 def _load_discriminators(net: nn.Module, found: dict[str, torch.Tensor], path: Path) -> None:
-    wanted = net.state_dict()
-    try:
-        check_shapes(found, wanted, path)
-    except CheckpointError as error:
-        likely = "Likely cause: model.discriminator_channels or model.use_spectral_norm."
-        raise CheckpointError(f"{error} {likely}") from None
-    net.load_state_dict({name: found[name] for name in wanted})
+    likely = "Likely cause: model.discriminator_channels or model.use_spectral_norm."
+    net.load_state_dict(fit(found, net.state_dict(), path, likely))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, path: Path) -> None:

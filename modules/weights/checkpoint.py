@@ -123,39 +123,6 @@ def list_checkpoints(folder: Path | str, prefix: str) -> list[Path]:
     return sorted(found, key=step_of)
 
 
-def prune(folder: Path | str, prefix: str, keep: int) -> list[Path]:
-    """Deletes all but the newest `keep` checkpoints by step; returns what went.
-
-    Step 0 is somebody's base model and is never deleted. `keep` of 0 keeps everything.
-    """
-    if keep <= 0:
-        return []
-    gone = [path for path in list_checkpoints(folder, prefix) if step_of(path) != 0][:-keep]
-    for path in gone:
-        path.unlink(missing_ok=True)
-    return gone
-
-
-def check_shapes(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], path: Path | str) -> None:
-    """Compares two state dictionaries tensor by tensor.
-
-    Raises:
-        CheckpointError: a tensor of `wanted` is absent or of another shape; up to four are named with both shapes.
-    """
-    wrong = []
-    for name, tensor in wanted.items():
-        if name not in found:
-            wrong.append(f"{name} is missing")
-        elif tuple(found[name].shape) != tuple(tensor.shape):
-            wrong.append(f"{name} is {list(found[name].shape)} but {list(tensor.shape)} is expected")
-    if wrong:
-        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise CheckpointError(
-            f"{path}: does not fit the network of this config: {'; '.join(wrong[:4])}{more}. "
-            "Use the config.json that was saved with this checkpoint."
-        )
-
-
 def _is_half_a_zip(path: Path) -> bool:
     """Whether it begins as a zip but has not the list of contents that ends one."""
     try:

@@ -16,6 +16,7 @@ import torch
 
 from modules.errors import CheckpointError
 from modules.pretrained.catalogue import package
+from modules.weights.state_dict import tensors_of
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,6 @@ _BY_ENTRY = {
     "random": Family("state of a training run", "this toolkit", "", "Only train_diff.py reads it.", True),
 }
 UNKNOWN = Family("unknown", "", "", "Give a file like G_1000.pth.")
-_WEIGHT_ENTRIES = ("model", "weight", "state_dict", "model_state_dict", "model_state", "generator", "hubert", "net")
 # Top-level parts of a voice of so-vits-svc 4.0 and 4.1.
 _VOICE_PARTS = frozenset("emb_g emb_vol pre enc_p dec enc_q flow f0_decoder emb_uv".split())
 # Width and depth of published encoders -> name in the catalogue.
@@ -148,7 +148,7 @@ class ModelFile:
 
 def recognise(content: Mapping[Any, Any]) -> ModelFile:
     """What the content of a file of weights is."""
-    weights = _tensors_in(content)
+    weights = tensors_of(content)
     names = "\n".join(weights)
     for family in _FAMILIES:
         if re.search(f"^(?:{family.has})", names, re.MULTILINE):
@@ -188,21 +188,6 @@ def encoder_depth(weights: Mapping[str, torch.Tensor]) -> int:
     """Number of transformer layers in a speech encoder."""
     layers = [re.match(r"(?:encoder\.)?(?:transformer\.)?(?:layers|blocks)\.(\d+)\.", name) for name in weights]
     return 1 + max((int(match[1]) for match in layers if match), default=-1)
-
-
-def _tensors_in(content: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
-    """The largest set of named tensors in a file: its own, or those of one of the usual entries."""
-    candidates = [content, *(content[key] for key in _WEIGHT_ENTRIES if isinstance(content.get(key), dict))]
-    for candidate in candidates:
-        found = {
-            name: value
-            for name, value in candidate.items()
-            if isinstance(name, str) and isinstance(value, torch.Tensor)
-        }
-        if found:
-            prefix = "module." if all(name.startswith("module.") for name in found) else ""
-            return {name.removeprefix(prefix): value for name, value in found.items()}
-    return {}
 
 
 def _details(content: Mapping[Any, Any], family: Family) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Checkpoints are read without running anything, written whole, found and pruned by step."""
+"""Checkpoints are read without running anything, written whole, found by step."""
 
 import pickle
 import subprocess
@@ -10,14 +10,13 @@ import torch
 
 from modules.errors import CheckpointError
 from modules.weights.checkpoint import (
-    check_shapes,
     list_checkpoints,
     load_weights,
-    prune,
     save_together,
     save_weights,
     step_of,
 )
+from modules.weights.state_dict import fit
 
 
 class Attack:
@@ -78,14 +77,11 @@ def test_files_that_belong_together_appear_together_or_not_at_all(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
-def test_checkpoints_are_ordered_by_step_and_pruned_by_step_but_never_the_base(tmp_path):
+def test_checkpoints_are_ordered_by_step(tmp_path):
     for step in (0, 800, 10000, 9000):
         save_weights(tmp_path / f"G_{step}.pth", {"model": {}})
     (tmp_path / "G_old.pth").touch()
     assert [step_of(path) for path in list_checkpoints(tmp_path, "G")] == [0, 800, 9000, 10000]
-    assert prune(tmp_path, "G", 0) == []
-    assert [path.name for path in prune(tmp_path, "G", 2)] == ["G_800.pth"]
-    assert (tmp_path / "G_0.pth").exists() and (tmp_path / "G_old.pth").exists()
 
 
 def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(tmp_path):
@@ -93,7 +89,7 @@ def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(tmp_path):
     wanted = {"emb_g.weight": torch.zeros(4, 16), "pre.bias": torch.zeros(2)}
     message = r"emb_g\.weight is \[3, 16\] but \[4, 16\] is expected; pre\.bias is missing"
     with pytest.raises(CheckpointError, match=message):
-        check_shapes(found, wanted, "x.pth")
+        fit(found, wanted, "x.pth")
 
 
 def test_a_kill_while_writing_leaves_the_previous_file_whole(tmp_path):
