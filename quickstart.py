@@ -5,12 +5,15 @@
     python quickstart.py --no_train  stop after the first song
     python quickstart.py test        make .venv, install, then run the tests (further arguments go to pytest)
 
+Where this Python is too old or too new, it goes on with another one that it finds (py, python3.14 to python3.10, uv).
 Reads samples/, requirements.txt, pretrain/whisper-ppg-base/ and pretrain/base-small/. Writes .venv/ beside this file
 and, in a workspace folder of its own, everything that the recipe writes; it names each song and a picture of it.
 Run it again and it goes on where it stopped. Standard library only.
 
 Example: python quickstart.py --workspace ~/voices/first --steps 2000
 """
+
+from __future__ import annotations  # read by Pythons too old to run the rest, so that they can say so
 
 import argparse
 import hashlib
@@ -25,9 +28,15 @@ CODE = Path(__file__).resolve().parent
 VENV = CODE / ".venv"
 SONG = "sing_vocadito_14.flac"
 BASE = CODE / "pretrain" / "base-small"
-READY_SPEAKER, READY_KEY = "bg_krasimir_m", -12  # of the voice that comes along, an octave below the song
+READY_SPEAKER, READY_KEY = "bg_krasimir_m", -12  # of the ready-made voice, an octave below the song
 SPEAKER = "be_ksenya_f"  # of samples/
 DEFAULT_STEPS = 300
+PYTHONS = [(3, minor) for minor in (14, 13, 12, 11, 10)]  # for which all packages have wheels, newest first
+HOW_TO_GET_PYTHON = """
+  Windows  winget install Python.Python.3.13
+  macOS    brew install python@3.13
+  Linux    sudo apt install python3 python3-venv (Debian, Ubuntu) or sudo dnf install python3.13 (Fedora)
+"""
 
 
 class Stop(Exception):
@@ -37,6 +46,8 @@ class Stop(Exception):
 def main(argv: list[str] | None = None) -> int:
     """Installs, then runs the recipe or the tests; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    if sys.version_info[:2] not in PYTHONS:
+        return run_with_another_python(arguments)
     if arguments[:1] == ["test"]:
         return run_tests(arguments[1:])
     parser = argparse.ArgumentParser(
@@ -49,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         help="folder for everything the recipe writes (default: quickstart_workspace beside this file)",
     )
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="training steps (default: %(default)s)")
-    parser.add_argument("--no_train", action="store_true", help="convert with the voice that comes along, and stop")
+    parser.add_argument("--no_train", action="store_true", help="convert with the ready-made voice, and stop")
     options = parser.parse_args(arguments)
     if options.steps < 1:
         parser.error("--steps must be at least 1")
@@ -71,23 +82,55 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def run_with_another_python(arguments: list[str]) -> int:
+    """Runs this file with a Python that the packages have wheels for; returns its exit code.
+
+    Raises:
+        Stop: there is none.
+    """
+    this = ".".join(map(str, sys.version_info[:3]))
+    for command in other_pythons():
+        check = [*command, "-c", f"import sys, venv; sys.exit(sys.version_info[:2] not in {PYTHONS})"]
+        try:
+            usable = subprocess.run(check, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+        except OSError:
+            continue
+        if usable:
+            print(
+                f"This is Python {this}; going on with {' '.join(command)}, which the packages have wheels for.",
+                flush=True,
+            )
+            return subprocess.run([*command, str(Path(__file__).resolve()), *arguments]).returncode
+    raise Stop(
+        f"this is Python {this}; the packages need 3.10 to 3.14, and none was found here. Install one, then run the "
+        f"same command again:{HOW_TO_GET_PYTHON.rstrip()}"
+    )
+
+
+def other_pythons() -> list[list[str]]:
+    """Commands that may start a usable Python, the best first; uv downloads one where it has none."""
+    names = [f"{major}.{minor}" for major, minor in PYTHONS]
+    launchers = [["py", f"-{name}"] for name in names if os.name == "nt"]
+    on_path = [[f"python{name}"] for name in names]
+    found = [command for command in launchers + on_path if shutil.which(command[0])]
+    return found + ([["uv", "run", "--no-project", "--python", "3.13", "python"]] if shutil.which("uv") else [])
+
+
 def run_tests(arguments: list[str]) -> int:
-    """Installs what the tests need and runs pytest with `arguments`; returns its exit code."""
+    """Installs what the tests need and runs pytest on all cores with `arguments`; returns its exit code."""
     python = install("requirements-dev.txt")
-    command = [str(python), "-m", "pytest", *arguments]
-    say(["python", "-m", "pytest", *arguments])
-    return subprocess.run(command, cwd=CODE).returncode
+    workers = ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "worksteal"]  # neighbours share their fixtures
+    say(["python", "-m", "pytest", *workers, *arguments])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([str(python), "-m", "pytest", *workers, *arguments], cwd=CODE, env=environment).returncode
 
 
 def install(requirements: str) -> Path:
     """Makes `.venv` where there is none, installs a requirements file once, and returns the environment's Python.
 
     Raises:
-        Stop: the Python is too old or too new, has no venv module, or the installation failed.
+        Stop: there is no venv module, or the installation failed.
     """
-    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
-        found = ".".join(map(str, sys.version_info[:3]))
-        raise Stop(f"this is Python {found}; the packages need 3.10 to 3.13. Run this file with one of those.")
     python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not works(python):
         say(["python", "-m", "venv", ".venv"])
@@ -96,18 +139,10 @@ def install(requirements: str) -> Path:
     stamp = VENV / f"installed-{fingerprint(requirements)}"
     if not stamp.exists():
         say([".venv/bin/python", "-m", "pip", "install", "-r", requirements])
-        command = [
-            str(python),
-            "-m",
-            "pip",
-            "install",
-            "--disable-pip-version-check",
-            "--quiet",
-            "--progress-bar",
-            "off",
-        ]
-        if subprocess.run([*command, "-r", str(CODE / requirements)]).returncode:
-            raise Stop("installation failed; the lines above say why. Mend that and run the same command again.")
+        quiet = ["--disable-pip-version-check", "--quiet", "--progress-bar", "off"]
+        command = [str(python), "-m", "pip", "install", *quiet, "-r", str(CODE / requirements)]
+        if subprocess.run(command).returncode:
+            raise Stop("installation failed; the lines above say why. Fix that and run the same command again.")
         stamp.touch()
     return python
 
@@ -199,7 +234,7 @@ def run_script(python: Path, workspace: Path, script: str, *flags: str) -> None:
     code = subprocess.run([str(python), str(path), *flags], cwd=workspace, env=environment).returncode
     if code:
         raise Stop(
-            f"{script} ended with code {code}; the line above says why. Mend that and run the same command again."
+            f"{script} ended with code {code}; the line above says why. Fix that and run the same command again."
         )
 
 

@@ -1,5 +1,7 @@
 """The first command a user runs: what it needs, what it keeps, what it says. The run itself is test_recipe.py."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,11 +21,62 @@ def test_the_fingerprint_changes_with_either_requirements_file(tmp_path, monkeyp
     assert len({*first, *second}) == 4
 
 
-@pytest.mark.parametrize("version", [(3, 9, 2), (3, 14, 0)])
-def test_a_python_that_has_no_wheels_is_named(monkeypatch, version):
-    monkeypatch.setattr(quickstart, "sys", SimpleNamespace(version_info=version))
-    with pytest.raises(quickstart.Stop, match=r"this is Python 3\.(9|14)\.\d; the packages need 3\.10 to 3\.13"):
-        quickstart.install("requirements.txt")
+@pytest.fixture
+def too_old(monkeypatch):
+    """As if an old Python had started the quickstart; a test sets what `shutil.which` finds."""
+    monkeypatch.setattr(quickstart, "sys", SimpleNamespace(version_info=(3, 9, 2), argv=["quickstart.py"]))
+    found: list[str] = []
+    monkeypatch.setattr(quickstart.shutil, "which", lambda name: name if name in found else None)
+    return found
+
+
+@pytest.mark.parametrize("version", [(3, 9, 2), (3, 15, 0)])
+def test_without_a_usable_python_each_system_gets_a_line(monkeypatch, too_old, version):
+    monkeypatch.setattr(quickstart.sys, "version_info", version)
+    with pytest.raises(
+        quickstart.Stop, match=r"this is Python 3\.(9|15)\.\d; the packages need 3\.10 to 3\.14"
+    ) as refused:
+        quickstart.main([])
+    assert [line.split()[0] for line in str(refused.value).splitlines()[1:]] == ["Windows", "macOS", "Linux"]
+
+
+def test_another_python_that_runs_goes_on_with_the_same_arguments(monkeypatch, too_old, capsys):
+    too_old += ["python3.14", "python3.12", "uv"]
+    ran = []
+
+    def run(command, **_):
+        if command[0] == "python3.14":  # a name on the PATH that does not start, as pyenv leaves
+            raise FileNotFoundError
+        ran.append(command)
+        return SimpleNamespace(returncode=0 if "-c" in command else 7)
+
+    monkeypatch.setattr(quickstart.subprocess, "run", run)
+    assert quickstart.main(["--steps", "5"]) == 7
+    assert ran[-1][0] == "python3.12" and ran[-1][-2:] == ["--steps", "5"]
+    assert "This is Python 3.9.2; going on with python3.12" in capsys.readouterr().out
+
+
+def test_windows_asks_its_launcher_first_and_uv_comes_last(monkeypatch, too_old):
+    too_old += ["py", "python3.11", "uv"]
+    monkeypatch.setattr(quickstart, "os", SimpleNamespace(name="nt"))
+    commands = quickstart.other_pythons()
+    assert commands[:2] == [["py", "-3.14"], ["py", "-3.13"]] and commands[-2] == ["python3.11"]
+    assert commands[-1][:2] == ["uv", "run"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="makes a symbolic link")
+def test_a_real_old_python_hands_over(tmp_path):
+    """With a stand-in that says it is 3.9 but runs this file: the hand-over itself, not its pieces."""
+    code = (
+        "import sys, runpy; sys.version_info = (3, 9, 1, 'final', 0);"
+        f"sys.argv = [{quickstart.__file__!r}, '--help']; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    (tmp_path / "python3.14").symlink_to(sys.executable)
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    usable = sys.version_info[:2] in quickstart.PYTHONS
+    assert usable and done.returncode == 0, done.stderr
+    assert "going on with python3.14" in done.stdout and "--no_train" in done.stdout
 
 
 def test_an_environment_whose_set_up_was_interrupted_is_made_anew(tmp_path):
