@@ -104,8 +104,8 @@ def test_missing_weights_name_the_file_and_the_source(monkeypatch, tmp_path):
         build_encoder("whisper-ppg", "cpu")
 
 
-def test_the_example_in_the_readme_is_a_whole_encoder(monkeypatch, tmp_path):
-    readme = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text("utf-8")
+def test_the_example_in_the_docs_is_a_whole_encoder(monkeypatch, tmp_path):
+    readme = (Path(__file__).resolve().parents[2] / "docs/extending.md").read_text("utf-8")
     example = readme.split("`modules/encoders/myvec.py`:\n```python\n")[1].split("```")[0]
 
     class Model(torch.nn.Module):
