@@ -3,7 +3,7 @@
 Reads a G_STEP.pth (or .safetensors) and the config of its voice: the one stored in the file, else the config.json
 beside it, else configs/config.json; -c names another. Writes one file in so-vits-svc's layout, without posterior
 encoder and optimizer moments, or bare tensors where the output ends in .safetensors. A voice whose weights are averaged
-keeps the averages. The voice sings as before; training cannot go on from it.
+keeps the averages. Conversion sounds as before; training cannot go on from it.
 With --base it reads D_STEP.pth too and writes G_0.pth and D_0.pth, with all that training needs, and config.json.
 
 Example: python compress_model.py -i logs/44k/G_8000.pth -hf
@@ -40,21 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("-c", "--config", type=Path, metavar="FILE", help="config.json of the voice (default: see above)")
     add("-i", "--input", type=Path, required=True, metavar="FILE", help="model to compress")
-    add(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="model to write (default: INPUT_release[_half|_int8] beside it)",
-    )
+    add("-o", "--output", type=Path, metavar="FILE", help="model to write (default: INPUT_release[_half|_int8])")
     add("--base", type=Path, metavar="FOLDER", help="write a base model into this folder, for train.py --base")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("-hf", "--half", action="store_true", help="store numbers in 16 bits: half the size")
-    size.add_argument(
-        "--int8",
-        action="store_true",
-        help="store matrices in 8 bits: a quarter of the size; only this toolkit reads it",
-    )
+    size.add_argument("--int8", action="store_true", help="matrices in 8 bits: a quarter; only this toolkit reads it")
     add("--overwrite", action="store_true", help="replace the output where it exists; never the input")
     arguments = parser.parse_args(argv)
     source, shrink = arguments.input, "half" if arguments.half else "int8" if arguments.int8 else ""
@@ -67,12 +57,11 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(f"-i {source}: expected a model, whose name ends in {' or '.join(_SUFFIXES)}")
     output = arguments.output or source.with_name(f"{source.stem}_release{shrink and '_'}{shrink}{source.suffix}")
     check_output(output, [source], arguments.overwrite, _SUFFIXES)
-    content, described = compress(source, arguments.config, shrink)
+    content, (config, where) = compress(source, arguments.config, shrink)
     write(output, content)
     before, after = (path.stat().st_size / 1e6 for path in (source, output))
     print(f"{source}: {before:.1f} MB")
     print(f"Model: {output}: {after:.1f} MB")
-    config, where = described
     beside = f' -c "{where.as_posix()}"' if where is not None else ""
     speaker = next(iter(config.spk), "SPEAKER")
     print(next_step(f'python inference_main.py -m "{output.as_posix()}"{beside} -n SONG.wav -s "{speaker}"'))
@@ -84,6 +73,7 @@ def _make_base(path: Path, config_path: Path | None, shrink: str, folder: Path, 
     from modules.config.io import save_config
     from modules.files import make_folder
     from modules.weights.checkpoint import check_whole, load_weights, save_together
+    from modules.weights.state_dict import tensors_of
 
     if not path.name.startswith("G"):
         raise UsageError(f"--base with -i {path}: expected a G_STEP.pth, with its D_STEP.pth beside it")
@@ -92,15 +82,13 @@ def _make_base(path: Path, config_path: Path | None, shrink: str, folder: Path, 
     for target in targets:
         check_output(target, [path, d_path], overwrite, (target.suffix,))
     g, (config, _) = compress(path, config_path, shrink, for_training=True)
-    found = load_weights(d_path)
+    found = tensors_of(load_weights(d_path))
     check_whole(d_path)
-    if not isinstance(found.get("model"), dict) or not any(
-        name.startswith("discriminators.") for name in found["model"]
-    ):
+    if not any(name.startswith("discriminators.") for name in found):
         raise CheckpointError(f"{d_path}: holds no discriminators. Give the D_STEP.pth of {path.name}")
-    d = {"model": _shrunk(found["model"], shrink, d_path), "iteration": 0, "optimizer": None}
+    d = {"model": _shrunk(found, shrink, d_path), "iteration": 0, "optimizer": None, "learning_rate": _LEARNING_RATE}
     make_folder(folder)
-    save_together({targets[0]: g, targets[1]: {**d, "learning_rate": _LEARNING_RATE}})
+    save_together({targets[0]: g, targets[1]: d})
     save_config(config, targets[2])
     for target in targets:
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
@@ -123,38 +111,35 @@ def compress(
         CheckpointError: it cannot be read, is no voice, does not fit its config, or has numbers beyond float16's.
         ConfigError: there is no config, or it is wrong.
     """
-    from models import build_synthesizer
-    from modules.config.fit import explain_mismatch
-    from modules.weights.checkpoint import check_whole, load_weights
-    from modules.weights.families import voice_weights
+    import torch
 
-    content = load_weights(path)
+    from models import build_synthesizer
+    from modules.weights.checkpoint import check_whole, load_checkpoint
+    from modules.weights.families import fit_voice, voice_weights
+
+    content = load_checkpoint(path)
     check_whole(path)
     weights = voice_weights(content, path)
-    about = _about(content, path)
+    about = {key: content[key] for key in _KEPT if content.get(key)}
     config, where = _find_config(path, config_path, about.get("config"))
-    optimizer, wanted = _untrained(build_synthesizer, config, for_training)
-    problem = explain_mismatch(weights, wanted, str(where or "the config in the file"))
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
-    kept = {name: tensor for name, tensor in weights.items() if for_training or _TRAINING_ONLY not in name}
+    with torch.device("meta"):  # no numbers are allocated
+        network = build_synthesizer(config)
+    rate, betas = config.train.learning_rate, tuple(config.train.betas)
+    optimizer = torch.optim.AdamW(network.parameters(), rate, betas=betas, eps=config.train.eps).state_dict()
+
+    def needed(tensors: "Tensors") -> "Tensors":
+        return {name: tensor for name, tensor in tensors.items() if for_training or _TRAINING_ONLY not in name}
+
+    kept = needed(weights)
+    fit_voice(weights, needed(network.state_dict()), path, where or "the config in the file")
     if len(kept) == len(weights) and not for_training:
         logger.info("%s: is compressed already (it has no posterior encoder)", path)
-    model = {
-        "model": _shrunk(kept, shrink, path),
-        "iteration": 0,
-        "optimizer": optimizer,
-        "learning_rate": _LEARNING_RATE,
-    }
-    return {**model, **about}, (config, where)
+    layout = {"iteration": 0, "optimizer": optimizer, "learning_rate": _LEARNING_RATE}
+    return {"model": _shrunk(kept, shrink, path), **layout, **about}, (config, where)
 
 
 def write(output: Path, content: dict[str, Any]) -> None:
-    """Writes what `compress` made, in the format that the name says.
-
-    Raises:
-        CheckpointError: the disk is full or the folder cannot be written.
-    """
+    """Writes what `compress` made, in the format that the name says."""
     from modules.weights.checkpoint import save_weights
 
     if output.suffix.lower() != ".safetensors":
@@ -173,21 +158,8 @@ def write(output: Path, content: dict[str, Any]) -> None:
         raise CheckpointError(f"{output}: could not be written ({error}). Free some disk space.") from None
 
 
-def _about(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What a file of ours says of its voice, beside the weights."""
-    if path.suffix == ".safetensors":
-        from modules.weights.checkpoint import safetensors_metadata
-
-        content = safetensors_metadata(path)
-    return {key: content[key] for key in _KEPT if content.get(key)}
-
-
 def _find_config(path: Path, given: Path | None, stored: Any) -> tuple["Config", Path | None]:
-    """The voice's config, and where it lies; None for the one inside the model.
-
-    Raises:
-        ConfigError: there is none, or it is wrong.
-    """
+    """The voice's config, and where it lies; None for the one inside the model."""
     from modules.config.io import load_config, parse_config
 
     if given is not None:
@@ -199,18 +171,6 @@ def _find_config(path: Path, given: Path | None, stored: Any) -> tuple["Config",
         if candidate.is_file():
             return load_config(candidate), candidate
     raise ConfigError(f"{beside}: no such file, and the model carries no config. Give -c the config.json of the voice.")
-
-
-def _untrained(build: Any, config: "Config", for_training: bool) -> tuple[dict[str, Any], "Tensors"]:
-    """A fresh optimizer's state and the tensors that conversion (or training) needs; no numbers are allocated."""
-    import torch
-
-    with torch.device("meta"):
-        network = build(config)
-    train = config.train
-    optimizer = torch.optim.AdamW(network.parameters(), train.learning_rate, betas=tuple(train.betas), eps=train.eps)
-    tensors = network.state_dict().items()
-    return optimizer.state_dict(), {n: tensor for n, tensor in tensors if for_training or _TRAINING_ONLY not in n}
 
 
 def _shrunk(tensors: "Tensors", shrink: str, path: Path) -> "Tensors":

@@ -13,20 +13,50 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modules.cli import configure_logging, make_parser, run
-from modules.errors import CheckpointError, UsageError, UserError
+from modules.errors import CheckpointError, ConfigError, UsageError, UserError
+from modules.files import is_zip, sha256_of
+from modules.pretrained.catalogue import PACKAGES, Weights, package, package_with
+from modules.pretrained.find import find
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
+
+Report = dict[str, Any]  # plain values, the same for people and for JSON
 
 _SUFFIXES = frozenset(".pth .pt .ckpt .safetensors .pkl .faiss .onnx".split())
 _FEATURES = (".soft.pt", ".spec.pt")  # of clips; thousands lie in a data set
 _BIG = 1 << 28  # bytes: above, hashing gets a progress bar
-_PIECE = 1 << 22
+_BLOCK = 1 << 22  # bytes
 _SHOWN = 12  # speakers, in the report for people
+_IN_THE_FILE = "in the file"
+# What a voice can do that others cannot, and the tensor that shows it.
+_OPTIONS = {
+    "volume embedding": r"emb_vol\.",
+    "automatic f0": r"f0_decoder\.cond\.",
+    "transformer flow": r"flow\..*self_attn",
+    "shared flow": r"flow\.wn\.",
+    "depthwise convolutions": r".*depth_conv",
+    "snake decoder": r"dec\..*(snake|activations)",
+}
+
+
+class AsksForCode(CheckpointError):
+    """A file whose pickles name more than it may hold; `names` are those."""
+
+    def __init__(self, path: Path, names: list[str]) -> None:
+        super().__init__(
+            f"{path}: asks for {', '.join(names[:8])}: reading it could run code, so it was not read. "
+            "Get the file from its original source."
+        )
+        self.names = names
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,25 +71,22 @@ def main(argv: list[str] | None = None) -> int:
         n_files += 1
         report = inspect(path)
         n_failed += "error" in report
-        if arguments.json:
-            print(json.dumps(report, ensure_ascii=False, default=str))
-            continue
-        print("\n".join(_lines(report)), flush=True)
+        text = json.dumps(report, ensure_ascii=False, default=str) if arguments.json else "\n".join(_lines(report))
+        print(text, flush=True)
     if not n_files:
         raise UsageError(f"no model files in {', '.join(map(str, arguments.paths))}")
     return 1 if n_failed else 0
 
 
-def inspect(path: Path) -> dict[str, Any]:
+def inspect(path: Path) -> Report:
     """All that can be said of a file, as plain values; `error` where it is damaged or asks to run code."""
-    from modules.model_report import AsksForCode
-
-    report: dict[str, Any] = {"path": path.as_posix()}
+    report: Report = {"path": path.as_posix()}
+    readers = {".onnx": _onnx, ".faiss": _faiss, ".json": _index, ".pkl": _pickled_index}
     try:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
         report |= {"size_bytes": path.stat().st_size, "sha256": _hash(path)}
-        report |= _report_of(path)
+        report |= readers.get(path.suffix.lower(), _weights)(path)
         report["is_published_file"] = _is_published(path, report["sha256"])
         report = {key: value for key, value in report.items() if value not in (None, [], {}, "")}
     except AsksForCode as error:
@@ -77,16 +104,11 @@ def _files_of(paths: list[Path]) -> Iterator[Path]:
             yield path
             continue
         for file in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            if not hidden and file.is_file() and _is_model_name(file):
+            is_hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            is_model = file.suffix.lower() in _SUFFIXES and not file.name.endswith(_FEATURES)
+            is_vocoder = file.name == "model" and file.with_name("config.json").is_file()
+            if (is_model or is_vocoder or file.name == "feature_and_index.json") and not is_hidden and file.is_file():
                 yield file
-
-
-def _is_model_name(path: Path) -> bool:
-    if path.name.endswith(_FEATURES):
-        return False
-    is_vocoder = path.name == "model" and path.with_name("config.json").is_file()
-    return path.suffix.lower() in _SUFFIXES or path.name == "feature_and_index.json" or is_vocoder
 
 
 def _hash(path: Path) -> str:
@@ -95,26 +117,10 @@ def _hash(path: Path) -> str:
     size, digest = path.stat().st_size, hashlib.sha256()
     with path.open("rb") as file, tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=size < _BIG) as bar:
         bar.set_description(path.name)
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-            bar.update(len(piece))
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            bar.update(len(block))
     return digest.hexdigest()
-
-
-def _report_of(path: Path) -> dict[str, Any]:
-    from modules.model_report import report_on_weights
-
-    suffix = path.suffix.lower()
-    if suffix == ".onnx":
-        return _onnx(path)
-    if suffix in (".faiss", ".json"):
-        return _index(path)
-    if suffix == ".pkl":
-        return _pickled_index(path)
-    report, found = report_on_weights(path)
-    if report["kind"] == "voice model" and "config" in report:
-        report["problem"] = _misfit(path, found.weights)
-    return report
 
 
 def _is_published(path: Path, sha256: str) -> bool | None:
@@ -125,26 +131,187 @@ def _is_published(path: Path, sha256: str) -> bool | None:
     return next((sha256.startswith(file.sha256) for file in known if Path(file.path).name == path.name), None)
 
 
-def _misfit(path: Path, weights: Any) -> str | None:
-    """Why a voice does not fit the config in it or beside it, or None."""
+def _weights(path: Path) -> Report:
+    """A `.pth`, `.pt`, `.ckpt`, `.safetensors` or a file without ending."""
+    from modules.weights.checkpoint import check_whole, load_checkpoint, step_of
+    from modules.weights.families import DIFFUSION, ENCODER, VOICE, encoder_depth, recognise
+    from modules.weights.foreign import globals_of, is_settings_name, is_tensor_name, load_foreign
+
+    is_pickle = path.suffix != ".safetensors"
+    others = [name for name in (globals_of(path) if is_pickle else []) if not is_tensor_name(name)]
+    if code := [name for name in others if not is_settings_name(name)]:
+        raise AsksForCode(path, code)
+    check_whole(path)
+    content = load_foreign(path) if is_pickle else load_checkpoint(path)
+    found = recognise(content)
+    kind, weights = found.family.kind, found.weights
+    report: Report = {"kind": kind, "family": found.package or found.family.name, "details": [*found.details]}
+    settings = sorted({name.split(".")[0] for name in others if not name.startswith("builtins.")})
+    report["carries"] = "tensors and plain values" + (f", inert settings of {', '.join(settings)}" if settings else "")
+    if weights:
+        dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values() if tensor.is_floating_point()}
+        report |= {"tensors": len(weights), "parameters": sum(tensor.numel() for tensor in weights.values())}
+        report |= {"numbers": ", ".join(sorted(dtypes)), "is_half": bool(dtypes) and dtypes <= {"float16", "bfloat16"}}
+    if kind in (VOICE, DIFFUSION, "discriminator"):
+        steps = [content[key] for key in ("step", "global_step") if isinstance(content.get(key), int)]
+        report["step"] = steps[0] if steps else step_of(path)
+        report |= {"epoch": content.get("iteration"), "card": content.get("card")}
+    if kind == VOICE and found.family.is_ours:
+        report |= _voice(path, content, weights)
+    elif kind == DIFFUSION:
+        report |= _diffusion(path, content, weights)
+    elif kind == "cluster centres":
+        report |= _centres(path, content)
+    else:
+        report |= {"layers": encoder_depth(weights)} if kind == ENCODER else {}
+        report |= _vocoder(path) if kind == "mel vocoder" else {}
+        report |= _place(path, found.package) if found.package else {}
+    if is_pickle and not is_zip(path):
+        report["layout"] = "torch before 1.6: holds no checksums"
+    return report
+
+
+def _voice(path: Path, content: Mapping[str, Any], weights: "Mapping[str, torch.Tensor]") -> Report:
     import torch
 
     from models import build_synthesizer
-    from modules.config.fit import explain_mismatch
-    from modules.model_report import read_voice_config
-    from modules.weights.checkpoint import load_weights, safetensors_metadata
+    from modules.config.io import load_config, parse_config, read_json
+    from modules.weights.families import fit_voice
 
-    is_bare = path.suffix == ".safetensors"
-    config = read_voice_config(path, safetensors_metadata(path) if is_bare else load_weights(path))
+    width = weights["pre.weight"].shape[1] if "pre.weight" in weights else None
+    report: Report = {
+        "n_speakers": len(weights["emb_g.weight"]) if "emb_g.weight" in weights else None,
+        "options": [name for name, pattern in _OPTIONS.items() if any(re.match(pattern, key) for key in weights)],
+        "is_compressed": not any(name.startswith("enc_q.") for name in weights),
+        "is_averaged": "trained_model" in content or "n_averaged" in content or None,
+    }
+    config, where = _find_config(path, content, ("config.json",), parse_config, load_config)
+    if config is None:
+        return report | {"config_problem": where, "units_width": width, "encoder_may_be": _encoders_of(width)}
+    report["family"] = "this toolkit"
+    if where != _IN_THE_FILE:
+        named = "speech_encoder" in read_json(Path(where)).get("model", {})
+        report["family"] = f"so-vits-svc {'4.1' if named or config.model.ssl_dim != 256 else '4.0'}"
+    report |= {"config": where} | _of_encoder(config.model.speech_encoder, width)
+    report |= {"sampling_rate": config.data.sampling_rate, "hop_length": config.data.hop_length, "speakers": config.spk}
     with torch.device("meta"):
         wanted = build_synthesizer(config).state_dict()
     needed = {name: tensor for name, tensor in wanted.items() if not name.startswith("enc_q.")}
-    return explain_mismatch(weights, needed, str(config.path or "the config in the file"))
+    try:
+        fit_voice(weights, needed, path, config.path or "the config in the file")
+    except CheckpointError as error:
+        report["problem"] = str(error).removeprefix(f"{path}: ")
+    return report
 
 
-def _onnx(path: Path) -> dict[str, Any]:
+def _diffusion(path: Path, content: Mapping[str, Any], weights: "Mapping[str, torch.Tensor]") -> Report:
+    from modules.config.diffusion import load_diffusion_config, parse_diffusion_config
+
+    width = weights["unit_embed.weight"].shape[1] if "unit_embed.weight" in weights else None
+    report: Report = {
+        "mels": weights["decoder.denoise_fn.input_projection.weight"].shape[1],
+        "n_speakers": len(weights["spk_embed.weight"]) if "spk_embed.weight" in weights else 1,
+    }
+    names = ("config.yaml", "diffusion.yaml")
+    config, where = _find_config(path, content, names, parse_diffusion_config, load_diffusion_config)
+    if config is None:
+        return report | {"config_problem": where, "units_width": width, "encoder_may_be": _encoders_of(width)}
+    model, data = config.model, config.data
+    trained = model.k_step_max if model.k_step_max and model.k_step_max < model.timesteps else model.timesteps
+    report |= {"config": where} | _of_encoder(data.encoder, width)
+    report |= {"noise_levels": trained, "sampling_rate": data.sampling_rate, "hop_length": data.block_size}
+    vocoder = Weights(config.vocoder.ckpt, "python pretrain/download.py nsf-hifigan")
+    return report | {"speakers": config.spk, "needs": [*report["needs"], *_needs((vocoder,))]}
+
+
+def _find_config(
+    path: Path, content: Mapping[str, Any], names: tuple[str, ...], parse: Callable, load: Callable
+) -> tuple[Any, str]:
+    """The config in a model's file or beside it, and where it stands; without one, None and the reason."""
+    try:
+        if isinstance(content.get("config"), dict):
+            return parse(content["config"]), _IN_THE_FILE
+        for beside in map(path.with_name, names):
+            if beside.is_file():
+                return load(beside), beside.as_posix()
+    except ConfigError as error:
+        return None, str(error)
+    return None, f"no config in the file and no {path.with_name(names[0])}"
+
+
+def _vocoder(path: Path) -> Report:
+    from modules.config.vocoder import load_vocoder_config, vocoder_config_path
+
+    try:
+        config = load_vocoder_config(vocoder_config_path(path))
+    except ConfigError as error:
+        return {"config_problem": str(error)}
+    return {"sampling_rate": config.sampling_rate, "hop_length": config.hop_size, "mels": config.num_mels}
+
+
+def _place(path: Path, name: str) -> Report:
+    """Where a pretrained file is looked for and what uses it."""
+    from modules.encoders.base import ENCODERS
+
+    first, used_by = package(name).files[0], package(name).needed_by
+    encoders = [key for key in ENCODERS.names() if first in ENCODERS.get(key).weights]
+    places = [weights.path for key in encoders for weights in ENCODERS.get(key).weights] or [first.path]
+    place = next((place for place in places if Path(place).name == path.name), places[0])
+    return {"encoder": encoders, "used_by": used_by, "belongs_in": place, "is_in_place": find(place) is not None}
+
+
+def _encoders_of(width: int | None) -> list[str]:
+    """Names of the speech encoders whose units are that wide."""
+    from modules.encoders.base import ENCODERS
+
+    return [name for name in ENCODERS.names() if ENCODERS.get(name).dim == width]
+
+
+def _of_encoder(name: str, width: int | None) -> Report:
+    """The encoder that a config names, why its units are not what the weights want, and the file that it needs."""
+    from modules.encoders.base import ENCODERS
+
+    report = {"encoder": name, "units_width": width}
+    if name not in ENCODERS:
+        return report | {"encoder_problem": f"this version knows no speech encoder {name!r}", "needs": []}
+    kind = ENCODERS.get(name)
+    if width not in (None, kind.dim):
+        report["encoder_problem"] = f"its units are {kind.dim} wide, this model takes {width}"
+    return report | {"needs": _needs(kind.weights)}
+
+
+def _needs(alternatives: tuple[Weights, ...]) -> list[Report]:
+    """The first of some equally good files that is present, else the first of all with the way to get it."""
+    for weights in alternatives:
+        if find(weights.path) is not None:
+            return [{"path": weights.path, "present": True}]
+    for wanted in alternatives[:1]:
+        known = package_with(wanted.path)
+        get = f"python pretrain/download.py {known.name}" if known else wanted.url
+        return [{"path": wanted.path, "present": False, "get": get}]
+    return []
+
+
+def _centres(path: Path, content: Mapping[str, Any]) -> Report:
+    from modules.weights.foreign import array_of
+
+    shapes = {}
+    for name, entry in content.items():
+        if not isinstance(entry, dict) or "cluster_centers_" not in entry:
+            raise CheckpointError(f"{path}: holds no cluster centres for {str(name)[:40]!r}")
+        if shape := array_of(entry["cluster_centers_"], path).shape:
+            shapes[str(name)] = shape
+    speakers = {name: f"{shape[0]} centres" for name, shape in shapes.items()}
+    return {"speakers": speakers, **_common_width({shape[-1] for shape in shapes.values()})}
+
+
+def _common_width(widths: set[int]) -> Report:
+    width = next(iter(widths)) if len(widths) == 1 else None
+    return {"units_width": width, "encoder_may_be": _encoders_of(width)}
+
+
+def _onnx(path: Path) -> Report:
     """A graph is not run: its name says which published one it is, or the card in it whose voice."""
-    from modules.pretrained.catalogue import PACKAGES
     from modules.weights.card import read_card
 
     with path.open("rb") as file:
@@ -154,67 +321,52 @@ def _onnx(path: Path) -> dict[str, Any]:
     report = {"kind": "ONNX graph", "carries": "a graph with its weights; nothing of it was run"}
     if known is not None:
         report |= {"family": f"{known.name}, by the file's name", "used_by": known.needed_by}
-        report["belongs_in"] = known.files[0].path
-        return report
+        return report | {"belongs_in": known.files[0].path}
     with contextlib.suppress(UserError):  # without onnxruntime, or no graph that it could open
         if card := read_card(path):
             report |= {"kind": "voice model as an ONNX graph", "family": "this toolkit", "card": card}
     return report
 
 
-def _index(path: Path) -> dict[str, Any]:
-    """An index of ours, or one of its parts."""
-    from cluster.index_files import index_header, read_json_index
-    from modules.files import sha256_of
-    from modules.model_report import encoders_of_width
+def _faiss(path: Path) -> Report:
+    from cluster.index_files import index_header
 
-    if path.suffix.lower() == ".faiss":
-        width, n_vectors = index_header(path)
-        return {
-            "kind": "part of a feature index",
-            "carries": "numbers only",
-            "units_width": width,
-            "vectors": n_vectors,
-            "encoder_may_be": encoders_of_width(width),
-        }
+    width, n_vectors = index_header(path)
+    report = {"kind": "part of a feature index", "carries": "numbers only", **_common_width({width})}
+    return report | {"vectors": n_vectors}
+
+
+def _index(path: Path) -> Report:
+    from cluster.index_files import read_json_index
+
     width, speakers = read_json_index(path)
     for name, entry in speakers.items():
         file = path.with_name(entry.file)
         if not file.is_file() or sha256_of(file) != entry.sha256:
             raise CheckpointError(f"{path}: {entry.file}, the part of {name}, is missing or was changed")
-    encoder = json.loads(path.read_text("utf-8")).get("encoder")
     return {
         "kind": "feature index",
         "family": "this toolkit",
         "carries": "numbers only",
-        "encoder": encoder,
+        "encoder": json.loads(path.read_text("utf-8")).get("encoder"),
         "units_width": width,
         "speakers": {name: f"id {entry.id}, {entry.n_vectors} vectors" for name, entry in speakers.items()},
     }
 
 
-def _pickled_index(path: Path) -> dict[str, Any]:
+def _pickled_index(path: Path) -> Report:
     from cluster.index_files import header_of, is_index_name, read_pickled_index
-    from modules.model_report import AsksForCode, encoders_of_width
-    from modules.weights.pickle_names import asked_names
+    from modules.weights.foreign import globals_of
 
-    code = [name for name in asked_names(path) if not is_index_name(name)]
-    if code:
+    if code := [name for name in globals_of(path) if not is_index_name(name)]:
         raise AsksForCode(path, code)
     headers = {number: header_of(data, path) for number, data in read_pickled_index(path).items()}
-    widths = {width for width, _ in headers.values()}
-    width = next(iter(widths)) if len(widths) == 1 else None
-    return {
-        "kind": "feature index",
-        "family": "so-vits-svc 4.1",
-        "carries": "numbers only",
-        "units_width": width,
-        "encoder_may_be": encoders_of_width(width),
-        "speakers": {f"id {number}": f"{n_vectors} vectors" for number, (_, n_vectors) in headers.items()},
-    }
+    report = {"kind": "feature index", "family": "so-vits-svc 4.1", "carries": "numbers only"}
+    report |= _common_width({width for width, _ in headers.values()})
+    return report | {"speakers": {f"id {number}": f"{n} vectors" for number, (_, n) in headers.items()}}
 
 
-def _lines(report: dict[str, Any]) -> Iterator[str]:
+def _lines(report: Report) -> Iterator[str]:
     """The report for people: the file's name and what it is, then a line for each thing that is known of it."""
     if "error" in report:
         yield f"error: {report['error']}"
@@ -236,21 +388,16 @@ def _line(key: str, value: Any) -> Iterator[str]:
         yield f"  {'size':18} {value / 1e6:.1f} MB"
     elif key == "needs":
         for need in value:
-            yield label + need["path"] + (": there" if need["present"] else f": missing; get it with: {need['get']}")
-    elif isinstance(value, dict):
-        yield label + _shortened([f"{name}: {item}" for name, item in value.items()])
-    elif isinstance(value, list):
-        yield label + _shortened(list(map(str, value)))
+            yield label + need["path"] + (": present" if need["present"] else f": missing; get it with: {need['get']}")
+    elif isinstance(value, (dict, list)):
+        words = [f"{name}: {item}" for name, item in value.items()] if isinstance(value, dict) else map(str, value)
+        words = [word if len(word) <= 200 else word[:197] + "..." for word in words]
+        more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+        yield label + ", ".join(words[:_SHOWN]) + more
     elif isinstance(value, bool):
         yield label + ("yes" if value else "no")
     else:
         yield label + str(value)
-
-
-def _shortened(words: list[str]) -> str:
-    """Words in one line; of many only the first are shown."""
-    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
-    return ", ".join(word if len(word) <= 200 else word[:197] + "..." for word in words[:_SHOWN]) + more
 
 
 if __name__ == "__main__":

@@ -12,16 +12,11 @@ Example: python mix_models.py -i logs/a/G_8000.pth logs/b/G_8000.pth -w 60 40 -m
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import CheckpointError, UsageError
 from modules.files import check_output
-
-if TYPE_CHECKING:
-    import torch
-
-    Tensors = dict[str, torch.Tensor]
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +78,10 @@ def shares_of(weights: list[float], n_models: int, mode: str) -> list[float]:
 def blend(paths: list[Path], shares: list[float]) -> dict[str, Any]:
     """The first checkpoint with the weighted sum of all models under 'model'.
 
-    Floating tensors are summed in float32 and get the first model's type back; others are the first model's. One file
-    after the other is mapped into memory, so that memory holds the sum and one model.
+    Floating tensors are summed in float32 and get the first model's type back; others are the first model's.
 
     Args:
-        paths: checkpoints with a dictionary of tensors under 'model'.
+        paths: checkpoints with a dictionary of tensors under 'model', or bare tensors in .safetensors.
         shares: one factor for each.
 
     Raises:
@@ -95,73 +89,48 @@ def blend(paths: list[Path], shares: list[float]) -> dict[str, Any]:
     """
     import torch
 
-    first = _read_model(paths[0])
-    totals = {name: tensor.to(_sum_type(tensor)) * shares[0] for name, tensor in _floating(first["model"]).items()}
-    for path, share in zip(paths[1:], shares[1:]):
-        content = _read_model(path)
-        _check_tensors(paths[0], first["model"], path, content["model"])
-        _check_configs(paths[0], first.get("config"), path, content.get("config"))
+    from modules.weights.state_dict import fit
+
+    first, *others = paths
+    content = _read_model(first)
+    model, config, optimizer = content["model"], content.get("config"), content.get("optimizer")
+    totals = {
+        name: tensor.to(torch.promote_types(tensor.dtype, torch.float32)) * shares[0]
+        for name, tensor in model.items()
+        if tensor.is_floating_point()
+    }
+    # One file after the other is mapped into memory, which holds the sum and one model.
+    for path, share in zip(others, shares[1:]):
+        other = _read_model(path)
+        hint = "Blend models of one architecture, all compressed or none."
+        found = fit(other["model"], model, path, hint, f"the first model, {first}", no_extra=("",))
+        _check_configs(first, config, path, other.get("config"))
         for name, total in totals.items():
-            total.add_(content["model"][name].to(total.dtype), alpha=share)
-        others = {name: tensor for name, tensor in first["model"].items() if name not in totals}
-        differing = [name for name, tensor in others.items() if tensor.tolist() != content["model"][name].tolist()]
+            total.add_(found[name].to(total.dtype), alpha=share)
+        differing = [n for n in model if n not in totals and model[n].tolist() != found[n].tolist()]
         if differing:
-            logger.info("%s: not blended, kept as in %s: %s", path, paths[0], ", ".join(differing[:4]))
-    blended = dict(first["model"])
+            logger.info("%s: not blended, kept as in %s: %s", path, first, ", ".join(differing[:4]))
+    blended = dict(model)
     for name, total in totals.items():
-        blended[name] = total.to(blended[name].dtype)
+        blended[name] = total.to(model[name].dtype)
         if not torch.isfinite(blended[name]).all():
             raise CheckpointError(f"the blend of {name} is not finite: use smaller weights, or check the models")
-    return {**_LAYOUT, **first, "model": blended, "optimizer": _fresh(first.get("optimizer"))}
+    if isinstance(optimizer, dict) and "param_groups" in optimizer:
+        optimizer = {**optimizer, "state": {}}  # its moments belong to weights that are no more
+    return {**_LAYOUT, **content, "model": blended, "optimizer": optimizer}
 
 
 def _read_model(path: Path) -> dict[str, Any]:
     import torch
 
-    from modules.weights.checkpoint import load_weights, safetensors_metadata
+    from modules.weights.checkpoint import load_checkpoint
     from modules.weights.families import voice_weights
 
-    content = load_weights(path)
-    if path.suffix == ".safetensors":
-        about = safetensors_metadata(path)
-        content = {"model": content, **{key: about[key] for key in ("config", "card") if key in about}}
+    content = load_checkpoint(path)
     model = content.get("model")
     if not isinstance(model, dict) or not model or not all(isinstance(x, torch.Tensor) for x in model.values()):
         raise CheckpointError(f"{path}: holds no weights under 'model'; give files like G_8000.pth")
-    voice_weights(content, path)
-    return content
-
-
-def _floating(model: "Tensors") -> "Tensors":
-    return {name: tensor for name, tensor in model.items() if tensor.is_floating_point()}
-
-
-def _sum_type(tensor: "torch.Tensor") -> "torch.dtype":
-    import torch
-
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _fresh(optimizer: Any) -> Any:
-    """The optimizer's settings without its moments, which belong to weights that are no more."""
-    return {**optimizer, "state": {}} if isinstance(optimizer, dict) and "param_groups" in optimizer else optimizer
-
-
-def _check_tensors(first: Path, wanted: "Tensors", path: Path, found: "Tensors") -> None:
-    """Refuses models that differ in a tensor's name or shape; up to four are named."""
-    wrong = []
-    for name in [*wanted, *(name for name in found if name not in wanted)]:
-        if name not in found or name not in wanted:
-            here, there = (first, path) if name in wanted else (path, first)
-            wrong.append(f"{name} is in {here} but not in {there}")
-        elif wanted[name].shape != found[name].shape:
-            wrong.append(f"{name} is {list(wanted[name].shape)} in {first} but {list(found[name].shape)} in {path}")
-    if wrong:
-        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise CheckpointError(
-            f"{path}: does not fit the first model: {'; '.join(wrong[:4])}{more}. "
-            "Blend models of one architecture, all compressed or none."
-        )
+    return {**content, "model": voice_weights(content, path)}
 
 
 def _check_configs(first: Path, wanted: Any, path: Path, found: Any) -> None:
@@ -180,10 +149,10 @@ def _check_configs(first: Path, wanted: Any, path: Path, found: Any) -> None:
 
 
 def _conversion(output: Path, first: Path, config: Any) -> str:
-    """The command that sings with the new model."""
+    """The command that converts with the new model."""
     speakers = config.get("spk") if isinstance(config, dict) else None
     speaker = next(iter(speakers), "SPEAKER") if isinstance(speakers, dict) else "SPEAKER"
-    beside = first.parent / "config.json"
+    beside = first.with_name("config.json")
     flag = f' -c "{beside.as_posix()}"' if beside.is_file() else ""
     return f'python inference_main.py -m "{output.as_posix()}"{flag} -n SONG.wav -s "{speaker}"'
 

@@ -19,11 +19,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modules.config.fit import explain_mismatch
 from modules.config.schema import Config
 from modules.contracts import Synthesis, VoiceInput
 from modules.device import WithoutDrawing, seeded
-from modules.errors import CheckpointError, ConfigError, UsageError
+from modules.errors import ConfigError, UsageError
 from modules.f0.convert import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0
 from modules.nn.flows import CouplingFlow
 from modules.nn.latent import LATENT_KERNEL, PitchDecoder, PosteriorEncoder, PriorEncoder
@@ -32,7 +31,7 @@ from modules.nn.transformer import CausalTransformer, TransformerSpec
 from modules.nn.wavenet import WaveNet
 from modules.nn.weight_norm import fold_weight_norm
 from modules.weights.checkpoint import load_weights
-from modules.weights.families import voice_weights
+from modules.weights.families import fit_voice, voice_weights
 from vdecoder.nsf_hifigan import ACTIVATIONS, GeneratorSpec, NSFGenerator
 
 # The seed upstream uses for every conversion, so that the same input gives the same output.
@@ -432,11 +431,7 @@ def load_synthesizer(
     with WithoutDrawing():
         network = build_synthesizer(config)
     network.enc_q = None
-    wanted = network.state_dict()
-    problem = explain_mismatch(found, wanted, str(config.path or "the config"))
-    if problem:
-        raise CheckpointError(f"{model_path}: {problem}")
-    network.load_state_dict({name: found[name] for name in wanted})
+    network.load_state_dict(fit_voice(found, network.state_dict(), model_path, config.path))
     # In fp32 and before the cast: the norm of a wide layer would lose digits in half precision.
     fold_weight_norm(network).eval().requires_grad_(False)
     source = network.dec.m_source

@@ -106,7 +106,7 @@ def test_a_voice_that_does_not_fit_its_config_is_told_why(look, tmp_path):
     write_config(tmp_path, {**GENERATORS["G_41_tiny"]["model"], "n_speakers": 3})
     save_weights(tmp_path / "G_1.pth", {"model": repeated(GENERATORS["G_41_tiny"]["shapes"])})
     code, [found] = look(tmp_path / "G_1.pth")
-    assert code == 0 and "emb_g.weight has the shape [200, 768]" in found["problem"]
+    assert code == 0 and "emb_g.weight is [200, 768]" in found["problem"]
     (tmp_path / "config.json").unlink()
     _, [found] = look(tmp_path / "G_1.pth")
     assert "no config in the file" in found["config_problem"] and "vec768l12" in found["encoder_may_be"]

@@ -26,7 +26,6 @@ LAYERS = {
     "modules/encoders": 1,  # content encoders
     "modules/f0": 1,  # F0 predictors
     "modules/metrics": 1,  # numbers that compare two recordings
-    "modules/model_report.py": 2,
     "modules/data": 2,  # recordings to training items
     "modules/training": 2,  # losses, optimizers, checkpoints of runs, ranks
     "modules/inference": 2,  # a song through a voice

@@ -134,10 +134,11 @@ def test_tensors_that_differ_are_named_with_both_shapes(tmp_path, pair):
     with pytest.raises(CheckpointError) as caught:
         mix([first, other], [50, 50], tmp_path / "mixed.pth")
     text = str(caught.value)
-    assert f"layer.1 is [2] in {first} but [9, 9] in {other}" in text and "and 1 more" in text and "layer.4" not in text
-    with pytest.raises(CheckpointError, match=r"layer\.0 is in .*c\.pth but not in .*G_1\.pth"):
+    assert text.startswith(f"{other}: does not fit the first model, {first}: ") and "Blend models of one" in text
+    assert "layer.1 is [9, 9] but [2] is expected" in text and "and 1 more" in text and "layer.4" not in text
+    with pytest.raises(CheckpointError, match=r"G_1\.pth: does not fit .*c\.pth: layer\.0 is missing"):
         mix([first, pair[0]], [50, 50], tmp_path / "mixed.pth")
-    with pytest.raises(CheckpointError, match=r"layer\.0 is in .*c\.pth but not in .*G_1\.pth"):
+    with pytest.raises(CheckpointError, match=r"c\.pth: does not fit .*G_1\.pth: layer\.0 has no place"):
         mix([pair[0], first], [50, 50], tmp_path / "mixed.pth")
 
 

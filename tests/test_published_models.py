@@ -115,15 +115,15 @@ def test_speakers_may_be_listed_either_way_in_any_script(tmp_path, speakers):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"n_speakers": 10}, r"emb_g\.weight has the shape \[200, 768\] .* makes it \[10, 768\].*model\.n_speakers"),
+    ({"n_speakers": 10}, r"emb_g\.weight is \[200, 768\] but \[10, 768\] is expected.*model\.n_speakers"),
     ({"ssl_dim": 256, "speech_encoder": "vec256l9"},
-     r"pre\.weight has the shape \[192, 768, 5\] but .* makes it \[192, 256, 5\].*ssl_dim.*model\.speech_encoder"),
+     r"pre\.weight is \[192, 768, 5\] but \[192, 256, 5\] is expected.*ssl_dim.*model\.speech_encoder"),
     ({"ssl_dim": 256, "gin_channels": 256, "n_speakers": 1}, r"Likely cause: model\.ssl_dim"),
-    ({"vol_embedding": True}, r"tensor emb_vol\.weight is missing.*model\.vol_embedding"),
-    ({"use_transformer_flow": True}, r"tensor flow\..* is missing.*model\.use_transformer_flow"),
-    ({"vocoder_name": "nsf-snake-hifigan"}, r"tensor dec\..* is missing.*model\.vocoder_name"),
+    ({"vol_embedding": True}, r"emb_vol\.weight is missing.*model\.vol_embedding"),
+    ({"use_transformer_flow": True}, r"flow\..* is missing.*model\.use_transformer_flow"),
+    ({"vocoder_name": "nsf-snake-hifigan"}, r"dec\..* is missing.*model\.vocoder_name"),
     ({"use_depthwise_conv": False}, r"in_layers.*model\.use_depthwise_conv"),
-    ({"upsample_initial_channel": 512}, r"\[200, .* makes it \[256, .*upsample_initial_channel"),
+    ({"upsample_initial_channel": 512}, r"\[200, .* but \[256, .*upsample_initial_channel"),
 ])  # fmt: skip
 def test_a_config_of_another_voice_is_refused_with_tensor_shapes_and_cause(tmp_path, changes, message):
     path = publish(tmp_path, "G_41_tiny")
@@ -136,7 +136,7 @@ def test_a_config_of_another_voice_is_refused_with_tensor_shapes_and_cause(tmp_p
 def test_a_missing_tensor_is_named(tmp_path):
     write_config(tmp_path, GENERATORS["G_41_tiny"]["model"])
     for name in ("emb_uv.weight", "emb_g.weight", "enc_p.enc_.attn_layers.5.conv_q.weight"):
-        with pytest.raises(CheckpointError, match=f"tensor {name} is missing"):
+        with pytest.raises(CheckpointError, match=f"{name} is missing"):
             load(publish(tmp_path, "G_41_tiny", **{name: None}))
 
 

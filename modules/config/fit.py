@@ -1,8 +1,6 @@
-"""Why a checkpoint does not fit a config: from tensor names and shapes to the key that most likely explains them."""
+"""Why a voice does not fit a config: from names and axes of its tensors to the key that most likely explains them."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 # Where a tensor's name matches, the config key that most likely explains its absence or its size along an axis.
 _ABSENT_BECAUSE = (
@@ -34,40 +32,16 @@ _SIZED_BY = (
 )
 # Parts of which every tensor changes the sound: one that the network has no place for must not be dropped silently.
 # Left out: the posterior encoder, the pitch decoder as a whole, and the second names of shared flow weights.
-_NOT_TO_IGNORE = ("emb_vol.", "pre.", "enc_p.", "dec.", "flow.flows.")
+NOT_TO_IGNORE = ("emb_vol.", "pre.", "enc_p.", "dec.", "flow.flows.")
 
 
-def explain_mismatch(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> str | None:
-    """Says what keeps a checkpoint's tensors from fitting a network, or None if they fit.
+def likely_key(name: str, axes: tuple[int, ...]) -> str:
+    """The `hint` for `modules.weights.state_dict.fit` of a voice: the config key that most likely explains a mismatch.
 
     Args:
-        found: name -> tensor of the checkpoint; more than `wanted` is allowed, except what changes the sound.
-        wanted: name -> tensor of the network.
-        where: names the config that the network was built from.
-
-    Returns:
-        One line: tensor, both shapes, the likely config key and the way out.
+        name: of the tensor.
+        axes: along which its size is another; none where it is missing or has no place.
     """
-    way_out = f"or use the config.json that was saved with this model instead of {where}."
-    # The first difference is told. That of the units comes first: with another encoder much else differs as well.
-    for name, tensor in sorted(wanted.items(), key=lambda item: item[0] != "pre.weight"):
-        if name not in found:
-            key = _first_match(_ABSENT_BECAUSE, name)
-            return f"tensor {name} is missing, which {where} asks for. Likely cause: {key}. Correct it, {way_out}"
-        shape, expected = list(found[name].shape), list(tensor.shape)
-        if shape != expected:
-            axes = [axis for axis, (a, b) in enumerate(zip(shape, expected)) if a != b] or [0]
-            key = _first_match([(pattern, key) for pattern, axis, key in _SIZED_BY if axis in axes], name)
-            return (
-                f"tensor {name} has the shape {shape} but {where} makes it {expected}. "
-                f"Likely cause: {key}. Correct it, {way_out}"
-            )
-    for name in found:
-        if name not in wanted and name.startswith(_NOT_TO_IGNORE):
-            key = _first_match(_ABSENT_BECAUSE, name)
-            return f"it has a tensor {name}, but {where} does not use it. Likely cause: {key}. Correct it, {way_out}"
-    return None
-
-
-def _first_match(table: list | tuple, name: str) -> str:
-    return next((f"model.{key}" for pattern, key in table if re.match(pattern, name)), "another model section")
+    table = [(pattern, key) for pattern, axis, key in _SIZED_BY if axis in axes] if axes else _ABSENT_BECAUSE
+    key = next((f"model.{key}" for pattern, key in table if re.match(pattern, name)), "another model section")
+    return f"Likely cause: {key}. Correct it, or use the config.json that was saved with this model."

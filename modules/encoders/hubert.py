@@ -11,7 +11,8 @@ from modules.encoders.base import ENCODERS, SpeechEncoder
 from modules.errors import CheckpointError
 from modules.pretrained.catalogue import weights_of
 from modules.pretrained.find import require
-from modules.weights.foreign import load_foreign, state_dict_of
+from modules.weights.foreign import load_foreign
+from modules.weights.state_dict import state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class HubertEncoder(SpeechEncoder):
 
     def _load(self, path: Path) -> HubertNetwork:
         """The network in the file; a subclass whose file is of another form has its own."""
-        return HubertNetwork(rename(state_dict_of(load_foreign(path), path), "fairseq"), path)
+        return HubertNetwork(rename(state_dict(load_foreign(path), path), "fairseq"), path)
 
     def _check(self) -> None:
         network = self._network

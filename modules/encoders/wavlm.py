@@ -12,7 +12,8 @@ from modules.encoders.base import ENCODERS
 from modules.encoders.hubert import HubertEncoder
 from modules.errors import CheckpointError
 from modules.pretrained.catalogue import weights_of
-from modules.weights.foreign import load_foreign, plain, state_dict_of
+from modules.weights.foreign import load_foreign, plain
+from modules.weights.state_dict import state_dict
 
 _MAX_DISTANCE = 800  # where the file does not say
 _TERM = re.compile(r"\s*(\[[^\[\]]*\])\s*(?:\*\s*(\d{1,3}))?\s*")
@@ -35,7 +36,7 @@ class WavLmBasePlus(HubertEncoder):
         config = plain(content.get("cfg", {}))
         self.normed = bool(config.get("normalize"))
         network = HubertNetwork(
-            rename(state_dict_of(content, path), "fairseq"), path, int(config.get("max_distance", _MAX_DISTANCE))
+            rename(state_dict(content, path), "fairseq"), path, int(config.get("max_distance", _MAX_DISTANCE))
         )
         if network.is_exact_when_padded:
             raise CheckpointError(f"{path}: has no relative positions, so it is not WavLM. Download WavLM-Base+.pt.")

@@ -24,7 +24,7 @@ from modules.inference.performer import Findings, Performer, Song
 from modules.inference.pipeline import ConverterParts, Renderer, mixed_speakers
 from modules.inference.resume import PartialResult
 from modules.inference.stream import Source, Window, array_source, file_source, survey
-from modules.weights.card import song_tags
+from modules.weights.card import song_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class VoiceConverter:
             "mix": None if options.mix is None else options.mix.description,
             "diffusion": self.parts.refiner is not None,
         }
-        return song_tags(self.parts.card, path_in.name, options.speaker, settings)
+        return song_metadata(self.parts.card, path_in.name, options.speaker, settings)
 
     def convert_wav(self, wav: np.ndarray, rate: int, options: ConversionOptions) -> np.ndarray:
         """Converts a clip in memory.

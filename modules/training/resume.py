@@ -16,7 +16,6 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from modules.config.fit import explain_mismatch
 from modules.config.io import to_plain
 from modules.config.schema import Config, ModelConfig
 from modules.errors import CheckpointError
@@ -32,6 +31,7 @@ from modules.weights.checkpoint import (
     save_together,
     step_of,
 )
+from modules.weights.families import fit_voice
 from modules.weights.state_dict import fit
 
 logger = logging.getLogger(__name__)
@@ -284,10 +284,7 @@ def _load_generator(net: nn.Module, found: dict[str, torch.Tensor], path: Path, 
             f"{path}: has no posterior encoder (enc_q): it was compressed for conversion and cannot be trained on. "
             "Use the checkpoint that it was made from."
         )
-    problem = explain_mismatch(found, wanted, str(config.path or "the config"))
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
-    net.load_state_dict({name: found[name] for name in wanted})
+    net.load_state_dict(fit_voice(found, wanted, path, config.path))
 
 
 def _load_discriminators(net: nn.Module, found: dict[str, torch.Tensor], path: Path) -> None:

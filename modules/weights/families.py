@@ -14,33 +14,28 @@ from typing import Any
 
 import torch
 
+from modules.config.fit import NOT_TO_IGNORE, likely_key
 from modules.errors import CheckpointError
 from modules.pretrained.catalogue import package
-from modules.weights.state_dict import tensors_of
+from modules.weights.state_dict import fit, tensors_of
 
 logger = logging.getLogger(__name__)
 
 VOICE, DIFFUSION, ENCODER = "voice model", "diffusion model", "speech encoder"
+_F0, _TTS, _VOCODER = "f0 network", "text-to-speech voice", "mel vocoder"
+_SOVITS = "so-vits-svc 4.0 or 4.1"
 _NOT_OURS = "Convert with the project that it was made for, or train a voice here from its recordings."
 
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of file and who makes it.
+    """A kind of file and who makes it."""
 
-    Args:
-        kind: what it is, in words.
-        name: of the project, or of the pretrained model.
-        has: pattern of a tensor's name that tells it from all that come later in the table.
-        remedy: what to do with such a file where a voice is expected.
-        is_ours: whether something here can use it.
-    """
-
-    kind: str
-    name: str
-    has: str
-    remedy: str = _NOT_OURS
-    is_ours: bool = False
+    kind: str  # what it is, in words
+    name: str  # of the project, or of the pretrained model
+    has: str  # pattern of a tensor's name that tells it from all that come later in the table
+    remedy: str = _NOT_OURS  # what to do with such a file where a voice is expected
+    is_ours: bool = False  # whether something here can use it
 
 
 # The first that fits counts: what is special comes before what is general.
@@ -51,8 +46,8 @@ _FAMILIES = (
     Family("text model", "GPT-SoVITS", r"model\.ar_(text|audio)_embedding"),
     Family(VOICE, "so-vits-svc 4.0-v2", r"(dec_harm|dec_noise|mel_decoder|posterior_encoder|sin_prenet)\."),
     Family(VOICE, "so-vits-svc 3.0 or older", r"enc_p_\.|enc_p\.pre\.|enc_p\.emb_pitch\."),
-    Family("text-to-speech voice", "Bert-VITS2", r"enc_p\.(\w+_)?bert_proj"),
-    Family("text-to-speech voice", "VITS", r"enc_p\.emb\.|dp\.(flows|conv_1|pre)\."),
+    Family(_TTS, "Bert-VITS2", r"enc_p\.(\w+_)?bert_proj"),
+    Family(_TTS, "VITS", r"enc_p\.emb\.|dp\.(flows|conv_1|pre)\."),
     # Models that go from units to mel or to sound in other ways.
     Family("model with its own synthesiser in front", "DDSP-SVC", r"ddsp_model\.|unit2ctrl\."),
     Family("rectified-flow model", "DDSP-SVC 6", r"reflow_model\."),
@@ -62,34 +57,24 @@ _FAMILIES = (
         "so-vits-svc 4.1 or Diffusion-SVC",
         r"decoder\.denoise_fn\.input_projection\.",
         "Give it with -dm, its config.yaml with -dc, and the voice with -m.",
-        True,
+        is_ours=True,
     ),
     Family("model whose denoiser is not the WaveNet of 4.1", "Diffusion-SVC", r"decoder\.denoise_fn\.|unit_embed\."),
+    Family(VOICE, _SOVITS, r"emb_g\.weight$|enc_p\.(enc_|proj)\.", "Give it with -m, its config.json with -c.", True),
     Family(
-        VOICE,
-        "so-vits-svc 4.0 or 4.1",
-        r"emb_g\.weight$|enc_p\.(enc_|proj)\.",
-        "Give it with -m, and its config.json with -c.",
-        True,
+        "discriminator", _SOVITS, r"discriminators\.\d", "It serves only to train on. Give the G_*.pth beside it.", True
     ),
     Family(
-        "discriminator",
-        "so-vits-svc 4.0 or 4.1",
-        r"discriminators\.\d",
-        "It serves only to train on. Give the G_*.pth beside it.",
-        True,
-    ),
-    Family(
-        "mel vocoder",
+        _VOCODER,
         "NSF-HiFiGAN",
         r"(generator\.)?m_source\.|mel_conv",
         "It belongs in pretrain/nsf_hifigan/model, its config.json beside it.",
-        True,
+        is_ours=True,
     ),
-    Family("mel vocoder", "HiFi-GAN", r"conv_pre\.", "Get the one that is needed: download.py nsf-hifigan."),
+    Family(_VOCODER, "HiFi-GAN", r"conv_pre\.", "Get the one that is needed: download.py nsf-hifigan."),
     # Pretrained networks.
-    Family("f0 network", "rmvpe", r"unet\.encoder\.", is_ours=True),
-    Family("f0 network", "fcpe", r"dense_out\.|output_proj\.weight_g$", is_ours=True),
+    Family(_F0, "rmvpe", r"unet\.encoder\.", is_ours=True),
+    Family(_F0, "fcpe", r"dense_out\.|output_proj\.weight_g$", is_ours=True),
     Family("speaker encoder", "resemblyzer", r"lstm\.weight_ih_l0$", is_ours=True),
     Family(ENCODER, "whisper", r"(encoder\.)?blocks\.0\.attn\.", is_ours=True),
     Family(ENCODER, "wavlm", r"encoder\.layers\.0\.self_attn\.grep_linear", is_ours=True),
@@ -100,43 +85,34 @@ _FAMILIES = (
 )
 # Entries of a file that say what it is where no tensor does: name of an entry -> family.
 _BY_ENTRY = {
-    "cluster_centers_": Family("cluster centres", "so-vits-svc 4.0 or 4.1", "", "Give it with -cm.", True),
+    "cluster_centers_": Family("cluster centres", _SOVITS, "", "Give it with -cm.", True),
     "random": Family("state of a training run", "this toolkit", "", "Only train_diff.py reads it.", True),
 }
 UNKNOWN = Family("unknown", "", "", "Give a file like G_1000.pth.")
 # Top-level parts of a voice of so-vits-svc 4.0 and 4.1.
 _VOICE_PARTS = frozenset("emb_g emb_vol pre enc_p dec enc_q flow f0_decoder emb_uv".split())
 # Width and depth of published encoders -> name in the catalogue.
-_WHISPERS = {384: "tiny", 512: "base", 768: "small", 1024: "medium", 1280: "large-v2"}
+_WHISPERS = {384: "whisper-tiny", 512: "whisper-base", 768: "whisper-small", 1024: "whisper-medium"}
+_WHISPERS[1280] = "whisper-large-v2"
 _HUBERTS = {(768, 12): "contentvec", (1024, 24): "cnhubert"}
+_NAMED_IN_THE_CATALOGUE = {"NSF-HiFiGAN": "nsf-hifigan"} | {n: n for n in ("rmvpe", "fcpe", "hubertsoft", "dphubert")}
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a file turned out to be.
+    """What a file turned out to be."""
 
-    Args:
-        family: kind and maker.
-        weights: name -> tensor, without a leading `module.`.
-        details: more that the file says of itself, in words ("v2", "40k").
-        package: its name in the catalogue, for a pretrained model that is in it.
-    """
-
-    family: Family
-    weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    details: tuple[str, ...] = ()
-    package: str | None = None
+    family: Family  # kind and maker
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict)  # as `tensors_of` gives them
+    details: tuple[str, ...] = ()  # more that the file says of itself, in words ("v2", "40k")
+    package: str | None = None  # its name in the catalogue, for a pretrained model that is in it
 
     @property
     def title(self) -> str:
         """In words, with its article: "an RVC voice (v2, 40k)"."""
-        family = self.family
-        if family is UNKNOWN:
+        if self.family is UNKNOWN:
             return "a file of an unknown kind"
-        if self.package and self.package != family.name:
-            name = f"{self.package} {family.kind}"
-        else:
-            name = f"{family.name} {family.kind}"
+        name = f"{self.package or self.family.name} {self.family.kind}"
         details = f" ({', '.join(self.details)})" if self.details else ""
         return f"{'an' if re.match(r'[aeio]|R', name) else 'a'} {name}{details}"
 
@@ -184,6 +160,24 @@ def voice_weights(content: Mapping[Any, Any], path: Path | str) -> dict[str, tor
     return dict(found.weights)
 
 
+def fit_voice(
+    found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], path: Path | str, where: Path | str | None
+) -> dict[str, torch.Tensor]:
+    """`fit` for the network of a voice: the message names the config key that most likely explains what does not fit.
+
+    Args:
+        found: the tensors of the file `path`.
+        wanted: those of the network.
+        where: the config that the network was built from; None for one that is no file.
+
+    Raises:
+        CheckpointError: a tensor is absent or of another shape, or one that changes the sound has no place.
+    """
+    # The width of the units is named first: with another encoder much else differs as well.
+    wanted = dict(sorted(wanted.items(), key=lambda item: item[0] != "pre.weight"))
+    return fit(found, wanted, path, likely_key, str(where or "the config"), NOT_TO_IGNORE)
+
+
 def encoder_depth(weights: Mapping[str, torch.Tensor]) -> int:
     """Number of transformer layers in a speech encoder."""
     layers = [re.match(r"(?:encoder\.)?(?:transformer\.)?(?:layers|blocks)\.(\d+)\.", name) for name in weights]
@@ -199,15 +193,13 @@ def _details(content: Mapping[Any, Any], family: Family) -> tuple[str, ...]:
 
 def _package_of(name: str, weights: Mapping[str, torch.Tensor]) -> str | None:
     """Name in the catalogue of a pretrained model that it holds, told by its sizes."""
-    if name == "NSF-HiFiGAN":
-        return "nsf-hifigan"
-    if name in ("rmvpe", "fcpe", "hubertsoft", "dphubert"):
-        return name
-    depth = encoder_depth(weights)
+
+    def width(ending: str) -> int:
+        return next((value.numel() for key, value in weights.items() if key.endswith(ending)), 0)
+
     if name == "whisper":
-        width = next((len(value) for key, value in weights.items() if key.endswith("blocks.0.attn.out.bias")), 0)
-        return f"whisper-{_WHISPERS[width]}" if width in _WHISPERS else None
-    width = next((len(value) for key, value in weights.items() if key.endswith("self_attn.k_proj.bias")), 0)
+        return _WHISPERS.get(width("blocks.0.attn.out.bias"))
+    size = width("self_attn.k_proj.bias"), encoder_depth(weights)
     if name == "wavlm":
-        return "wavlm" if (width, depth) == (768, 12) else None
-    return _HUBERTS.get((width, depth)) if name == "hubert" else None
+        return "wavlm" if size == (768, 12) else None
+    return _HUBERTS.get(size) if name == "hubert" else _NAMED_IN_THE_CATALOGUE.get(name)

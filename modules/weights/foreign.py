@@ -1,53 +1,50 @@
 """Reading checkpoints that other tools wrote, without their packages and without running anything in them.
 
 fairseq and others save their settings beside the tensors, as objects of their own classes. Here every such object
-becomes an inert `Stand-in` that only holds what was stored. Names from anywhere else are refused before a byte is
+becomes an inert `StandIn` that only holds what was stored. Names from anywhere else are refused before a byte is
 unpickled, and the unpickler itself is torch's restricted one, which knows no others.
 """
 
+import _compat_pickle
 import math
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 from modules.errors import CheckpointError
 from modules.files import is_zip
-from modules.weights.checkpoint import load_weights
-from modules.weights.pickle_names import asked_names
+from modules.weights.checkpoint import first_line, load_weights
 
 # Packages whose objects are settings and may be stood in for; a dot at the end means everything below.
-_SETTINGS = (
-    "fairseq.",
-    "omegaconf.",
-    "hydra.",
-    "argparse.Namespace",
-    "typing.",
-    "collections.",
-    "enum.",
-    "numpy.",
-)
+_SETTINGS = ("fairseq.", "omegaconf.", "hydra.", "argparse.Namespace", "typing.", "collections.", "enum.", "numpy.")
 _PLAIN_TYPES = (dict, list, tuple, set, frozenset, int, float, complex, bool, str, bytes, bytearray, slice, range)
-_BUILTINS = {f"{module}.{kind.__name__}": kind for module in ("builtins", "__builtin__") for kind in _PLAIN_TYPES}
-_BUILTINS |= {f"{module}.object": None for module in ("builtins", "__builtin__")}
-# Where tools keep the weights, in the order in which they are looked for.
-_WEIGHT_KEYS = ("model", "state_dict", "model_state_dict", "hubert", "generator", "net")
+_BUILTINS = {f"builtins.{kind.__name__}": kind for kind in _PLAIN_TYPES} | {"builtins.object": None}
+# What torch and numpy pickle tensors, arrays, their types and dictionaries of them with.
+_TENSORS = re.compile(
+    r"torch\.(\w+\.)?(\w+Storage|\w*Tensor|[a-z]+\d\w*|bool|Size|device|per_\w+)|torch\.serialization\._get_layout"
+    r"|torch\.(_utils|_tensor)\._rebuild_\w+|torch\.nn\.parameter\.Parameter|collections\.OrderedDict|_codecs\.encode"
+    r"|numpy\.(ndarray|dtype|float\d+|int\d+)|numpy\.(_core|core)\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)"
+)
 _FLOATS = ("float16", "float32", "float64")
-# How numpy 1 and 2 name what rebuilds an array; the third is what they write with pickle protocol 5.
+# How numpy 1 and 2 name what rebuilds an array; the second is what they write with pickle protocol 5.
 _RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 _FROMBUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
+_LEGACY_PICKLES = 5  # torch before 1.6: magic number, protocol, machine, content, names of the storages
+_LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
+_MOST_PICKLED = 1 << 26  # bytes of settings and names in a zip; more is an attack on the memory
 
 
 class StandIn:
-    """What is left of an object of a foreign class: its name, what it was made from and its state.
-
-    Args:
-        args: what the constructor was called with.
-    """
+    """What is left of an object of a foreign class: its name, what it was made from and its state."""
 
     class_name = ""
-    args: tuple = ()  # stays so where pickle makes the object without calling its class
+    args: tuple = ()  # what the constructor was called with; pickle can make an object without calling it
     state: Any = None
 
     def __init__(self, *args: Any) -> None:
@@ -60,11 +57,13 @@ class StandIn:
         return id(self)
 
 
-def load_foreign(path: Path | str) -> dict:
-    """The content of a checkpoint, tensors on the CPU, settings as `StandIn` objects (see `plain`).
+def stand_in(name: str) -> type[StandIn]:
+    """A class that stands in for the one of that dotted name."""
+    return type(name.rsplit(".", 1)[-1], (StandIn,), {"class_name": name})
 
-    Args:
-        path: `.pt`, `.pth` or `.safetensors`.
+
+def load_foreign(path: Path | str) -> dict:
+    """The content of a `.pt`, `.pth` or `.safetensors` file, tensors on the CPU, settings as `StandIn` (see `plain`).
 
     Raises:
         CheckpointError: no such file, damaged, or it names something that is neither a tensor nor a setting.
@@ -72,16 +71,96 @@ def load_foreign(path: Path | str) -> dict:
     path = Path(path)
     if path.suffix == ".safetensors" or not path.is_file():
         return load_weights(path)
-    wanted = _globals_of(path)
-    refused = sorted(name for name in wanted if not is_settings_name(name))
+    names = globals_of(path)
+    refused = [name for name in names if not is_settings_name(name) and not is_tensor_name(name)]
     if refused:
         raise CheckpointError(
             f"{path}: refused, it holds more than weights and settings ({', '.join(refused[:4])}) and reading it could "
             "run code. Get the file from its original source."
         )
-    allowed = [(_BUILTINS.get(name) or stand_in(name), name) for name in wanted]
-    with torch.serialization.safe_globals(allowed):
+    # torch prefers its own where it knows a name, such as collections.OrderedDict.
+    with torch.serialization.safe_globals(
+        [(_BUILTINS.get(name) or stand_in(name), name) for name in names if is_settings_name(name)]
+    ):
         return load_weights(path)
+
+
+def is_settings_name(name: str) -> bool:
+    """Whether a dotted name stands for settings, of which `load_foreign` makes inert stand-ins."""
+    return name in _BUILTINS or (name.startswith(_SETTINGS) and name.isprintable())
+
+
+def is_tensor_name(name: str) -> bool:
+    """Whether a dotted name is one that tensors and arrays are pickled with."""
+    return _TENSORS.fullmatch(name) is not None
+
+
+def globals_of(path: Path | str) -> list[str]:
+    """Dotted names of all classes and functions that the pickles in a file ask for, sorted; nothing is unpickled.
+
+    torch's `get_unsafe_globals_in_checkpoint` reads neither files of torch before 1.6 nor pickle protocols above 2.
+
+    Args:
+        path: torch's zip, a file of torch before 1.6, or one pickle.
+
+    Raises:
+        CheckpointError: damaged, or no pickle.
+    """
+    path, found = Path(path), set()
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        for pickle in _pickles_of(path):
+            found |= _names_in(pickle)
+    except Exception as error:  # damaged bytes raise a dozen kinds
+        raise CheckpointError(
+            f"{path}: damaged or not a weights file ({first_line(error)}). Restore it from a copy, or get it again."
+        ) from None
+    return sorted(found)
+
+
+def _pickles_of(path: Path) -> Iterator[IO[bytes]]:
+    if is_zip(path):
+        with zipfile.ZipFile(path) as archive:
+            for member in (member for member in archive.infolist() if member.filename.endswith(".pkl")):
+                if member.file_size > _MOST_PICKLED:
+                    raise ValueError(f"{member.filename} is {member.file_size} bytes long")
+                with archive.open(member) as file:
+                    yield file
+        return
+    with path.open("rb") as file:
+        start = file.read(32)
+        if start.startswith(b"PK"):
+            raise ValueError("a zip without its end: it was cut short")
+        file.seek(0)
+        for _ in range(_LEGACY_PICKLES if _LEGACY_MAGIC in start else 1):
+            yield file
+
+
+def _names_in(pickle: IO[bytes]) -> set[str]:
+    """Names in one pickle, whose instructions are listed only; texts that it remembers and takes up are followed."""
+    found: set[str] = set()
+    memo: dict[int, str | None] = {}
+    recent: list[str | None] = [None, None]  # the last values put on the stack; None for what is no text
+    for opcode, argument, _ in pickletools.genops(pickle):
+        name = opcode.name
+        if name in ("GLOBAL", "INST"):
+            # `__builtin__.long` is what Python 2, and protocols of its time, call `builtins.int`.
+            module, _, attribute = argument.partition(" ")
+            module, attribute = _compat_pickle.NAME_MAPPING.get((module, attribute), (module, attribute))
+            found.add(f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{attribute}")
+            recent.append(None)
+        elif name == "STACK_GLOBAL":
+            found.add(".".join("?" if text is None else text for text in recent[-2:]))
+            recent.append(None)
+        elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+            memo[len(memo) if argument is None else argument] = recent[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            recent.append(memo.get(argument))
+        elif name not in ("FRAME", "PROTO", "STOP"):
+            recent.append(argument if isinstance(argument, str) else None)
+        del recent[:-2]
+    return found
 
 
 def plain(value: Any) -> Any:
@@ -105,35 +184,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def state_dict_of(content: dict, path: Path | str) -> dict[str, torch.Tensor]:
-    """The weights in what `load_foreign` returned, however they are wrapped, without a leading `module.`.
-
-    Args:
-        content: the whole file.
-        path: for the message.
-
-    Raises:
-        CheckpointError: no weights in it.
-    """
-    for candidate in (content, *(content[key] for key in _WEIGHT_KEYS if isinstance(content.get(key), dict))):
-        tensors = {name: value for name, value in candidate.items() if isinstance(value, torch.Tensor)}
-        if tensors:
-            prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
-            return {name.removeprefix(prefix): value for name, value in tensors.items()}
-    keys = ", ".join(sorted(map(str, content))[:6])
-    raise CheckpointError(f"{path}: holds no weights (its entries: {keys or 'none'})")
-
-
 def array_of(value: Any, path: Path | str, dtypes: tuple[str, ...] = _FLOATS) -> np.ndarray:
-    """A numpy array from what `load_foreign` made of it; numpy's own unpickling is not used.
+    """A numpy array from what `load_foreign` made of it; numpy's own unpickling is not used. It may be read-only.
 
     Args:
         value: a tensor, or the `StandIn` of an array that numpy 1 or 2 pickled, or of `ndarray(shape, dtype, buffer)`.
         path: for the message.
         dtypes: names of the allowed dtypes.
-
-    Returns:
-        The array; it may be read-only.
 
     Raises:
         CheckpointError: something else, another dtype, or bytes that do not fill the shape.
@@ -146,7 +203,7 @@ def array_of(value: Any, path: Path | str, dtypes: tuple[str, ...] = _FLOATS) ->
     try:
         shape, dtype, fortran, data = _array_parts(value)
         shape = tuple(int(size) for size in shape)
-        dtype, data = np.dtype(dtype), bytes_of(data)
+        dtype, data = np.dtype(_dtype_code(dtype)), bytes_of(data)
     except (TypeError, ValueError, AttributeError, OverflowError, IndexError):
         raise CheckpointError(f"{path}: holds a {_name_of(value)} where an array of numbers is expected") from None
     if dtype.name not in dtypes:
@@ -174,16 +231,16 @@ def bytes_of(value: Any) -> bytes | bytearray:
 
 def _array_parts(value: Any) -> tuple:
     """(shape, dtype, is in Fortran's order, bytes) of the stand-in of an array."""
-    name = value.class_name if isinstance(value, StandIn) else ""
+    name = _name_of(value)
     if name == "numpy.ndarray":
         shape, dtype, data = value.args
-        return shape, _dtype_code(dtype), False, data
+        return shape, dtype, False, data
     if name in _RECONSTRUCT:
         _, shape, dtype, fortran, data = value.state
-        return shape, _dtype_code(dtype), fortran, data
+        return shape, dtype, fortran, data
     if name in _FROMBUFFER:
         data, dtype, shape, order = value.args
-        return shape, _dtype_code(dtype), order == "F", data
+        return shape, dtype, order == "F", data
     raise TypeError("not an array")
 
 
@@ -199,31 +256,3 @@ def _dtype_code(dtype: Any) -> str:
 
 def _name_of(value: Any) -> str:
     return value.class_name if isinstance(value, StandIn) else type(value).__name__
-
-
-def stand_in(name: str) -> type[StandIn]:
-    """A class that stands in for the one of that dotted name."""
-    return type(name.rsplit(".", 1)[-1], (StandIn,), {"class_name": name})
-
-
-def is_settings_name(name: str) -> bool:
-    """Whether a dotted name stands for settings, of which `load_foreign` makes inert stand-ins."""
-    return name in _BUILTINS or (name.startswith(_SETTINGS) and name.isprintable())
-
-
-def _globals_of(path: Path) -> set[str]:
-    """Dotted names that the file's pickles ask for beyond what torch itself allows; nothing is unpickled.
-
-    Raises:
-        CheckpointError: damaged.
-    """
-    if not is_zip(path):
-        known = {"collections.OrderedDict", "_codecs.encode"}  # to torch
-        return {name for name in asked_names(path) if not name.startswith("torch.") and name not in known}
-    try:
-        return set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception as error:  # damaged bytes raise a dozen kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise CheckpointError(
-            f"{path}: damaged or not a weights file ({reason}). Restore it from a copy, or download it again."
-        ) from None

@@ -1,6 +1,6 @@
 """The tensors of a weights file by name, and whether they fit a network."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,10 @@ def state_dict(content: Mapping[Any, Any], path: Path | str) -> dict[str, torch.
     """
     found = tensors_of(content)
     if not found:
-        raise CheckpointError(f"{path}: holds no weights. Give a file that a training or a download has made.")
+        entries = ", ".join(sorted(map(str, content))[:6])[:200] or "none"
+        raise CheckpointError(
+            f"{path}: holds no weights (its entries: {entries}). Give a file that a training or a download has made."
+        )
     return found
 
 
@@ -40,20 +43,38 @@ def fit(
     found: Mapping[str, torch.Tensor],
     wanted: Mapping[str, torch.Tensor],
     path: Path | str,
-    hint: str = "Use the config.json that was saved with this checkpoint.",
+    hint: str | Callable[[str, tuple[int, ...]], str] = "Use the config.json that was saved with this checkpoint.",
+    where: str = "the network",
+    no_extra: tuple[str, ...] = (),
 ) -> dict[str, torch.Tensor]:
     """The tensors of a file that a network's `state_dict()` names, in its order; others are left out.
 
+    Args:
+        found: those of the file `path`.
+        wanted: those of the network; only their shapes count.
+        hint: what to do, or what gives it for the first mismatch: of the tensor's name and the axes whose sizes differ,
+            none where it is missing or has no place.
+        where: what the network comes from, for the message ("config.json").
+        no_extra: starts of names that must not be left out; "" of all names.
+
     Raises:
-        CheckpointError: one is absent or of another shape; up to four are named with both shapes, then comes the hint.
+        CheckpointError: a tensor is absent, of another shape, or must not be left out; up to four are named with both
+            shapes, then comes the hint.
     """
-    wrong = []
+    wrong: dict[str, tuple[str, tuple[int, ...]]] = {}  # name -> what is wrong, the axes that differ
     for name, tensor in wanted.items():
         if name not in found:
-            wrong.append(f"{name} is missing")
-        elif tuple(found[name].shape) != tuple(tensor.shape):
-            wrong.append(f"{name} is {list(found[name].shape)} but {list(tensor.shape)} is expected")
+            wrong[name] = "is missing", ()
+        elif (shape := tuple(found[name].shape)) != (expected := tuple(tensor.shape)):
+            axes = tuple(axis for axis, (a, b) in enumerate(zip(shape, expected)) if a != b)
+            wrong[name] = f"is {list(shape)} but {list(expected)} is expected", axes or (0,)
+    for name in found:
+        if name not in wanted and name.startswith(no_extra):
+            wrong[name] = "has no place in it", ()
     if wrong:
-        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise CheckpointError(f"{path}: does not fit the network: {'; '.join(wrong[:4])}{more}. {hint}")
+        first, (_, axes) = next(iter(wrong.items()))
+        texts = [f"{name} {text}" for name, (text, _) in wrong.items()]
+        more = f" and {len(texts) - 4} more" if len(texts) > 4 else ""
+        remedy = hint if isinstance(hint, str) else hint(first, axes)
+        raise CheckpointError(f"{path}: does not fit {where}: {'; '.join(texts[:4])}{more}. {remedy}")
     return {name: found[name] for name in wanted}

@@ -11,7 +11,7 @@ from tiny_voices import tiny_config
 
 from modules.audio.io import StreamWriter
 from modules.errors import CheckpointError
-from modules.weights.card import config_hash, make_card, read_card, song_tags, stand_in_card
+from modules.weights.card import config_hash, make_card, read_card, song_metadata, stand_in_card
 from modules.weights.checkpoint import save_weights
 
 TAGS = {"title": "Lied", "artist": "Åsa", "software": "x", "comment": '{"a": "ß"}', "license": "CC0", "copyright": "we"}
@@ -44,13 +44,13 @@ def test_a_song_says_what_it_was_made_from_and_leaves_out_what_is_not_known():
     config = tiny_config()
     config.card.licence = "CC BY 4.0"
     card = make_card(config, "alto", 1.5, None, {"alto": {"counts": [1] * 999}})
-    tags = song_tags(card, "Lied.flac", "alto", {"transpose": -3})
+    tags = song_metadata(card, "Lied.flac", "alto", {"transpose": -3})
     assert tags["title"] == "Lied" and tags["artist"] == "alto (converted voice)" and tags["license"] == "CC BY 4.0"
     assert "copyright" not in tags, "the card gives no credits"
     about = json.loads(tags["comment"])
     assert about["converted_from"] == "Lied.flac" and about["settings"] == {"transpose": -3}
     assert about["voice"]["hours"] == 1.5 and not {"f0_histograms", "base", "notes"} & set(about["voice"])
-    assert set(song_tags(stand_in_card(config, "G_1"), "a.wav", "alto", {})) == {
+    assert set(song_metadata(stand_in_card(config, "G_1"), "a.wav", "alto", {})) == {
         "title",
         "artist",
         "software",

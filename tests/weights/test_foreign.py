@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from modules.errors import CheckpointError
-from modules.weights.foreign import StandIn, load_foreign, plain, state_dict_of
+from modules.weights.foreign import StandIn, load_foreign, plain
+from modules.weights.state_dict import state_dict
 
 FIXTURES = Path(__file__).resolve().parents[1] / "goldens" / "fairseq"
 
@@ -37,7 +38,7 @@ def test_fairseqs_settings_are_read_in_all_three_forms(small_encoders, name, key
     else:
         model = settings["model"]
         assert (model["encoder_layers"], model["label_rate"], model["latent_temp"]) == (3, 50.0, [2, 0.5, 0.999995])
-    assert "encoder.layers.0.fc1.weight" in state_dict_of(content, name)
+    assert "encoder.layers.0.fc1.weight" in state_dict(content, name)
 
 
 WEIGHTS = {"conv.weight": torch.arange(6.0).view(2, 3), "conv.bias": torch.zeros(2)}
@@ -51,14 +52,14 @@ def test_weights_are_found_in_every_wrapping(tmp_path, wrapper, prefix, zipped):
     weights = {prefix + name: value for name, value in WEIGHTS.items()}
     content = {wrapper: weights, "args": argparse.Namespace(rate=1), "epoch": 3} if wrapper else weights
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    found = state_dict_of(load_foreign(path), path)
+    found = state_dict(load_foreign(path), path)
     assert found.keys() == WEIGHTS.keys() and found["conv.weight"].equal(WEIGHTS["conv.weight"])
 
 
 def test_a_file_without_weights_says_what_is_in_it(tmp_path):
     torch.save({"epoch": 3, "name": "x"}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"a\.pt: holds no weights \(its entries: epoch, name\)"):
-        state_dict_of(load_foreign(tmp_path / "a.pt"), tmp_path / "a.pt")
+        state_dict(load_foreign(tmp_path / "a.pt"), tmp_path / "a.pt")
 
 
 def test_what_was_saved_on_a_gpu_is_read_on_the_cpu(tmp_path):
@@ -72,7 +73,7 @@ def test_what_was_saved_on_a_gpu_is_read_on_the_cpu(tmp_path):
                 assert tagged != data
                 data = tagged
             target.writestr(item.filename, data)
-    found = state_dict_of(load_foreign(tmp_path / "cuda.pt"), "cuda.pt")["conv.weight"]
+    found = state_dict(load_foreign(tmp_path / "cuda.pt"), "cuda.pt")["conv.weight"]
     assert found.device.type == "cpu" and found.equal(WEIGHTS["conv.weight"])
 
 
