@@ -10,7 +10,6 @@ Example: python inspect_model.py logs/44k/G_8000.pth pretrain
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import re
@@ -33,8 +32,6 @@ Report = dict[str, Any]  # plain values, the same for people and for JSON
 
 _SUFFIXES = frozenset(".pth .pt .ckpt .safetensors .pkl .faiss .onnx".split())
 _FEATURES = (".soft.pt", ".spec.pt")  # of clips; thousands lie in a data set
-_BIG = 1 << 28  # bytes: above, hashing gets a progress bar
-_BLOCK = 1 << 22  # bytes
 _SHOWN = 12  # speakers, in the report for people
 _IN_THE_FILE = "in the file"
 # What a voice can do that others cannot, and the tensor that shows it.
@@ -85,7 +82,7 @@ def inspect(path: Path) -> Report:
     try:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
-        report |= {"size_bytes": path.stat().st_size, "sha256": _hash(path)}
+        report |= {"size_bytes": path.stat().st_size, "sha256": sha256_of(path)}
         report |= readers.get(path.suffix.lower(), _weights)(path)
         report["is_published_file"] = _is_published(path, report["sha256"])
         report = {key: value for key, value in report.items() if value not in (None, [], {}, "")}
@@ -109,18 +106,6 @@ def _files_of(paths: list[Path]) -> Iterator[Path]:
             is_vocoder = file.name == "model" and file.with_name("config.json").is_file()
             if (is_model or is_vocoder or file.name == "feature_and_index.json") and not is_hidden and file.is_file():
                 yield file
-
-
-def _hash(path: Path) -> str:
-    from tqdm import tqdm
-
-    size, digest = path.stat().st_size, hashlib.sha256()
-    with path.open("rb") as file, tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=size < _BIG) as bar:
-        bar.set_description(path.name)
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
 
 
 def _is_published(path: Path, sha256: str) -> bool | None:
@@ -187,7 +172,7 @@ def _voice(path: Path, content: Mapping[str, Any], weights: "Mapping[str, torch.
     }
     config, where = _find_config(path, content, ("config.json",), parse_config, load_config)
     if config is None:
-        return report | {"config_problem": where, "units_width": width, "encoder_may_be": _encoders_of(width)}
+        return report | {"config_problem": where} | _width(width)
     report["family"] = "this toolkit"
     if where != _IN_THE_FILE:
         named = "speech_encoder" in read_json(Path(where)).get("model", {})
@@ -215,7 +200,7 @@ def _diffusion(path: Path, content: Mapping[str, Any], weights: "Mapping[str, to
     names = ("config.yaml", "diffusion.yaml")
     config, where = _find_config(path, content, names, parse_diffusion_config, load_diffusion_config)
     if config is None:
-        return report | {"config_problem": where, "units_width": width, "encoder_may_be": _encoders_of(width)}
+        return report | {"config_problem": where} | _width(width)
     model, data = config.model, config.data
     trained = model.k_step_max if model.k_step_max and model.k_step_max < model.timesteps else model.timesteps
     report |= {"config": where} | _of_encoder(data.encoder, width)
@@ -260,11 +245,13 @@ def _place(path: Path, name: str) -> Report:
     return {"encoder": encoders, "used_by": used_by, "belongs_in": place, "is_in_place": find(place) is not None}
 
 
-def _encoders_of(width: int | None) -> list[str]:
-    """Names of the speech encoders whose units are that wide."""
+def _width(*widths: int | None) -> Report:
+    """The width of units, where all say the same, and the speech encoders whose units are that wide."""
     from modules.encoders.base import ENCODERS
 
-    return [name for name in ENCODERS.names() if ENCODERS.get(name).dim == width]
+    width = widths[0] if len(set(widths)) == 1 else None
+    names = [name for name in ENCODERS.names() if ENCODERS.get(name).dim == width]
+    return {"units_width": width, "encoder_may_be": names}
 
 
 def _of_encoder(name: str, width: int | None) -> Report:
@@ -302,12 +289,7 @@ def _centres(path: Path, content: Mapping[str, Any]) -> Report:
         if shape := array_of(entry["cluster_centers_"], path).shape:
             shapes[str(name)] = shape
     speakers = {name: f"{shape[0]} centres" for name, shape in shapes.items()}
-    return {"speakers": speakers, **_common_width({shape[-1] for shape in shapes.values()})}
-
-
-def _common_width(widths: set[int]) -> Report:
-    width = next(iter(widths)) if len(widths) == 1 else None
-    return {"units_width": width, "encoder_may_be": _encoders_of(width)}
+    return {"speakers": speakers, **_width(*[shape[-1] for shape in shapes.values()])}
 
 
 def _onnx(path: Path) -> Report:
@@ -332,7 +314,7 @@ def _faiss(path: Path) -> Report:
     from cluster.index_files import index_header
 
     width, n_vectors = index_header(path)
-    report = {"kind": "part of a feature index", "carries": "numbers only", **_common_width({width})}
+    report = {"kind": "part of a feature index", "carries": "numbers only", **_width(width)}
     return report | {"vectors": n_vectors}
 
 
@@ -362,7 +344,7 @@ def _pickled_index(path: Path) -> Report:
         raise AsksForCode(path, code)
     headers = {number: header_of(data, path) for number, data in read_pickled_index(path).items()}
     report = {"kind": "feature index", "family": "so-vits-svc 4.1", "carries": "numbers only"}
-    report |= _common_width({width for width, _ in headers.values()})
+    report |= _width(*[width for width, _ in headers.values()])
     return report | {"speakers": {f"id {number}": f"{n} vectors" for number, (_, n) in headers.items()}}
 
 

@@ -6,8 +6,8 @@ beside the model, or what -o says. Inputs and outputs are so-vits-svc's: c, f0, 
 scale), sid (an id; weights of all speakers per frame where the config names several), vol where the voice takes
 loudness -> audio. The pitch decoder is left out. Breath noise and start phases are drawn inside the graph from a seed
 that counts from when the file is opened; with --source_inputs they are two more inputs, and every run is the same. The
-voice's card (its papers) goes along.
-Sing with it: python inference_main.py -m VOICE.onnx -c config.json -n song.wav
+voice's model card goes along.
+Convert with it: python inference_main.py -m VOICE.onnx -c config.json -n song.wav
 
 A diffusion model (--diffusion). Reads model_STEP.pt and its config.yaml; writes NAME_encoder.onnx, NAME_denoise.onnx,
 NAME_pred.onnx and NAME_after.onnx.
@@ -27,6 +27,9 @@ Example: python onnx_export.py -m logs/44k/G_8000.pth -o alto.onnx --check
 import argparse
 import json
 import logging
+import math
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +39,17 @@ from modules.files import check_output, write_json
 
 if TYPE_CHECKING:
     from modules.config.schema import Config
+    from modules.contracts import Synthesizer
+    from modules.inference.onnx_voice import OnnxVoice
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_NAME = "TransformerFlow"
 DEFAULT_OPSET = 17
 _END = "_SoVits"
+_CHECKED_LENGTHS = (40, 97, 333)  # frames
+# In natural log. Other random numbers of the source in torch itself may move the mel spectrum by less than this.
+_SMALL_DISTANCE = 0.05
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -119,11 +127,8 @@ def export_voice(args: argparse.Namespace) -> int:
     write(output, None if args.source_inputs else INFERENCE_SEED)
     write_json(descriptor, describe(config, output.stem.removesuffix(_END)))
     print(f"Voice: {output}\nDescriptor: {descriptor}")
-    if args.check:
-        from modules.inference.onnx_check import check_voice
-
-        if not check_voice(voice, output, config, INFERENCE_SEED, write):
-            return 1
+    if args.check and not check_voice(voice, output, config, INFERENCE_SEED, write):
+        return 1
     command = f'python inference_main.py -m "{output.as_posix()}" -c "{config_path.as_posix()}" -n SONG.wav'
     print(next_step(f'{command} -s "{next(iter(config.spk))}"'))
     return 0
@@ -143,11 +148,9 @@ def voice_paths(args: argparse.Namespace) -> tuple[Path, Path, Path, Path]:
 
 
 def describe(config: "Config", name: str) -> dict[str, Any]:
-    """What MoeVoiceStudio wants to know of a voice.
-
-    `Hubert` and `HiddenSize` name the encoder's graph and the width of its units. so-vits-svc takes both from
-    `gin_channels`, which is the same for every voice that it can export.
-    """
+    """What MoeVoiceStudio wants to know of a voice."""
+    # `Hubert` and `HiddenSize` name the encoder's graph and the width of its units. so-vits-svc takes both from
+    # `gin_channels`, which is the same for every voice that it can export.
     return {
         "Folder": name,
         "Name": name,
@@ -171,6 +174,88 @@ def encoder_file(name: str) -> Path:
 
     twin = name if name.endswith("-onnx") else f"{name}-onnx"
     return Path(ENCODERS.get(twin).weights[0].path) if twin in ENCODERS else Path("pretrain") / f"{name}.onnx"
+
+
+def check_voice(
+    voice: "Synthesizer", path: Path, config: "Config", seed: int, write: Callable[[Path, int | None], None]
+) -> bool:
+    """Whether a file gives what the voice gives that it was made of; logs how far apart they are.
+
+    Args:
+        voice: the checkpoint, in torch, on the CPU. Its `infer` takes a `seed`.
+        path: the file.
+        config: of both.
+        seed: of the random numbers.
+        write: writes the graph to a path, with random numbers of the source from a seed, or as inputs for None.
+    """
+    import torch
+
+    from modules.inference.onnx_voice import OnnxVoice
+
+    device = torch.device("cpu")
+    graph = OnnxVoice(path, config, device, seed)
+    if graph.takes_random_numbers:
+        return _is_exact(voice, graph, config, path.name)
+    with tempfile.TemporaryDirectory() as folder:
+        twin = Path(folder) / path.name
+        write(twin, None)
+        is_exact = _is_exact(voice, OnnxVoice(twin, config, device, seed), config, f"{path.name} with given numbers")
+    return is_exact and _is_near(voice, graph, config, path.name)
+
+
+def _is_exact(voice: "Synthesizer", graph: "OnnxVoice", config: "Config", name: str) -> bool:
+    from modules.weights.onnx import is_same
+
+    good = True
+    for n_frames in _CHECKED_LENGTHS:
+        for is_mixed in (False, True) if len(config.spk) > 1 else (False,):
+            given = example_chunk(config, n_frames, is_mixed)
+            what = f"{name}, {n_frames} frames{', mixed speakers' if is_mixed else ''}"
+            good &= is_same(what, graph.infer(**given).wav.numpy(), voice.infer(**given).wav)
+    return good
+
+
+def _is_near(voice: "Synthesizer", graph: "OnnxVoice", config: "Config", name: str) -> bool:
+    """Whether the mel spectrum is as near to torch's as torch's own with other random numbers of the source."""
+    from modules.audio.mel import mel_spectrogram
+
+    # Without the prior's noise the source is all that the random numbers reach.
+    given = {**example_chunk(config, _CHECKED_LENGTHS[-1]), "noise_scale": 0.0}
+    wavs = voice.infer(**given).wav, voice.infer(**given, seed=1).wav, graph.infer(**given).wav
+    mels = [mel_spectrogram(wav[None], config.audio) for wav in wavs]
+    usual, found = ((mel - mels[0]).abs().mean().item() for mel in mels[1:])
+    is_near = found <= 2 * usual + _SMALL_DISTANCE  # not so for a NaN
+    text = "%s: its mel spectrum is %.3f from torch's; other random numbers in torch alone make %.3f%s"
+    level, verdict = (logging.INFO, ", good") if is_near else (logging.ERROR, ": it is too far")
+    logger.log(level, text, name, found, usual, verdict)
+    return is_near
+
+
+def example_chunk(config: "Config", n_frames: int, is_mixed: bool = False) -> dict[str, Any]:
+    """Arguments of `Synthesizer.infer`, the same for every call."""
+    import torch
+
+    from modules.f0.convert import COARSE_STEPS, F0_MAX, F0_MIN
+
+    generator = torch.Generator().manual_seed(n_frames)
+    # The melody lies in the middle of the coarse pitch steps, since at their edges the last digit decides.
+    steps = torch.randint(-3, 4, (n_frames,), generator=generator).cumsum(0).clamp(-60, 60) + 130
+    low, high = (math.log1p(edge / 700) for edge in (F0_MIN, F0_MAX))
+    f0 = 700 * torch.expm1(low + (steps - 1) * (high - low) / (COARSE_STEPS - 2))
+    ids = list(config.spk.values())
+    speaker: Any = ids[-1]
+    if is_mixed:
+        weights = torch.rand(len(ids), n_frames, generator=generator)
+        speaker = torch.zeros(max(ids) + 1, n_frames)
+        speaker[ids] = weights / weights.sum(dim=0)
+    return {
+        "units": torch.randn(config.model.ssl_dim, n_frames, generator=generator),
+        "f0": f0,
+        "uv": (torch.rand(n_frames, generator=generator) > 0.2).float(),
+        "speaker": speaker,
+        "volume": 0.2 * torch.rand(n_frames, generator=generator),
+        "noise_scale": 0.4,
+    }
 
 
 def export_diffusion(args: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
-"""Fetches pretrained files: speech encoders, pitch networks, the vocoder and base models.
+"""Fetches pretrained files: speech encoders, F0 networks, the vocoder and base models.
 
-Reads nothing but the network. Writes to pretrain/ of the current folder (base models to logs/44k/); what is there
-already is checked and kept. A broken transfer goes on where it stopped: give the same command again. Proxies are taken
+Reads nothing but the network. Writes to pretrain/ of the current folder (base models to logs/44k/); a file that already
+exists is checked and kept. A broken transfer goes on where it stopped: give the same command again. Proxies are taken
 from HTTPS_PROXY.
 
 Example: python pretrain/download.py contentvec rmvpe
@@ -17,7 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as pretra
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import DownloadError, UsageError
+from modules.files import sha256_of, write_json
 from modules.pretrained.catalogue import PACKAGES, Package, Weights, package
+from modules.pretrained.download import extract_members, fetch
 
 logger = logging.getLogger(__name__)
 HUGGING_FACE = "https://huggingface.co"
@@ -27,19 +29,15 @@ RECORD = "pretrain/checksums.json"
 def main(argv: list[str] | None = None) -> int:
     """Fetches what was named; returns 0, or 1 when something failed."""
     parser = make_parser(__file__, __doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="what to fetch; --list shows the names")
-    parser.add_argument("--all", action="store_true", help="everything except base models, which go by name only")
-    parser.add_argument("--list", action="store_true", help="show what there is, and what is here")
-    parser.add_argument("--dir", type=Path, default=Path(), help="workspace to write to (default: the current folder)")
-    parser.add_argument("--force", action="store_true", help="replace what is there, except base models")
-    parser.add_argument(
-        "--mirror",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="another server for huggingface.co, or OLD=NEW for any start of an address; can be given several times. "
-        "The environment variable HF_ENDPOINT does the first, too",
-    )
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help="what to fetch; --list shows the names")
+    add("--all", action="store_true", help="everything except base models, which go by name only")
+    add("--list", action="store_true", help="show what there is, and which files exist already")
+    add("--dir", type=Path, default=Path(), help="workspace to write to (default: the current folder)")
+    add("--force", action="store_true", help="replace existing files, except base models")
+    mirror = "another server for huggingface.co, or OLD=NEW for any start of an address; can be given several times. "
+    mirror += "The environment variable HF_ENDPOINT does the first, too"
+    add("--mirror", action="append", default=[], metavar="URL", help=mirror)
     arguments = parser.parse_args(argv)
     configure_logging()
     if arguments.list:
@@ -83,25 +81,28 @@ def _read_mirrors(given: list[str]) -> dict[str, str]:
 
 
 def _mirrored(url: str, mirrors: dict[str, str]) -> str:
-    for old, new in mirrors.items():
-        if url.startswith(old + "/"):
-            return new + url.removeprefix(old)
-    return url
+    return next((new + url.removeprefix(old) for old, new in mirrors.items() if url.startswith(old + "/")), url)
 
 
 def _fetch_package(wanted: Package, root: Path, force: bool, mirrors: dict[str, str]) -> bool:
-    """Whether all its files are there in the end; what went wrong is said."""
-    is_base = wanted.name.startswith("base-")  # somebody may have trained from the one that is there
+    """Whether all its files exist in the end; what went wrong is logged."""
+    is_base = wanted.name.startswith("base-")  # somebody may have trained from the one that exists
     missing = [file for file in wanted.files if not _is_here(file, root) or (force and not is_base)]
     if not missing:
         return True
     logger.info("%s: about %d MB, licence: %s", wanted.name, wanted.size, wanted.licence)
     try:
-        if wanted.archive is not None:
-            _fetch_archive(wanted, missing, root, mirrors)
-        else:
-            for file in missing:
-                _fetch_file(file, root, mirrors)
+        if wanted.archive:
+            archive = root / "pretrain" / f"{wanted.name}.zip"
+            fetch(_mirrored(wanted.archive, mirrors), archive)
+            members = zip(wanted.members, wanted.files, strict=True)
+            extract_members(archive, {member: root / file.path for member, file in members if file in missing})
+            archive.unlink()
+        for file in missing:
+            path = root / file.path
+            found = sha256_of(path) if wanted.archive else fetch(_mirrored(file.url, mirrors), path, file.sha256)
+            if file.sha256 is None:
+                _record(file.path, found, root)
     except DownloadError as error:
         logger.error("%s", error)
         return False
@@ -109,40 +110,16 @@ def _fetch_package(wanted: Package, root: Path, force: bool, mirrors: dict[str, 
     return True
 
 
-def _fetch_file(file: Weights, root: Path, mirrors: dict[str, str]) -> None:
-    from modules.pretrained.download import fetch
-
-    found = fetch(_mirrored(file.url, mirrors), root / file.path, file.sha256)
-    if file.sha256 is None:
-        _record(file.path, found, root)
-
-
-def _fetch_archive(wanted: Package, missing: list[Weights], root: Path, mirrors: dict[str, str]) -> None:
-    from modules.files import sha256_of
-    from modules.pretrained.download import extract_members, fetch
-
-    archive = root / "pretrain" / f"{wanted.name}.zip"
-    fetch(_mirrored(wanted.archive, mirrors), archive)
-    members = zip(wanted.members, wanted.files, strict=True)
-    extract_members(archive, {member: root / file.path for member, file in members if file in missing})
-    archive.unlink()
-    for file in missing:
-        _record(file.path, sha256_of(root / file.path), root)
-
-
 def _is_here(file: Weights, root: Path) -> bool:
-    """Whether the file is there and, as far as that is known, the right one; a wrong one is named and kept."""
-    from modules.files import sha256_of
-
+    """Whether the file exists and, as far as that is known, is the right one; a wrong one is named and kept."""
     path = root / file.path
     if not path.is_file():
         return False
-    found = sha256_of(path)
     expected = file.sha256 or _records(root).get(file.path)
-    if expected and not found.startswith(expected):
+    if expected and not sha256_of(path).startswith(expected):
         logger.warning("%s: is not the file that was published or fetched before; --force replaces it", path)
     else:
-        logger.info("%s: is here already", path)
+        logger.info("%s: already exists", path)
     return True
 
 
@@ -156,8 +133,6 @@ def _records(root: Path) -> dict[str, str]:
 
 def _record(path: str, found: str, root: Path) -> None:
     """Remembers a checksum that nobody published, and warns where it is another than the last time."""
-    from modules.files import write_json
-
     known = _records(root)
     if known.get(path, found) != found:
         logger.warning("%s: has changed since it was fetched before (sha256 %s...)", path, found[:16])

@@ -21,11 +21,11 @@ from modules.config.schema import Config
 from modules.data.pitch import voice_histograms
 from modules.errors import CheckpointError, ConfigError, UsageError, UserError
 from modules.f0.histogram import PitchHistogram
-from modules.inference.onnx_check import made_up_stretch
 from modules.inference.onnx_voice import OnnxVoice
 from modules.weights import onnx as onnx_files
 from modules.weights.card import read_card
 from modules.weights.checkpoint import load_weights, save_weights
+from onnx_export import example_chunk
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
@@ -73,7 +73,7 @@ def shapes(path: Path) -> list[tuple]:
 
 
 def largest_difference(voice: Voice, path: Path, config: Config, n_frames: int, mixed: bool = False) -> float:
-    given = made_up_stretch(config, n_frames, mixed)
+    given = example_chunk(config, n_frames, mixed)
     found = OnnxVoice(path, config, CPU, INFERENCE_SEED).infer(**given)
     wanted = voice.infer(**given)
     assert found.wav.shape == wanted.wav.shape == (n_frames * 512,)
@@ -154,7 +154,7 @@ def test_mel2ph_counts_units_from_one_and_zero_is_silence(folder):
     voice = save_voice(folder, config)
     export("-m", "G_1.pth", "--source_inputs")
     units, mel2ph = torch.randn(6, 3), [3, 0, 1, 1, 2, 0]
-    given = {**made_up_stretch(config, 6), "noise_scale": 0.0}
+    given = {**example_chunk(config, 6), "noise_scale": 0.0}
     given["units"] = torch.nn.functional.pad(units, (1, 0))[:, mel2ph]
     with torch.random.fork_rng():
         torch.manual_seed(INFERENCE_SEED)
@@ -173,7 +173,7 @@ def test_the_usual_graph_draws_from_a_seed_and_the_check_accepts_it(folder, capl
     with caplog.at_level(logging.INFO):
         export("-m", "G_1.pth", "--check")
     assert "40 frames, mixed speakers: differs from torch by" in caplog.text and "mel spectrum" in caplog.text
-    given = made_up_stretch(config, 20)
+    given = example_chunk(config, 20)
     first, second = (OnnxVoice(Path("G_1.onnx"), config, CPU, 1).infer(**given).wav for _ in range(2))
     assert torch.equal(first, second), "the seed is in the file"
 
@@ -294,7 +294,7 @@ def test_one_speaker_cannot_be_mixed_and_no_pitch_is_predicted(folder):
     config = voice_config()
     save_voice(folder, config)
     export("-m", "G_1.pth")
-    voice, given = OnnxVoice(Path("G_1.onnx"), config, CPU, 1), made_up_stretch(config, 5)
+    voice, given = OnnxVoice(Path("G_1.onnx"), config, CPU, 1), example_chunk(config, 5)
     with pytest.raises(UsageError, match="one speaker and cannot mix"):
         voice.infer(**{**given, "speaker": torch.ones(1, 5)})
     with pytest.raises(UsageError, match="speaker id 1"):

@@ -1,7 +1,6 @@
-"""Pretrained files: where they are looked for, and what to tell a user who has not got one.
+"""Where pretrained files are looked for: in `pretrain/` of the workspace (the current folder), else beside the code.
 
-They lie in `pretrain/` of the workspace (the current directory) or, failing that, in `pretrain/` beside the code.
-`pretrain/README.md` lists them all.
+`pretrain/README.md` lists them all; the message about a missing one says how to get it.
 """
 
 import logging
@@ -27,14 +26,13 @@ def find(path: str) -> Path | None:
 
 
 def require(*alternatives: Weights) -> Path:
-    """The first of some equally good files that is there.
+    """The first of some equally good files that exists.
 
     Raises:
-        MissingWeights: none is; the text says what to put where.
+        MissingWeights: none does; the text says what to put where.
     """
     for weights in alternatives:
-        found = find(weights.path)
-        if found is not None:
+        if found := find(weights.path):
             return found
     wanted = alternatives[0]
     known = package_with(wanted.path)
@@ -45,11 +43,7 @@ def require(*alternatives: Weights) -> Path:
 
 
 def checksum(*alternatives: Weights) -> str:
-    """SHA-256 of the file that `require` picks; a warning where it is not the published one.
-
-    Raises:
-        MissingWeights: as `require`.
-    """
+    """SHA-256 of the file that `require` picks; a warning where it is not the published one."""
     path = require(*alternatives)
     stat = path.stat()
     found = _hash(path, stat.st_size, stat.st_mtime_ns)

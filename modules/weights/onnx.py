@@ -29,27 +29,16 @@ _LARGEST_BYTES = 2**31 - 2**24
 
 @dataclass(frozen=True)
 class Graph:
-    """A module with all that is needed to write it down.
+    """A module with all that is needed to write it down."""
 
-    Args:
-        module: in evaluation mode.
-        inputs: name -> an example of usual size, in the order of `forward`.
-        outputs: their names.
-        dynamic: name of an input or output -> axis -> name of its length; other lengths stay those of the example.
-    """
-
-    module: nn.Module
-    inputs: dict[str, torch.Tensor]
-    outputs: tuple[str, ...]
-    dynamic: dict[str, dict[int, str]]
+    module: nn.Module  # in evaluation mode
+    inputs: dict[str, torch.Tensor]  # name -> an example of usual size, in the order of `forward`
+    outputs: tuple[str, ...]  # their names
+    dynamic: dict[str, dict[int, str]]  # name of an input or output -> axis -> name of its length; others are fixed
 
 
 def check_can_export(opset: int) -> None:
-    """Refuses what would end an export after minutes of work.
-
-    Raises:
-        UsageError: the package onnx is not installed, or there is no such opset.
-    """
+    """Refuses an unknown opset, or a missing package, which would end an export after minutes of work."""
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
         raise UsageError(f"--opset is {opset}; it must lie between {LOWEST_OPSET} and {HIGHEST_OPSET}")
     if not is_installed("onnx"):
@@ -65,17 +54,7 @@ def is_installed(package: str) -> bool:
 
 
 def export_graph(graph: Graph, path: Path, opset: int, metadata: dict[str, str] | None = None) -> None:
-    """Writes a graph, whole or not at all.
-
-    Args:
-        graph: what to write.
-        path: the file.
-        opset: version of ONNX's operations.
-        metadata: texts by name that go with it.
-
-    Raises:
-        UsageError: its weights are too many for one file, or see `check_can_export`.
-    """
+    """Writes a graph, whole or not at all, with texts by name that go with it."""
     check_can_export(opset)
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in graph.module.state_dict().values())
     if n_bytes > _LARGEST_BYTES:
@@ -102,25 +81,19 @@ def export_graph(graph: Graph, path: Path, opset: int, metadata: dict[str, str] 
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The texts that go with a graph, by name; errors as `open_session`."""
+    """The texts that go with a graph, by name."""
     session = open_session(path, torch.device("cpu"), f"reading {path}", optimise=False)
     return session.get_modelmeta().custom_metadata_map
 
 
 def open_session(path: Path, device: torch.device, purpose: str, optimise: bool = True) -> Any:
-    """An onnxruntime.InferenceSession of a file.
-
-    It runs on CUDA where the device is one and onnxruntime was built for it, else on the CPU.
+    """An onnxruntime.InferenceSession of a file, on CUDA where the device is one and onnxruntime was built for it.
 
     Args:
         path: the file.
         device: where it is wanted.
         purpose: what needs onnxruntime, for the message.
         optimise: makes runs quick and opening slow.
-
-    Raises:
-        UsageError: onnxruntime is not installed.
-        CheckpointError: not an ONNX file, or one that this onnxruntime cannot run.
     """
     try:
         import onnxruntime
@@ -129,7 +102,7 @@ def open_session(path: Path, device: torch.device, purpose: str, optimise: bool 
     onnxruntime.set_default_logger_severity(3)  # its warnings are about graph optimisation
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.enable_mem_pattern = False  # plans memory for one length, and every stretch has another
+    options.enable_mem_pattern = False  # plans memory for one length, and every chunk has another
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     providers: list[Any] = ["CPUExecutionProvider"]
@@ -146,12 +119,7 @@ def is_same(what: str, found: np.ndarray, wanted: torch.Tensor) -> bool:
     """Whether a graph's output is torch's within `TOLERANCE` of full scale; says by how much they differ.
 
     Full scale is 1, or the largest value where that is more: Whisper's units reach 20, and torch's own are only good
-    to 2e-4 there.
-
-    Args:
-        what: what is compared, for the log.
-        found: the graph's.
-        wanted: torch's.
+    to 2e-4 there. `what` names the output in the log.
     """
     if found.shape != tuple(wanted.shape):
         logger.error("%s: the graph gives %s, torch %s", what, list(found.shape), list(wanted.shape))
