@@ -1,7 +1,19 @@
-"""Damage that a file's checksums must show."""
+"""Files that must be refused: those that want to run something, and damage that a file's checksums must show."""
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+
+class Payload:
+    """Pickles into a call."""
+
+    def __init__(self, function: Callable, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple:
+        return self.call
 
 
 def flip_a_bit(path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from damage import flip_a_bit
+from damage import Payload, flip_a_bit
 from published import published, repeated, write_config
 from tiny_diffusion import diffusion_config
 from tiny_voices import tiny_config
@@ -28,16 +28,6 @@ from modules.weights.checkpoint import save_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATORS = published("generators")
-
-
-class Payload:
-    """Pickles into a call that leaves a folder behind."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
 
 
 @pytest.fixture
@@ -185,9 +175,9 @@ def test_a_graph_is_told_by_its_name(look, tmp_path):
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle 2", "pickle 4"])
 def test_what_a_file_would_run_is_named_and_does_not_run(look, tmp_path, name, form):
     marker, path = tmp_path / "ran", tmp_path / name
-    content = {"model": {"w": torch.zeros(2)}, "x": [Payload(marker)]}
+    content = {"model": {"w": torch.zeros(2)}, "x": [Payload(os.mkdir, str(marker))]}
     if form.startswith("pickle"):
-        path.write_bytes(pickle.dumps({0: Payload(marker)}, int(form[-1])))
+        path.write_bytes(pickle.dumps({0: Payload(os.mkdir, str(marker))}, int(form[-1])))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     code, [found] = look(path)

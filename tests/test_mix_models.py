@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import Payload
 from safetensors.torch import save_file
 from tiny_voices import tiny_config
 
@@ -185,18 +186,8 @@ def test_an_output_that_is_no_model_name_is_refused(tmp_path, pair):
             mix(pair, [50, 50], tmp_path / name, "--overwrite")
 
 
-class Payload:
-    """Pickles into a call that leaves a folder behind."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
 def test_a_malicious_model_is_refused_and_does_not_run(tmp_path, pair):
-    evil = write(tmp_path / "evil.pth", 1, {"config": Payload(tmp_path / "ran")})
+    evil = write(tmp_path / "evil.pth", 1, {"config": Payload(os.mkdir, str(tmp_path / "ran"))})
     for inputs in ([evil, pair[0]], [pair[0], evil]):
         with pytest.raises(CheckpointError, match=r"evil\.pth: refused"):
             mix(inputs, [50, 50], tmp_path / "mixed.pth")

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 VOICE, DIFFUSION, ENCODER = "voice model", "diffusion model", "speech encoder"
 _F0, _TTS, _VOCODER = "f0 network", "text-to-speech voice", "mel vocoder"
 _SOVITS = "so-vits-svc 4.0 or 4.1"
+_GIVE_DM = "Give it with -dm, its config.yaml with -dc, and the voice with -m."
+_GIVE_G = "It serves only to train on. Give the G_*.pth beside it."
 _NOT_OURS = "Convert with the project that it was made for, or train a voice here from its recordings."
 
 
@@ -52,25 +54,11 @@ _FAMILIES = (
     Family("model with its own synthesiser in front", "DDSP-SVC", r"ddsp_model\.|unit2ctrl\."),
     Family("rectified-flow model", "DDSP-SVC 6", r"reflow_model\."),
     Family("model with a naive network in front", "Diffusion-SVC", r"(diff_model|naive_model|naive)\."),
-    Family(
-        DIFFUSION,
-        "so-vits-svc 4.1 or Diffusion-SVC",
-        r"decoder\.denoise_fn\.input_projection\.",
-        "Give it with -dm, its config.yaml with -dc, and the voice with -m.",
-        is_ours=True,
-    ),
+    Family(DIFFUSION, "so-vits-svc 4.1 or Diffusion-SVC", r"decoder\.denoise_fn\.input_projection\.", _GIVE_DM, True),
     Family("model whose denoiser is not the WaveNet of 4.1", "Diffusion-SVC", r"decoder\.denoise_fn\.|unit_embed\."),
     Family(VOICE, _SOVITS, r"emb_g\.weight$|enc_p\.(enc_|proj)\.", "Give it with -m, its config.json with -c.", True),
-    Family(
-        "discriminator", _SOVITS, r"discriminators\.\d", "It serves only to train on. Give the G_*.pth beside it.", True
-    ),
-    Family(
-        _VOCODER,
-        "NSF-HiFiGAN",
-        r"(generator\.)?m_source\.|mel_conv",
-        "It belongs in pretrain/nsf_hifigan/model, its config.json beside it.",
-        is_ours=True,
-    ),
+    Family("discriminator", _SOVITS, r"discriminators\.\d", _GIVE_G, True),
+    Family(_VOCODER, "NSF-HiFiGAN", r"(generator\.)?m_source\.|mel_conv", "Its config.json belongs beside it.", True),
     Family(_VOCODER, "HiFi-GAN", r"conv_pre\.", "Get the one that is needed: download.py nsf-hifigan."),
     # Pretrained networks.
     Family(_F0, "rmvpe", r"unet\.encoder\.", is_ours=True),
@@ -91,11 +79,18 @@ _BY_ENTRY = {
 UNKNOWN = Family("unknown", "", "", "Give a file like G_1000.pth.")
 # Top-level parts of a voice of so-vits-svc 4.0 and 4.1.
 _VOICE_PARTS = frozenset("emb_g emb_vol pre enc_p dec enc_q flow f0_decoder emb_uv".split())
-# Width and depth of published encoders -> name in the catalogue.
-_WHISPERS = {384: "whisper-tiny", 512: "whisper-base", 768: "whisper-small", 1024: "whisper-medium"}
-_WHISPERS[1280] = "whisper-large-v2"
-_HUBERTS = {(768, 12): "contentvec", (1024, 24): "cnhubert"}
-_NAMED_IN_THE_CATALOGUE = {"NSF-HiFiGAN": "nsf-hifigan"} | {n: n for n in ("rmvpe", "fcpe", "hubertsoft", "dphubert")}
+# Family, of encoders with width and depth -> name in the catalogue.
+_PACKAGES = {(name,): name for name in ("rmvpe", "fcpe", "hubertsoft", "dphubert")} | {
+    ("NSF-HiFiGAN",): "nsf-hifigan",
+    ("whisper", 384, 4): "whisper-tiny",
+    ("whisper", 512, 6): "whisper-base",
+    ("whisper", 768, 12): "whisper-small",
+    ("whisper", 1024, 24): "whisper-medium",
+    ("whisper", 1280, 32): "whisper-large-v2",
+    ("hubert", 768, 12): "contentvec",
+    ("hubert", 1024, 24): "cnhubert",
+    ("wavlm", 768, 12): "wavlm",
+}
 
 
 @dataclass(frozen=True)
@@ -193,13 +188,8 @@ def _details(content: Mapping[Any, Any], family: Family) -> tuple[str, ...]:
 
 def _package_of(name: str, weights: Mapping[str, torch.Tensor]) -> str | None:
     """Name in the catalogue of a pretrained model that it holds, told by its sizes."""
-
-    def width(ending: str) -> int:
-        return next((value.numel() for key, value in weights.items() if key.endswith(ending)), 0)
-
-    if name == "whisper":
-        return _WHISPERS.get(width("blocks.0.attn.out.bias"))
-    size = width("self_attn.k_proj.bias"), encoder_depth(weights)
-    if name == "wavlm":
-        return "wavlm" if size == (768, 12) else None
-    return _HUBERTS.get(size) if name == "hubert" else _NAMED_IN_THE_CATALOGUE.get(name)
+    biases = {"whisper": "blocks.0.attn.out.bias", "hubert": "self_attn.k_proj.bias", "wavlm": "self_attn.k_proj.bias"}
+    if name not in biases:
+        return _PACKAGES.get((name,))
+    width = next((value.numel() for key, value in weights.items() if key.endswith(biases[name])), 0)
+    return _PACKAGES.get((name, width, encoder_depth(weights)))

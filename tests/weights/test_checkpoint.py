@@ -1,5 +1,6 @@
 """Checkpoints are read without running anything, written whole, found by step."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 
 import pytest
 import torch
+from damage import Payload
 
 from modules.errors import CheckpointError
 from modules.weights.checkpoint import (
@@ -19,26 +21,14 @@ from modules.weights.checkpoint import (
 from modules.weights.state_dict import fit
 
 
-class Attack:
-    """A pickle that leaves a file behind when it runs."""
-
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        import pathlib
-
-        return pathlib.Path.touch, (pathlib.Path(self.target),)
-
-
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("save", ["torch", "pickle"])
 def test_a_file_that_wants_to_run_code_is_refused_and_does_not(tmp_path, save):
     path, proof = tmp_path / "G_1.pth", tmp_path / "ran"
     if save == "torch":
-        torch.save({"model": Attack(str(proof))}, path)
+        torch.save({"model": Payload(os.mkdir, str(proof))}, path)
     else:
-        path.write_bytes(pickle.dumps({"model": Attack(str(proof))}))
+        path.write_bytes(pickle.dumps({"model": Payload(os.mkdir, str(proof))}))
     with pytest.raises(CheckpointError, match=r"G_1\.pth"):
         load_weights(path)
     assert not proof.exists()

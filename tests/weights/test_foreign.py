@@ -9,22 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import Payload
 
 from modules.errors import CheckpointError
 from modules.weights.foreign import StandIn, load_foreign, plain
 from modules.weights.state_dict import state_dict
 
 FIXTURES = Path(__file__).resolve().parents[1] / "goldens" / "fairseq"
-
-
-class Payload:
-    """Pickles into a call."""
-
-    def __init__(self, function, *arguments):
-        self.call = (function, arguments)
-
-    def __reduce__(self):
-        return self.call
 
 
 @pytest.mark.parametrize("name, key", [("base", "cfg"), ("dict", "cfg"), ("namespace", "args")])

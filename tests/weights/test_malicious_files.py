@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import Payload
 
 from cluster.index_files import read_pickled_index
 from cluster.kmeans import load_centres
@@ -67,16 +68,6 @@ LOADERS = {
 }
 
 
-class Payload:
-    """Pickles into a call that leaves a folder behind."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("place", LOADERS)
 def test_the_payload_does_not_run(place, zipped, tmp_path, monkeypatch):
@@ -84,7 +75,7 @@ def test_the_payload_does_not_run(place, zipped, tmp_path, monkeypatch):
     monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", tmp_path)
     marker, path = tmp_path / "ran", tmp_path / place
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {"model": {"weight": torch.zeros(3)}, "cfg": {"deep": [Payload(marker)]}}
+    weights = {"model": {"weight": torch.zeros(3)}, "cfg": {"deep": [Payload(os.mkdir, str(marker))]}}
     torch.save(weights, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises((CheckpointError, DataError), match=path.name.replace("+", r"\+")):
         LOADERS[place](path)
@@ -94,7 +85,7 @@ def test_the_payload_does_not_run(place, zipped, tmp_path, monkeypatch):
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_the_payload_in_a_plain_pickle_does_not_run(protocol, tmp_path):
     marker, path = tmp_path / "ran", tmp_path / "feature_and_index.pkl"
-    path.write_bytes(pickle.dumps({0: Payload(marker)}, protocol))
+    path.write_bytes(pickle.dumps({0: Payload(os.mkdir, str(marker))}, protocol))
     with pytest.raises(CheckpointError, match=r"feature_and_index\.pkl: refused, it holds more .*mkdir"):
         read_pickled_index(path)
     assert not marker.exists()
@@ -102,5 +93,5 @@ def test_the_payload_in_a_plain_pickle_does_not_run(protocol, tmp_path):
 
 def test_the_payload_would_run_if_it_were_unpickled(tmp_path):
     marker = tmp_path / "ran"
-    pickle.loads(pickle.dumps({"x": Payload(marker)}))
+    pickle.loads(pickle.dumps({"x": Payload(os.mkdir, str(marker))}))
     assert marker.exists()
