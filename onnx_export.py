@@ -16,7 +16,7 @@ A speech encoder (--encoder). Reads its pretrained file; writes audio (1, 1, T) 
 under the name where the encoders vec768l12-onnx, vec256l9-onnx and hubertsoft-onnx look for it. Whisper takes up to one
 window of audio (10 s; 30 s in whisper-ppg and whisper-ppg-large), since a graph cannot cut.
 
---check runs torch and onnxruntime on the same made-up input of several lengths; they may differ by 1e-4 of full scale
+--check runs torch and onnxruntime on the same random input of several lengths; they may differ by 1e-4 of full scale
 (of the largest value, where values are above 1). As a graph that draws its own random numbers has no equal, a voice is
 compared in a second, temporary file that takes them as inputs; the mel spectrum of the file itself must then be as near
 to torch's as torch's own with other random numbers.

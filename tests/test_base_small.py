@@ -1,4 +1,4 @@
-"""The voice that ships: whole, small, of the preset's shape, singing the melody it is given, and a base to train on."""
+"""The voice that ships: whole, small, of the preset's shape, following the F0 it is given, and a base to train on."""
 
 import json
 import shutil
@@ -115,6 +115,6 @@ def test_the_sung_sample_keeps_its_melody(tmp_path, monkeypatch, config):
         assert rate == 44100 and len(made) == len(source)
         curve = predictor.predict(made)
         both = (sung.uv > 0) & (curve.uv > 0)
-        assert both.sum() > 0.5 * (sung.uv > 0).sum(), "more than half of what is sung is heard as sung"
+        assert both.sum() > 0.5 * (sung.uv > 0).sum(), "more than half of the voiced frames are voiced again"
         correlation = np.corrcoef(np.log(sung.f0[both]), np.log(curve.f0[both]))[0, 1]
         assert correlation > 0.95, json.dumps({speaker: correlation})

@@ -1,4 +1,4 @@
-"""Small voices sing as the large ones they were made from, keep what is said of them, and cost nobody a file."""
+"""Compressed voices sound as the ones they were made from, keep their card and config, and cost nobody a file."""
 
 import copy
 import json
@@ -59,7 +59,7 @@ def trained(tmp_path, config) -> Path:
     return path
 
 
-def sing(path: Path, config: Config) -> torch.Tensor:
+def convert(path: Path, config: Config) -> torch.Tensor:
     voice = load_synthesizer(path, config, CPU)
     generator = torch.Generator().manual_seed(1)
     units, ones = torch.randn(6, 12, generator=generator), torch.ones(12)
@@ -88,16 +88,16 @@ def test_the_layout_is_so_vits_svcs_and_what_is_said_of_the_voice_stays(trained,
 
 def test_a_small_voice_sings_the_same(trained, config):
     """The averages stay, not the weights that are trained; the clone in .safetensors is exact, 16 bits are near."""
-    wanted = sing(trained, config)
+    wanted = convert(trained, config)
     compress(trained)
     compress(trained, "-o", trained.with_name("a.safetensors"))
     (trained.parent / "made by us").touch()
     modes = {path.stat().st_mode for path in (trained.with_name("a.safetensors"), trained.parent / "made by us")}
     assert len(modes) == 1, "others may read it as they may any file of ours"
-    assert torch.equal(sing(trained.with_name("G_800_release.pth"), config), wanted)
-    assert torch.equal(sing(trained.with_name("a.safetensors"), config), wanted)
+    assert torch.equal(convert(trained.with_name("G_800_release.pth"), config), wanted)
+    assert torch.equal(convert(trained.with_name("a.safetensors"), config), wanted)
     compress(trained, "-hf")
-    half = sing(trained.with_name("G_800_release_half.pth"), config)
+    half = convert(trained.with_name("G_800_release_half.pth"), config)
     assert (half - wanted).abs().max() < 1e-2 * wanted.abs().max()
 
 
@@ -124,7 +124,7 @@ def test_a_published_voice_finds_its_config_beside_it_or_is_told_it(trained, con
     compress(bare, "-c", "other.json")
     save_config(config, bare.with_name("config.json"))
     compress(bare, "--overwrite")
-    assert sing(bare.with_name("G_1_release.pth"), config).isfinite().all()
+    assert convert(bare.with_name("G_1_release.pth"), config).isfinite().all()
 
 
 def test_a_config_that_does_not_fit_is_refused_with_tensor_shapes_and_key(trained, tmp_path):
@@ -146,7 +146,7 @@ def test_int8_is_a_quarter_of_the_size_and_sings_nearly_the_same(trained, config
     for name, tensor in wanted.items():
         largest = tensor.abs().flatten(1).amax(1).max() if tensor.dim() > 1 else tensor.abs().max()
         assert (found[name].float() - tensor).abs().max() <= float(largest) / 250, name
-    wanted, found = sing(whole, config), sing(packed, config)
+    wanted, found = convert(whole, config), convert(packed, config)
     assert 0 < (wanted - found).abs().max() < 0.05 * wanted.abs().max()
 
 

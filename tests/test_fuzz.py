@@ -282,14 +282,14 @@ def test_a_config_with_any_values_is_refused_or_kept_and_never_asks_for_a_huge_n
         config = load_config(path)
         save_config(config, path)
         assert repr(to_plain(load_config(path))) == repr(to_plain(config))
-        if config.model != Config().model and n_built < 15:  # which takes longer than all else
+        if config.model != Config().model and n_built < 8:  # which takes longer than all else
             n_built += 1
             with torch.device("meta"):
                 network = build_synthesizer(config)
             assert sum(parameter.numel() for parameter in network.parameters()) < 1.1 * MOST_PARAMETERS
 
     check()
-    assert n_built > 10
+    assert n_built > 5
 
 
 def test_a_diffusion_config_with_any_values_is_refused_or_kept(tmp_path):

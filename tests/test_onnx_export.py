@@ -1,4 +1,4 @@
-"""Exported graphs compute what torch computes, at every length, and conversion sings with them as with checkpoints."""
+"""Exported graphs compute what torch computes, at every length, and convert as checkpoints do."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Every form in which voices were published loads and sings; what does not fit, or is no such voice, is named.
+"""Every form in which voices were published loads and converts; what does not fit, or is no such voice, is named.
 
 Files have the real names, shapes and sizes of `goldens/statedicts`; see `published.py` for how they stay small.
 """
@@ -41,7 +41,7 @@ def load(model: Path, **options) -> Voice:
     return load_synthesizer(model, load_config(model.with_name("config.json")), CPU, **options)
 
 
-def sing(voice: Voice) -> torch.Tensor:
+def convert(voice: Voice) -> torch.Tensor:
     width, ones = voice.network.pre.in_channels, torch.ones(4)
     return voice.infer(torch.zeros(width, 4), 220 * ones, ones, 0, 0.1 * ones).wav
 
@@ -50,7 +50,7 @@ def sing(voice: Voice) -> torch.Tensor:
 def test_every_option_of_4_0_and_4_1_loads_and_sings(tmp_path, name):
     path = publish(tmp_path, name)
     write_config(tmp_path, GENERATORS[name]["model"])
-    wav = sing(load(path))
+    wav = convert(load(path))
     assert wav.shape == (4 * 512,) and wav.isfinite().all() and wav.abs().max() > 1e-3
 
 
@@ -67,7 +67,7 @@ def test_a_4_0_voice_loads_with_its_own_config_and_its_encoder_is_said(tmp_path,
         config.model.speech_encoder == "vec256l9" and "no speech_encoder; 256-wide units mean vec256l9" in caplog.text
     )
     assert (config.data.unit_interpolate_mode, config.model.vol_embedding) == ("left", False)
-    assert sing(load_synthesizer(path, config, CPU)).isfinite().all()
+    assert convert(load_synthesizer(path, config, CPU)).isfinite().all()
 
 
 def test_a_compressed_voice_in_half_precision_loads(tmp_path):
@@ -76,7 +76,7 @@ def test_a_compressed_voice_in_half_precision_loads(tmp_path):
     path = publish(tmp_path, name, torch.float16, **without)
     write_config(tmp_path, GENERATORS[name]["model"])
     voice = load(path)
-    assert voice.dtype == torch.float32 and sing(voice).isfinite().all()
+    assert voice.dtype == torch.float32 and convert(voice).isfinite().all()
 
 
 def test_a_voice_in_safetensors_loads(tmp_path):
@@ -90,7 +90,7 @@ def test_a_voice_in_safetensors_loads(tmp_path):
     }
     write_config(tmp_path, GENERATORS[name]["model"])
     save_file(tensors, tmp_path / "G_1.safetensors")
-    assert sing(load(tmp_path / "G_1.safetensors")).isfinite().all()
+    assert convert(load(tmp_path / "G_1.safetensors")).isfinite().all()
 
 
 def test_further_keys_of_forks_are_kept_and_their_tensors_named(tmp_path, caplog):
@@ -98,7 +98,7 @@ def test_further_keys_of_forks_are_kept_and_their_tensors_named(tmp_path, caplog
     path = publish(tmp_path, name, **{"spk_proj.weight": torch.zeros(3, 3), "emb_lang.weight": torch.zeros(2)})
     model = {**GENERATORS[name]["model"], "some_fork_option": [1, 2], "another": None}
     write_config(tmp_path, model, fork={"version": "4.1-x"})
-    wav = sing(load(path))
+    wav = convert(load(path))
     assert "unknown keys kept but not used: fork, model.some_fork_option, model.another" in caplog.text
     assert "has parts that so-vits-svc 4.1 has not, not used: emb_lang, spk_proj" in caplog.text
     assert wav.isfinite().all()

@@ -45,8 +45,13 @@ _RMVPE = _RELEASES.format("yxlllc/RMVPE") + "download/230917/rmvpe.zip"
 _FCPE = f"{_HUB}datasets/ylzz1997/rmvpe_pretrain_model/resolve/main/fcpe.pt"
 _VOCODER = _RELEASES.format("openvpi/vocoders") + "download/nsf-hifigan-v1/nsf_hifigan_20221211.zip"
 _VOCODER_PAGE = _RELEASES.format("openvpi/vocoders") + "tag/nsf-hifigan-v1"
-_BASE = f"{_HUB}datasets/ms903/sovits4.0-768vec-layer12/resolve/main/sovits_768l12_pre_large_320k/"
-_BASE_DIFFUSION = f"{_HUB}ms903/Diff-SVC-refactor-pre-trained-model/resolve/main/fix_pitch_add_vctk_600k/model_0.pt"
+_VOCODER_MEMBERS = ("nsf_hifigan/model", "nsf_hifigan/config.json")
+_VOCODER_FILES = tuple(Weights(f"pretrain/{member}", _VOCODER_PAGE) for member in _VOCODER_MEMBERS)
+_SOVITS = f"{_HUB}datasets/ms903/sovits4.0-768vec-layer12/resolve/main/sovits_768l12_pre_large_320k/"
+_BASE = tuple(Weights(f"logs/44k/{half}_0.pth", f"{_SOVITS}clean_{half}_320000.pth") for half in "GD")
+_DIFF_SVC = f"{_HUB}ms903/Diff-SVC-refactor-pre-trained-model/resolve/main/fix_pitch_add_vctk_600k/"
+_BASE_DIFFUSION = (Weights("logs/44k/diffusion/model_0.pt", f"{_DIFF_SVC}model_0.pt"),)
+_NC = "CC BY-NC-SA 4.0: not for commercial use"
 _UNSTATED = "not stated; see its page"
 
 
@@ -82,44 +87,12 @@ PACKAGES: tuple[Package, ...] = (
     _onnx("vec768l12-onnx", "vec-768-layer-12.onnx", 360),
     _onnx("hubertsoft-onnx", "hubert-soft.onnx", 360),
     Package(
-        "rmvpe",
-        (Weights("pretrain/rmvpe.pt", _RMVPE),),
-        180,
-        _UNSTATED,
-        "--f0_predictor rmvpe",
-        archive=_RMVPE,
-        members=("model.pt",),
+        "rmvpe", (Weights("pretrain/rmvpe.pt", _RMVPE),), 180, _UNSTATED, "--f0_predictor rmvpe", _RMVPE, ("model.pt",)
     ),
     _one("fcpe", "fcpe.pt", _FCPE, 70, _UNSTATED, "--f0_predictor fcpe, to extract exactly what so-vits-svc did"),
-    Package(
-        "nsf-hifigan",
-        (
-            Weights("pretrain/nsf_hifigan/model", _VOCODER_PAGE),
-            Weights("pretrain/nsf_hifigan/config.json", _VOCODER_PAGE),
-        ),
-        53,
-        "CC BY-NC-SA 4.0: not for commercial use",
-        "shallow diffusion and the enhancer",
-        archive=_VOCODER,
-        members=("nsf_hifigan/model", "nsf_hifigan/config.json"),
-    ),
-    Package(
-        "base-vec768l12",
-        (
-            Weights("logs/44k/G_0.pth", f"{_BASE}clean_G_320000.pth"),
-            Weights("logs/44k/D_0.pth", f"{_BASE}clean_D_320000.pth"),
-        ),
-        725,
-        _UNSTATED,
-        "train.py: a start for a voice with vec768l12 without loudness",
-    ),
-    Package(
-        "base-diffusion-vec768l12",
-        (Weights("logs/44k/diffusion/model_0.pt", _BASE_DIFFUSION),),
-        220,
-        _UNSTATED,
-        "train_diff.py: a start for a diffusion model with vec768l12",
-    ),
+    Package("nsf-hifigan", _VOCODER_FILES, 53, _NC, "shallow diffusion and the enhancer", _VOCODER, _VOCODER_MEMBERS),
+    Package("base-vec768l12", _BASE, 725, _UNSTATED, "train.py: a start for a voice with vec768l12 without loudness"),
+    Package("base-diffusion-vec768l12", _BASE_DIFFUSION, 220, _UNSTATED, "train_diff.py: a start with vec768l12"),
 )
 
 

@@ -159,7 +159,7 @@ def _receive(answer, part: Path, note: Path, offset: int, url: str) -> str | Non
 
 
 def _read_note(note: Path, url: str) -> dict:
-    """What the part belongs to; nothing where that cannot be told, and it is fetched from the start."""
+    """What the part belongs to; empty where that is not certain, and it is fetched from the start."""
     try:
         known = json.loads(note.read_text("utf-8"))
     except (OSError, ValueError):

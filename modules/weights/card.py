@@ -31,7 +31,7 @@ def make_card(
         name: of the run.
         hours: of recordings.
         base: name and sha256 of the base model that the run started from.
-        histograms: which notes each speaker sings, as `PitchHistogram.to_plain` gives them.
+        histograms: of the pitch of each speaker, as `PitchHistogram.to_plain` gives them.
     """
     return {
         **stand_in_card(config, name),

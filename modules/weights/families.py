@@ -1,4 +1,4 @@
-"""What a file of weights is, told from names and shapes in it: a voice, its discriminators, a vocoder, an encoder...
+"""What a file of weights is, by the names and shapes in it: a voice, its discriminators, a vocoder, an encoder...
 
 Nothing is loaded here: `recognise` takes what `load_weights` or `load_foreign` returned. The rules for other projects'
 models are from memory of what those projects published. So each looks for a name that only that family has; a file that
@@ -35,7 +35,7 @@ class Family:
 
     kind: str  # what it is, in words
     name: str  # of the project, or of the pretrained model
-    has: str  # pattern of a tensor's name that tells it from all that come later in the table
+    has: str  # pattern of a tensor's name that no later family of the table has
     remedy: str = _NOT_OURS  # what to do with such a file where a voice is expected
     is_ours: bool = False  # whether something here can use it
 
@@ -187,7 +187,7 @@ def _details(content: Mapping[Any, Any], family: Family) -> tuple[str, ...]:
 
 
 def _package_of(name: str, weights: Mapping[str, torch.Tensor]) -> str | None:
-    """Name in the catalogue of a pretrained model that it holds, told by its sizes."""
+    """Name in the catalogue of a pretrained model that it holds, by its sizes."""
     biases = {"whisper": "blocks.0.attn.out.bias", "hubert": "self_attn.k_proj.bias", "wavlm": "self_attn.k_proj.bias"}
     if name not in biases:
         return _PACKAGES.get((name,))

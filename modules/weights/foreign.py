@@ -32,9 +32,6 @@ _TENSORS = re.compile(
     r"|numpy\.(ndarray|dtype|float\d+|int\d+)|numpy\.(_core|core)\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)"
 )
 _FLOATS = ("float16", "float32", "float64")
-# How numpy 1 and 2 name what rebuilds an array; the second is what they write with pickle protocol 5.
-_RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
-_FROMBUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
 _LEGACY_PICKLES = 5  # torch before 1.6: magic number, protocol, machine, content, names of the storages
 _LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
 _MOST_PICKLED = 1 << 26  # bytes of settings and names in a zip; more is an attack on the memory
@@ -231,14 +228,14 @@ def bytes_of(value: Any) -> bytes | bytearray:
 
 def _array_parts(value: Any) -> tuple:
     """(shape, dtype, is in Fortran's order, bytes) of the stand-in of an array."""
-    name = _name_of(value)
+    name = _name_of(value).replace("numpy._core.", "numpy.core.")  # as numpy 2 calls it
     if name == "numpy.ndarray":
         shape, dtype, data = value.args
         return shape, dtype, False, data
-    if name in _RECONSTRUCT:
+    if name == "numpy.core.multiarray._reconstruct":
         _, shape, dtype, fortran, data = value.state
         return shape, dtype, fortran, data
-    if name in _FROMBUFFER:
+    if name == "numpy.core.numeric._frombuffer":  # of pickle protocol 5
         data, dtype, shape, order = value.args
         return shape, dtype, order == "F", data
     raise TypeError("not an array")

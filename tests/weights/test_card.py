@@ -1,4 +1,4 @@
-"""A voice carries its papers into its songs, where the container has room for them and the singer wants it."""
+"""The model card of a voice goes into the metadata of its songs, where the container has room for it."""
 
 import json
 
