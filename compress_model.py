@@ -106,10 +106,6 @@ def compress(
         config_path: its config, or None to look for it.
         shrink: "half" for floating tensors as float16, "int8" for packed ones, "" for both as they are.
         for_training: keep the posterior encoder.
-
-    Raises:
-        CheckpointError: it cannot be read, is no voice, does not fit its config, or has numbers beyond float16's.
-        ConfigError: there is no config, or it is wrong.
     """
     import torch
 

@@ -118,6 +118,7 @@ def _is_published(path: Path, sha256: str) -> bool | None:
 
 def _weights(path: Path) -> Report:
     """A `.pth`, `.pt`, `.ckpt`, `.safetensors` or a file without ending."""
+    from modules.weights.card import card_of
     from modules.weights.checkpoint import check_whole, load_checkpoint, step_of
     from modules.weights.families import DIFFUSION, ENCODER, VOICE, encoder_depth, recognise
     from modules.weights.foreign import globals_of, is_settings_name, is_tensor_name, load_foreign
@@ -140,7 +141,7 @@ def _weights(path: Path) -> Report:
     if kind in (VOICE, DIFFUSION, "discriminator"):
         steps = [content[key] for key in ("step", "global_step") if isinstance(content.get(key), int)]
         report["step"] = steps[0] if steps else step_of(path)
-        report |= {"epoch": content.get("iteration"), "card": content.get("card")}
+        report |= {"epoch": content.get("iteration"), "card": card_of(content, path)}
     if kind == VOICE and found.family.is_ours:
         report |= _voice(path, content, weights)
     elif kind == DIFFUSION:
@@ -163,9 +164,9 @@ def _voice(path: Path, content: Mapping[str, Any], weights: "Mapping[str, torch.
     from modules.config.io import load_config, parse_config, read_json
     from modules.weights.families import fit_voice
 
-    width = weights["pre.weight"].shape[1] if "pre.weight" in weights else None
+    width = _size(weights, "pre.weight", 1)
     report: Report = {
-        "n_speakers": len(weights["emb_g.weight"]) if "emb_g.weight" in weights else None,
+        "n_speakers": _size(weights, "emb_g.weight", 0),
         "options": [name for name, pattern in _OPTIONS.items() if any(re.match(pattern, key) for key in weights)],
         "is_compressed": not any(name.startswith("enc_q.") for name in weights),
         "is_averaged": "trained_model" in content or "n_averaged" in content or None,
@@ -192,10 +193,10 @@ def _voice(path: Path, content: Mapping[str, Any], weights: "Mapping[str, torch.
 def _diffusion(path: Path, content: Mapping[str, Any], weights: "Mapping[str, torch.Tensor]") -> Report:
     from modules.config.diffusion import load_diffusion_config, parse_diffusion_config
 
-    width = weights["unit_embed.weight"].shape[1] if "unit_embed.weight" in weights else None
+    width = _size(weights, "unit_embed.weight", 1)
     report: Report = {
-        "mels": weights["decoder.denoise_fn.input_projection.weight"].shape[1],
-        "n_speakers": len(weights["spk_embed.weight"]) if "spk_embed.weight" in weights else 1,
+        "mels": _size(weights, "decoder.denoise_fn.input_projection.weight", 1),
+        "n_speakers": _size(weights, "spk_embed.weight", 0) or 1,
     }
     names = ("config.yaml", "diffusion.yaml")
     config, where = _find_config(path, content, names, parse_diffusion_config, load_diffusion_config)
@@ -207,6 +208,10 @@ def _diffusion(path: Path, content: Mapping[str, Any], weights: "Mapping[str, to
     report |= {"noise_levels": trained, "sampling_rate": data.sampling_rate, "hop_length": data.block_size}
     vocoder = Weights(config.vocoder.ckpt, "python pretrain/download.py nsf-hifigan")
     return report | {"speakers": config.spk, "needs": [*report["needs"], *_needs((vocoder,))]}
+
+
+def _size(weights: "Mapping[str, torch.Tensor]", name: str, axis: int) -> int | None:
+    return weights[name].shape[axis] if name in weights and weights[name].dim() > axis else None
 
 
 def _find_config(

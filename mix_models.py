@@ -56,11 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def shares_of(weights: list[float], n_models: int, mode: str) -> list[float]:
-    """The factor of each model: softmax(weight / 100) for `convex`, weight / 100 for `linear`.
-
-    Raises:
-        UsageError: fewer than two models, another number of weights, or a weight that is not finite.
-    """
+    """The factor of each model: softmax(weight / 100) for `convex`, weight / 100 for `linear`."""
     if n_models < 2:
         raise UsageError(f"-i/--input names {n_models} model; a blend needs at least two")
     if len(weights) != n_models:
@@ -76,16 +72,9 @@ def shares_of(weights: list[float], n_models: int, mode: str) -> list[float]:
 
 
 def blend(paths: list[Path], shares: list[float]) -> dict[str, Any]:
-    """The first checkpoint with the weighted sum of all models under 'model'.
+    """The first voice with the weighted sum of all under 'model'; `shares` are the weights.
 
     Floating tensors are summed in float32 and get the first model's type back; others are the first model's.
-
-    Args:
-        paths: checkpoints with a dictionary of tensors under 'model', or bare tensors in .safetensors.
-        shares: one factor for each.
-
-    Raises:
-        CheckpointError: a file cannot be read, does not fit the first one, or the sum is not finite.
     """
     import torch
 
@@ -127,10 +116,8 @@ def _read_model(path: Path) -> dict[str, Any]:
     from modules.weights.families import voice_weights
 
     content = load_checkpoint(path)
-    model = content.get("model")
-    if not isinstance(model, dict) or not model or not all(isinstance(x, torch.Tensor) for x in model.values()):
-        raise CheckpointError(f"{path}: holds no weights under 'model'; give files like G_8000.pth")
-    return {**content, "model": voice_weights(content, path)}
+    about = {key: value for key, value in content.items() if not isinstance(value, torch.Tensor)}
+    return {**about, "model": voice_weights(content, path)}
 
 
 def _check_configs(first: Path, wanted: Any, path: Path, found: Any) -> None:

@@ -196,7 +196,7 @@ def test_a_malicious_model_is_refused_and_does_not_run(tmp_path, pair):
 
 def test_files_without_a_model_and_sums_that_overflow_are_refused(tmp_path, pair):
     torch.save({"weights": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"x\.pth: holds no weights under 'model'"):
+    with pytest.raises(CheckpointError, match=r"x\.pth: not a voice model"):
         mix([pair[0], tmp_path / "x.pth"], [50, 50], tmp_path / "mixed.pth")
     with pytest.raises(CheckpointError, match="the blend of half is not finite"):
         mix(pair, [1e9, 1e9], tmp_path / "mixed.pth", "-m", "linear")

@@ -60,11 +60,7 @@ def config_hash(config: Config) -> str:
 
 
 def card_of(content: Mapping[Any, Any], path: Path | str) -> dict[str, Any] | None:
-    """The card in what `load_checkpoint` returned of the file `path`, or None where it has none.
-
-    Raises:
-        CheckpointError: it is no dictionary.
-    """
+    """The card in what `load_checkpoint` returned of the file `path`, or None where it has none."""
     card = content.get(CARD_KEY)
     if card is not None and not isinstance(card, dict):
         raise CheckpointError(f"{path}: its card is a {type(card).__name__}, expected a dictionary")
@@ -72,11 +68,7 @@ def card_of(content: Mapping[Any, Any], path: Path | str) -> dict[str, Any] | No
 
 
 def read_card(path: Path | str) -> dict[str, Any] | None:
-    """The card of a `.pth`, `.safetensors` or `.onnx` file, or None where it has none.
-
-    Raises:
-        CheckpointError: the file cannot be read, or its card is none.
-    """
+    """The card of a `.pth`, `.safetensors` or `.onnx` file, or None where it has none."""
     path = Path(path)
     if path.suffix != ".onnx":
         return card_of(load_checkpoint(path), path)

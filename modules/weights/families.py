@@ -135,10 +135,7 @@ def recognise(content: Mapping[Any, Any]) -> ModelFile:
 def voice_weights(content: Mapping[Any, Any], path: Path | str) -> dict[str, torch.Tensor]:
     """The tensors of a voice of so-vits-svc 4.0 or 4.1, from `{"model": tensors}` or, in .safetensors, bare.
 
-    Parts that no such voice has are named in the log; they are not used.
-
-    Raises:
-        CheckpointError: it is something else; the text says what, and what to do.
+    Parts that no such voice has are named in the log; they are not used. What is something else is refused in words.
     """
     found = recognise(content)
     family = found.family
@@ -164,9 +161,6 @@ def fit_voice(
         found: the tensors of the file `path`.
         wanted: those of the network.
         where: the config that the network was built from; None for one that is no file.
-
-    Raises:
-        CheckpointError: a tensor is absent or of another shape, or one that changes the sound has no place.
     """
     # The width of the units is named first: with another encoder much else differs as well.
     wanted = dict(sorted(wanted.items(), key=lambda item: item[0] != "pre.weight"))

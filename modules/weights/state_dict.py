@@ -25,11 +25,7 @@ def tensors_of(content: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
 
 
 def state_dict(content: Mapping[Any, Any], path: Path | str) -> dict[str, torch.Tensor]:
-    """`tensors_of` the content of the file `path`, which must hold some.
-
-    Raises:
-        CheckpointError: it holds none.
-    """
+    """`tensors_of` the content of the file `path`, which must hold some."""
     found = tensors_of(content)
     if not found:
         entries = ", ".join(sorted(map(str, content))[:6])[:200] or "none"
