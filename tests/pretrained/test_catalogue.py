@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from download_server import BODY, SHA, Server
+from download_server import BODY, SHA
 
 from modules.encoders.base import ENCODERS, build_encoder
 from modules.errors import MissingWeights, UsageError
@@ -25,13 +25,6 @@ def script(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     return module
-
-
-@pytest.fixture
-def server():
-    server = Server()
-    yield server
-    server.shutdown()
 
 
 def offer(script, monkeypatch, *packages: Package) -> None:
@@ -112,17 +105,6 @@ def test_one_failure_does_not_stop_the_others(script, server, monkeypatch, caplo
     assert "1 of 2 failed: a" in caplog.text and Path("pretrain/b.pt").is_file() and not Path("pretrain/a.pt").exists()
 
 
-def test_a_zip_is_unpacked_and_removed(script, server, monkeypatch):
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("rmvpe/model.pt", b"weights")
-    server.body = packed.getvalue()
-    files = (Weights("pretrain/rmvpe.pt", server.url),)
-    offer(script, monkeypatch, Package("rmvpe", files, 1, "MIT", "x", archive=server.url, members=("model.pt",)))
-    assert script.main(["rmvpe"]) == 0
-    assert Path("pretrain/rmvpe.pt").read_bytes() == b"weights" and not Path("pretrain/rmvpe.zip").exists()
-
-
 def test_base_models_come_by_name_only_and_never_over_a_users(script, server, monkeypatch):
     files = (Weights("logs/44k/G_0.pth", server.url),)
     offer(script, monkeypatch, one("a", server.url), Package("base-x", files, 1, "MIT", "x"))
@@ -133,7 +115,7 @@ def test_base_models_come_by_name_only_and_never_over_a_users(script, server, mo
         assert script.main(["base-x", *flags]) == 0 and Path("logs/44k/G_0.pth").read_bytes() == b"mine"
 
 
-def test_of_a_zip_only_what_is_missing_is_written(script, server, monkeypatch):
+def test_of_a_zip_only_what_is_missing_is_written_and_the_zip_removed(script, server, monkeypatch):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("v/model", b"theirs")
@@ -146,6 +128,7 @@ def test_of_a_zip_only_what_is_missing_is_written(script, server, monkeypatch):
     Path("pretrain/v/model").write_bytes(b"mine")
     assert script.main(["v"]) == 0
     assert Path("pretrain/v/model").read_bytes() == b"mine" and Path("pretrain/v/config.json").read_bytes() == b"{}"
+    assert not Path("pretrain/v.zip").exists()
 
 
 @pytest.mark.parametrize("how", ["flag", "pair", "environment"])

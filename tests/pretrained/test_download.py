@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from download_server import BODY, SHA, Server
+from download_server import BODY, SHA
 
 from modules.errors import DownloadError
 from modules.pretrained import download
@@ -15,15 +15,16 @@ QUICK = Patience(tries=3, stall_seconds=0.4, pause_seconds=0.01)
 
 
 @pytest.fixture
-def server():
-    server = Server()
-    yield server
-    server.shutdown()
-
-
-@pytest.fixture
 def target(tmp_path) -> Path:
     return tmp_path / "pretrain" / "a file.pt"
+
+
+def give_up(server, target: Path) -> None:
+    """A run that brings 200,000 bytes and ends; the server is well again afterwards."""
+    server.breaks = [200_000, 0, 0, 0]
+    with pytest.raises(DownloadError, match=r"ended after 200000 of 700000 bytes, 3 times in a row.*same command"):
+        fetch(server.url, target, None, QUICK)
+    server.breaks = []
 
 
 def left_over(target: Path) -> list[str]:
@@ -50,12 +51,9 @@ def test_a_broken_transfer_asks_for_the_rest_only(server, target, stalls):
 
 
 def test_another_run_goes_on_where_the_first_gave_up(server, target):
-    server.breaks = [200_000, 0, 0, 0]
-    with pytest.raises(DownloadError, match=r"ended after 200000 of 700000 bytes, 3 times in a row.*same command"):
-        fetch(server.url, target, SHA, QUICK)
+    give_up(server, target)
     assert not target.exists() and left_over(target) == ["a file.pt.part", "a file.pt.part.json"]
     server.requests.clear()
-    server.breaks = []
     fetch(server.url, target, SHA, QUICK)
     assert server.requests == ["bytes=200000-"] and target.read_bytes() == BODY
 
@@ -78,10 +76,8 @@ def test_ctrl_c_keeps_what_came(server, target, monkeypatch):
 
 
 def test_a_file_that_changed_meanwhile_is_fetched_from_the_start(server, target):
-    server.breaks = [200_000, 0, 0, 0]
-    with pytest.raises(DownloadError):
-        fetch(server.url, target, None, QUICK)
-    server.body, server.etag, server.breaks = BODY[::-1], '"two"', []
+    give_up(server, target)
+    server.body, server.etag = BODY[::-1], '"two"'
     fetch(server.url, target, None, QUICK)
     assert target.read_bytes() == BODY[::-1]
 
@@ -108,20 +104,14 @@ def test_a_server_that_sends_another_range_is_asked_for_everything(server, targe
 
 
 def test_a_part_that_is_whole_already_is_recognised(server, target):
-    server.breaks = [200_000, 0, 0, 0]
-    with pytest.raises(DownloadError):
-        fetch(server.url, target, SHA, QUICK)
+    give_up(server, target)
     (target.parent / "a file.pt.part").write_bytes(BODY)
-    server.breaks = []
     assert fetch(server.url, target, SHA, QUICK) == SHA and server.requests[-1] == "bytes=700000-"
 
 
 def test_a_part_that_is_longer_than_the_file_starts_over(server, target):
-    server.breaks = [200_000, 0, 0, 0]
-    with pytest.raises(DownloadError):
-        fetch(server.url, target, SHA, QUICK)
+    give_up(server, target)
     (target.parent / "a file.pt.part").write_bytes(BODY + b"more")
-    server.breaks = []
     assert fetch(server.url, target, SHA, QUICK) == SHA
 
 
@@ -255,8 +245,6 @@ def test_links_bombs_gaps_and_damage_are_refused(tmp_path, monkeypatch):
 
 
 def test_the_note_of_a_part_is_plain_json(server, target):
-    server.breaks = [200_000, 0, 0, 0]
-    with pytest.raises(DownloadError):
-        fetch(server.url, target, None, QUICK)
+    give_up(server, target)
     note = json.loads((target.parent / "a file.pt.part.json").read_text("utf-8"))
     assert note == {"url": server.url, "version": '"one"', "total": 700_000}
