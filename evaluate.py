@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING
 
 from modules.cli import configure_logging, make_parser, run
 from modules.errors import UsageError
-from modules.inference.arguments import AUTO, AUTO_OCTAVE
+from modules.inference.arguments import AUTO_OCTAVE, semitones
 
 if TYPE_CHECKING:
     from modules.contracts import F0
-    from modules.evaluation.evaluator import Judges, Plan
-    from modules.evaluation.page import Exhibit
-    from modules.evaluation.table import Means
+    from modules.evaluation.evaluator import Scorers
+    from modules.evaluation.page import Clip
     from modules.inference.inputs import Named
 
 logger = logging.getLogger("evaluate")
@@ -49,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     # What follows imports torch; help and wrong flags should not wait for that.
     from assemble import VoiceRequest, load_converter, read_voice_config
     from modules.evaluation.evaluator import Evaluator, Plan
-    from modules.evaluation.table import summarise, write_scores
+    from modules.evaluation.table import write_scores
     from modules.inference.inputs import find_sources
 
     sources, complete = find_sources(args.input)
@@ -61,28 +60,32 @@ def main(argv: list[str] | None = None) -> int:
     refuse_collisions(args.output, sources, speakers)
     choose_key = key_chooser(args.trans, model, speakers)
     converter = load_converter(VoiceRequest(model, config, args.f0_predictor, device=args.device))
-    judges, notes = load_judges(args, speakers, converter.parts.device.type)
+    scorers, notes = load_scorers(args, speakers, converter.parts.device.type)
     notes += find_gaps(args.parallel, sources, speakers)
     for note in notes:
         logger.info("%s", note)
     plan = Plan(sources, speakers, args.output, args.f0_predictor, choose_key, args.max_seconds, not args.no_players)
-    exhibits: list[Exhibit] = []
+    clips: list[Clip] = []
 
-    def keep(exhibit: "Exhibit") -> None:
-        exhibits.append(exhibit)
-        write_scores(args.output / SCORES, [shown.row for shown in exhibits])  # an interrupted run leaves its rows
+    def keep(clip: "Clip") -> None:
+        clips.append(clip)
+        write_scores(args.output / SCORES, [done.row for done in clips])  # an interrupted run leaves its rows
 
-    evaluator = Evaluator(converter, judges, plan)
+    evaluator = Evaluator(converter, scorers, plan)
     evaluator.run(keep)
-    if not exhibits:
-        raise UsageError("no clip could be evaluated; the reasons stand above")
+    if not clips:
+        raise UsageError("no clip could be evaluated; see the reasons above")
     notes += [f"Failed: {failure}" for failure in evaluator.failures]
-    summary = summarise([exhibit.row for exhibit in exhibits])
-    write_report(args, model, plan, exhibits, summary, notes)
-    print_summary(summary[0], len(exhibits))
-    print(f"Report: {(args.output / REPORT).as_posix()}")
+    facts = {
+        "model": model.as_posix(),
+        "speakers": ", ".join(speakers),
+        "sources": f"{len(sources)}, of each at most {args.max_seconds:g} s",
+        "transposition": str(args.trans),
+        "pitch predictor": f"{args.f0_predictor}, for converting and for measuring",
+    }
+    report(args.output, f"Evaluation of {model.name}", facts, clips, notes)
     if evaluator.failures:
-        logger.error("%d clips or sources failed; the reasons stand above", len(evaluator.failures))
+        logger.error("%d clips or sources failed; see the reasons above", len(evaluator.failures))
     return 0 if complete and not evaluator.failures else 1
 
 
@@ -96,14 +99,14 @@ def make_arguments() -> argparse.ArgumentParser:
     add("-i", "--input", nargs="+", required=True, metavar="NAME", help="recordings: files, folders or patterns")
     add("-s", "--spk_list", nargs="+", metavar="NAME", help="target voices (default: all that the model has)")
     keys = "semitones up; auto: what suits the notes that the voice was trained on; auto-octave: whole octaves only"
-    add("-t", "--trans", type=_key, default=0, metavar="N", help=keys)
-    predictor = "how the melody is read, for converting and for measuring"
+    add("-t", "--trans", type=semitones, default=0, metavar="N", help=keys)
+    predictor = "F0 predictor, for converting and for measuring"
     add("-f0p", "--f0_predictor", default="fcpe", metavar="NAME", help=predictor)
     targets = f"folder with recordings of the target voices in SPEAKER/ (default: {TARGETS} where it is)"
     add("--targets", type=Path, metavar="FOLDER", help=targets)
     parallel = "folder with the targets' own takes of the sources, SPEAKER/SOURCE.wav, for the mel-cepstral distance"
     add("--parallel", type=Path, metavar="FOLDER", help=parallel)
-    whisper = "Whisper model that hears the words: tiny, base, small, medium, large-v3 (fetched once), or a folder"
+    whisper = "Whisper model for the transcripts: tiny, base, small, medium, large-v3 (fetched once), or a folder"
     add("--whisper", default="small", metavar="NAME", help=whisper)
     add("-o", "--output", type=Path, default=Path("results/evaluation"), metavar="FOLDER", help="folder to write to")
     add("--overwrite", action="store_true", help="replace the tables and results of an earlier evaluation there")
@@ -115,29 +118,21 @@ def make_arguments() -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuses wrong values, and an output folder that holds an evaluation.
-
-    Raises:
-        UsageError: what is wrong, and what to do.
-    """
+    """Refuses wrong values, and an output folder that holds an evaluation."""
     if not (math.isfinite(args.max_seconds) and 1 <= args.max_seconds <= 600):
         raise UsageError(f"--max_seconds is {args.max_seconds:g}; it must lie between 1 and 600")
     for flag, folder in (("--targets", args.targets), ("--parallel", args.parallel)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{flag} {folder}: no such folder. Expected {folder}/SPEAKER/recording.wav")
-    there = [name for name in (SCORES, SUMMARY, REPORT, "audio") if (args.output / name).exists()]
-    if there and not args.overwrite:
+    earlier = [name for name in (SCORES, SUMMARY, REPORT, "audio") if (args.output / name).exists()]
+    if earlier and not args.overwrite:
         raise UsageError(
-            f"-o/--output {args.output}: holds {', '.join(there)} already; use another folder, or add --overwrite"
+            f"-o/--output {args.output}: holds {', '.join(earlier)} already; use another folder, or add --overwrite"
         )
 
 
 def choose_model(given: str | None) -> Path:
-    """The model named with -m, else the newest one of the recipe.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The model named with -m, else the newest one of the recipe."""
     from modules.weights.checkpoint import list_checkpoints
 
     if given is not None:
@@ -150,11 +145,7 @@ def choose_model(given: str | None) -> Path:
 
 
 def choose_speakers(given: list[str] | None, known: list[str]) -> list[str]:
-    """The speakers named with -s, each once; else all.
-
-    Raises:
-        UsageError: one is unknown.
-    """
+    """The speakers named with -s, each once; else all."""
     for name in given or []:
         if name not in known:
             raise UsageError(f"-s/--spk_list: the model has no speaker {name!r}. It has: {', '.join(known)}.")
@@ -162,11 +153,7 @@ def choose_speakers(given: list[str] | None, known: list[str]) -> list[str]:
 
 
 def refuse_collisions(output: Path, sources: list["Named"], speakers: list[str]) -> None:
-    """Refuses sources of one name, whose results would replace each other, before anything is converted.
-
-    Raises:
-        UsageError: both are named.
-    """
+    """Refuses sources of one name, whose results would replace each other, before anything is converted."""
     from modules.inference.batch import Job, check_results_differ, result_name
     from modules.inference.options import ConversionOptions
 
@@ -181,11 +168,7 @@ def refuse_collisions(output: Path, sources: list["Named"], speakers: list[str])
 
 
 def key_chooser(key: int | str, model: Path, speakers: list[str]) -> Callable[["F0", str], int]:
-    """What gives the semitones for a song's pitch and a speaker.
-
-    Raises:
-        UsageError: a key shall be chosen, and it is not known which notes a speaker was trained on.
-    """
+    """The function from a song's F0 and a speaker to the transposition in semitones."""
     if isinstance(key, int):
         return lambda curve, speaker: key
     from modules.data.pitch import voice_histograms
@@ -206,39 +189,38 @@ def key_chooser(key: int | str, model: Path, speakers: list[str]) -> Callable[["
     return choose
 
 
-def load_judges(args: argparse.Namespace, speakers: list[str], device: str) -> tuple["Judges", list[str]]:
-    """Who judges the results, and a sentence for each who is not there."""
-    from modules.evaluation.evaluator import Judges
-    from modules.evaluation.extras import NaturalnessJudge, Transcriber
-    from modules.evaluation.recordings import target_voice
+def load_scorers(args: argparse.Namespace, speakers: list[str], device: str) -> tuple["Scorers", list[str]]:
+    """What the results are measured with, and a sentence for each measure that stays empty."""
+    from modules.evaluation.evaluator import Scorers, target_embedding
+    from modules.evaluation.extras import NaturalnessScorer, Transcriber
     from modules.metrics.speaker import find_speaker_encoder, load_speaker_encoder
 
-    notes, encoder, voices = [], None, {}
+    notes, encoder, targets = [], None, {}
     if (path := find_speaker_encoder()) is None:
         remedy = "pip install --no-deps resemblyzer, or see pretrain/README.md"
         notes.append(f"similarity_target and similarity_source are empty: there is no speaker encoder: {remedy}")
     else:
         encoder = load_speaker_encoder(path, "cpu")
         folder = args.targets or Path(TARGETS)
-        found = {speaker: target_voice(folder, speaker, encoder) for speaker in speakers}
-        voices = {speaker: voice for speaker, voice in found.items() if voice is not None}
-        if absent := [speaker for speaker in speakers if speaker not in voices]:
+        found = {speaker: target_embedding(folder, speaker, encoder) for speaker in speakers}
+        targets = {speaker: embedding for speaker, embedding in found.items() if embedding is not None}
+        if absent := [speaker for speaker in speakers if speaker not in targets]:
             where = "give their folder with --targets" if args.targets is None else "put some there"
             names = ", ".join(absent)
             notes.append(f"similarity_target is empty for {names}: no recordings in {folder}/SPEAKER/; {where}")
-    transcriber, naturalness = Transcriber(args.whisper, "cuda" if device == "cuda" else "cpu"), NaturalnessJudge()
+    transcriber, naturalness = Transcriber(args.whisper, "cuda" if device == "cuda" else "cpu"), NaturalnessScorer()
     if (reason := transcriber.why_missing()) is not None:
         transcriber = None
         notes.append(f"wer is empty: {reason}")
     if (reason := naturalness.why_missing()) is not None:
         naturalness = None
         notes.append(f"dnsmos and dnsmos_source are empty: {reason}")
-    return Judges(encoder, voices, transcriber, naturalness, args.parallel), notes
+    return Scorers(encoder, targets, transcriber, naturalness, args.parallel), notes
 
 
 def find_gaps(parallel: Path | None, sources: list["Named"], speakers: list[str]) -> list[str]:
     """A sentence on the parallel takes that are not there, if any."""
-    from modules.evaluation.recordings import find_parallel
+    from modules.evaluation.evaluator import find_parallel
 
     if parallel is None:
         return ["mcd_db is empty: there are no parallel takes; give their folder with --parallel"]
@@ -250,48 +232,20 @@ def find_gaps(parallel: Path | None, sources: list["Named"], speakers: list[str]
     return [f"mcd_db is empty for {len(absent)} of {len(pairs)} clips: {parallel} has no {', '.join(absent[:3])}{more}"]
 
 
-def write_report(
-    args: argparse.Namespace,
-    model: Path,
-    plan: "Plan",
-    exhibits: list["Exhibit"],
-    summary: list["Means"],
-    notes: list[str],
-) -> None:
-    """Writes summary.csv and report.html."""
-    from modules.evaluation.page import Page, build_page
-    from modules.evaluation.table import write_summary
+def report(output: Path, title: str, facts: dict[str, str], clips: list["Clip"], notes: list[str]) -> None:
+    """Writes summary.csv and report.html, and prints the means over all clips."""
+    from modules.evaluation.page import build_page
+    from modules.evaluation.table import ALL, MEASURES, describe, summarise, write_summary
     from modules.files import write_text
 
-    facts = {
-        "model": model.as_posix(),
-        "speakers": ", ".join(plan.speakers),
-        "sources": f"{len(plan.sources)}, of each at most {args.max_seconds:g} s",
-        "transposition": str(args.trans),
-        "pitch predictor": f"{args.f0_predictor}, for converting and for measuring",
-    }
-    write_summary(args.output / SUMMARY, summary)
-    write_text(args.output / REPORT, build_page(Page(f"Evaluation of {model.name}", facts, exhibits, summary, notes)))
-
-
-def print_summary(means: "Means", n_clips: int) -> None:
-    """The means over all clips, one line each."""
-    from modules.evaluation.table import MEASURES, describe
-
-    print(f"Means over {n_clips} clips, with 95 % intervals:")
+    summary = summarise([clip.row for clip in clips])
+    write_summary(output / SUMMARY, summary)
+    write_text(output / REPORT, build_page(title, facts, clips, summary, notes))
+    print(f"Means over {len(clips)} clips, with 95 % intervals:")
     for measure in MEASURES:
-        if (interval := means.intervals.get(measure.name)) is not None:
+        if (interval := summary[ALL].get(measure.name)) is not None:
             print(f"  {measure.name:18} {describe(interval, measure.digits)}")
-
-
-def _key(text: str) -> int | str:
-    """A number of semitones, or a word for choosing it."""
-    if text in (AUTO, AUTO_OCTAVE):
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {AUTO} or {AUTO_OCTAVE}") from None
+    print(f"Report: {(output / REPORT).as_posix()}")
 
 
 if __name__ == "__main__":

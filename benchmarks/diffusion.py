@@ -1,202 +1,96 @@
-"""Speed of shallow diffusion, of each sampler and as a part of a whole conversion.
+"""Cost of shallow diffusion: inference_main.py without it and with each sampler.
 
-First the denoiser alone, at the published size: real-time factor (seconds of work per second of audio) for each sampler
-and number of evaluations, in three ways on the same segments:
-    plain     one segment at a time at its own length, conditioner projections anew in every evaluation (so-vits-svc)
-    single    one at a time, projections once for each segment
-    batched   as converted: segments together, padded to a few lengths
-Then, with --whole, a song of --seconds through inference_main's converter with -shd at k_step 100 (10 evaluations):
-real-time factor of the first and the second pass, and the share of each stage.
+Prints seconds of work per second of audio (real-time factor, without the loading) of the voice model alone, and for
+each sampler and number of evaluations of the network with -shd, and how many times as long that is. With --compare also
+of another checkout, in turn with this one.
 
 Weights are random, of the published sizes: the speed is the same. Writes only to a temporary folder.
 
-Example: python benchmarks/diffusion.py --seconds 40 --only dpm-solver++ --whole
+Example: python benchmarks/diffusion.py --seconds 40 --only dpm-solver++ unipc
 """
 
-import argparse
-import os
+import re
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from timing import (
+    ROOT,
+    SPEAKER,
+    Side,
+    alternate,
+    apart,
+    make_parser,
+    print_machine,
+    show,
+    sides,
+    write_song,
+    write_voice,
+)
 
 METHODS = ("ddpm", "ddim", "pndm", "dpm-solver", "dpm-solver++", "unipc")
-FRAME_RATE = 44100 / 512
-SEGMENT_SECONDS = (3.0, 5.5, 8.0, 4.2, 6.7)
+SPEEDUP = 10  # noise levels per evaluation
 
 
-def main() -> int:
-    """Prints tables; returns 0."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=40.0, help="audio for each measurement (default: %(default)s)")
-    parser.add_argument("--only", nargs="*", choices=METHODS, default=list(METHODS), help="samplers (default: all)")
-    parser.add_argument("--evaluations", type=int, nargs="*", default=[5, 10], help="of the network (default: 5 10)")
-    parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "bf16"], help="(default: %(default)s)")
-    parser.add_argument("--whole", action="store_true", help="convert a song with all parts too")
-    arguments = parser.parse_args()
+def main(argv: list[str] | None = None) -> int:
+    """Prints the measurements."""
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--seconds", type=float, default=40.0, help="of the made song, without its pauses (default: %(default)s)")
+    add("--only", nargs="+", choices=METHODS, default=list(METHODS), help="samplers (default: all)")
+    add("--evaluations", type=int, nargs="+", default=[5, 10], help="of the network (default: 5 10)")
+    add("--precision", default="fp32", choices=["fp32", "fp16", "bf16"], help="(default: %(default)s)")
+    args = parser.parse_args(argv)
+    apart(print_machine, f"vec768l12, dio, voice of the base size, {args.precision}, {args.seconds:g} s")
+    flags = ["-m", "G_1.pth", "-c", "config.json", "-n", "song.wav", "-s", SPEAKER, "-f0p", "dio", "-wf", "wav"]
+    flags += ["--precision", args.precision, *(["-d", args.device] if args.device else [])]
 
-    import torch
+    def convert(side: Side, *more: object) -> dict[str, float]:
+        done = side.run("inference_main.py", *flags, *more)
+        return {"real-time factor": float(re.search(r"real-time factor ([\d.]+)", done.output)[1]), "MB": done.memory}
 
-    from modules.device import choose_device, choose_dtype
-
-    device, dtype = choose_device(arguments.device), choose_dtype(arguments.precision)
-    print(
-        f"{os.cpu_count()} cores, {device}, {arguments.precision}, torch {torch.__version__}, {arguments.seconds:g} s"
-    )
-    with torch.inference_mode():
-        measure_samplers(arguments, device, dtype)
-    if arguments.whole:
-        measure_whole(arguments.seconds, device, arguments.precision)
+    with sides(args.compare) as found:
+        for side in found:
+            write_song(side.workspace / "song.wav", args.seconds)
+            apart(write_voice, side.workspace, "base")
+            apart(write_diffusion, side.workspace)
+        alone = alternate(found, convert, args.rounds)
+        show("voice model alone", found, alone)
+        for method in args.only:
+            for evaluations in args.evaluations:
+                # ddpm visits every noise level: as many levels as evaluations.
+                k_step, config = evaluations * (1 if method == "ddpm" else SPEEDUP), f"{method}.yaml"
+                more = ["-shd", "-dm", "model_1.pt", "-dc", config, "-ks", k_step]
+                medians = alternate(found, lambda side, more=more: convert(side, *more), args.rounds)
+                show(f"{method}, {evaluations} evaluations", found, medians)
+                times = medians[0]["real-time factor"] / alone[0]["real-time factor"]
+                print(f"{method}, {evaluations} evaluations: {times:.2f} times as long as the voice model alone")
     return 0
 
 
-def measure_samplers(arguments: argparse.Namespace, device, dtype) -> None:
-    """Prints one line for each sampler and number of evaluations."""
+def write_diffusion(workspace: Path) -> None:
+    """`model_1.pt` with a config for each sampler, and the vocoder."""
     import torch
 
-    from diffusion.refine import DiffusionRefiner, Walk
-    from diffusion.unit2mel import Unit2Mel
-
-    torch.manual_seed(0)
-    network = Unit2Mel(768, 1).eval().requires_grad_(False)
-    torch.nn.init.normal_(network.decoder.denoise_fn.output_projection.weight, std=0.01)
-    network.decoder.denoise_fn.to(dtype)
-    network.to(device)
-    stretches = make_stretches(arguments.seconds, device)
-    seconds = sum(len(stretch.f0) for stretch in stretches) / FRAME_RATE
-    print(f"{'sampler':14} {'evaluations':>11} {'plain':>9} {'single':>9} {'batched':>9}   plain / batched")
-    for method in arguments.only:
-        for evaluations in arguments.evaluations:
-            # "ddpm" at speedup 1 visits every level: as many levels as evaluations.
-            walk = Walk(evaluations if method == "ddpm" else 10 * evaluations, method, 1 if method == "ddpm" else 10)
-            refiner = DiffusionRefiner(network, FakeVocoder(), walk, show_progress=False)
-            factors = [spent / seconds for spent in time_ways(network, refiner, stretches, device)]
-            shown = " ".join(f"{factor:9.4f}" for factor in factors)
-            print(f"{method:14} {evaluations:11d} {shown}   {factors[0] / factors[2]:.2f}", flush=True)
-
-
-def time_ways(network, refiner, stretches: list, device) -> list[float]:
-    """Seconds of the three ways."""
-    return [
-        timed(lambda: [plainly(network, stretch, refiner.walk) for stretch in stretches], device),
-        timed(lambda: [refiner.mels([stretch]) for stretch in stretches], device),
-        timed(lambda: refiner.refine(stretches), device),
-    ]
-
-
-class FakeVocoder:
-    """The mel is measured alone: a mel of a constant for any wave, and silence for any mel."""
-
-    def mel(self, wav):
-        """(128, N) of (N * 512,)."""
-        return wav.new_full((128, len(wav) // 512), -5.0)
-
-    def synthesize(self, mel, f0):
-        """Nothing."""
-        return mel.new_zeros(0)
-
-
-def make_stretches(seconds: float, device) -> list:
-    """Segments of the usual lengths, `seconds` together."""
-    import torch
-
-    from modules.contracts import Stretch
-
-    stretches, total = [], 0.0
-    while total < seconds:
-        n_frames = int(SEGMENT_SECONDS[len(stretches) % len(SEGMENT_SECONDS)] * FRAME_RATE) + len(stretches)
-        values = torch.zeros(n_frames * 512), torch.randn(768, n_frames), torch.full((n_frames,), 220.0)
-        stretches.append(Stretch(*(value.to(device) for value in values), torch.full((n_frames,), 0.1).to(device), 0))
-        total += n_frames / FRAME_RATE
-    return stretches
-
-
-def plainly(network, stretch, walk):
-    """One segment as so-vits-svc denoises it: the whole network from its condition in every evaluation."""
-    import torch
-
-    from diffusion.samplers.base import sample
-
-    speaker = torch.zeros(1, dtype=torch.long, device=stretch.f0.device)
-    condition = network.condition(stretch.units[None], stretch.f0[None], stretch.volume[None], speaker)
-    mel = FakeVocoder().mel(stretch.wav)[None]
-    decoder = network.decoder
-    level = torch.full((1,), walk.k_step - 1, device=mel.device)
-    start = decoder.normalise(mel)[:, None]
-    x = decoder.add_noise(start, level, torch.randn_like(start))
-
-    def denoise(x, t):
-        return decoder.denoise_fn(x, torch.full((1,), t, device=x.device), condition)
-
-    return decoder.denormalise(sample(walk.method, denoise, x, decoder.schedule, walk.k_step, walk.speedup)[:, 0])
-
-
-def timed(work, device) -> float:
-    """Seconds of the first pass on a CPU, as a conversion has it; of a second pass on a GPU."""
-    import torch
-
-    if device.type == "cuda":
-        work()
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def measure_whole(seconds: float, device, precision: str) -> None:
-    """A song through the converter: vec768l12, dio, default voice, shallow diffusion and vocoder."""
-    import torch
-    from published import Stages, write_contentvec, write_song, write_voice
-
-    import assemble
+    sys.path.insert(0, str(ROOT))
     from diffusion.unit2mel import build_unit2mel
-    from modules.config.diffusion import load_diffusion_config, parse_diffusion_config, save_diffusion_config
+    from modules.config.diffusion import parse_diffusion_config, save_diffusion_config
     from modules.config.vocoder import VocoderConfig
-    from modules.inference.options import ConversionOptions
     from vdecoder.mel_vocoder import build_vocoder
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        write_song(Path("song.wav"), seconds)
-        write_voice(Path())
-        write_contentvec(Path())
-        config = assemble.read_voice_config(Path("config.json"))
-        save_diffusion_config(parse_diffusion_config({"spk": {"voice": 0}}), "config.yaml")
-        diffusion = load_diffusion_config("config.yaml")
-        torch.save({"model": build_unit2mel(diffusion, 128).state_dict()}, "model_1.pt")
-        Path("pretrain/nsf_hifigan").mkdir(parents=True)
-        values = dict(sampling_rate=44100, num_mels=128, n_fft=2048, win_size=2048, hop_size=512, fmin=40, fmax=16000)
-        values |= dict(upsample_rates=[8, 8, 2, 2, 2], upsample_kernel_sizes=[16, 16, 4, 4, 4])
-        values |= dict(upsample_initial_channel=512, resblock_kernel_sizes=[3, 7, 11])
-        vocoder = VocoderConfig(**values, resblock_dilation_sizes=[[1, 3, 5]] * 3)
-        Path("pretrain/nsf_hifigan/config.json").write_text(vocoder.model_dump_json(), "utf-8")
-        torch.save({"generator": build_vocoder(vocoder).state_dict()}, "pretrain/nsf_hifigan/model")
-
-        for name, request in (
-            ("voice model alone", None),
-            ("with shallow diffusion", assemble.DiffusionRequest(Path("model_1.pt"), Path("config.yaml"), diffusion)),
-        ):
-            started = time.perf_counter()
-            voice = assemble.VoiceRequest(Path("G_1.pth"), config, "dio", 0.05, str(device), precision, request)
-            converter = assemble.load_converter(voice)
-            if converter.parts.refiner is not None:
-                converter.parts.refiner.show_progress = False
-            loaded = time.perf_counter() - started
-            stages = Stages(converter.parts, device)
-            options = ConversionOptions("voice", output_format="wav")
-            for number in ("first", "second"):
-                stages.clear()
-                report = converter.convert(Path("song.wav"), Path("out.wav"), options, progress=False)
-                shares = stages.shares(report.elapsed)
-                print(f"{name}, {number} pass: real-time factor {report.realtime_factor:.3f} ({shares})", flush=True)
-            print(f"{name}: loaded in {loaded:.1f} s")
-        os.chdir("/")
+    for method in METHODS:
+        infer = {"method": method, "speedup": 1 if method == "ddpm" else SPEEDUP}
+        config = parse_diffusion_config({"spk": {SPEAKER: 0}, "infer": infer})
+        save_diffusion_config(config, workspace / f"{method}.yaml")
+    torch.manual_seed(0)
+    torch.save({"model": build_unit2mel(config, 128).state_dict()}, workspace / "model_1.pt")
+    values = dict(sampling_rate=44100, num_mels=128, n_fft=2048, win_size=2048, hop_size=512, fmin=40, fmax=16000)
+    values |= dict(upsample_rates=[8, 8, 2, 2, 2], upsample_kernel_sizes=[16, 16, 4, 4, 4])
+    values |= dict(upsample_initial_channel=512, resblock_kernel_sizes=[3, 7, 11])
+    vocoder = VocoderConfig(**values, resblock_dilation_sizes=[[1, 3, 5]] * 3)
+    folder = workspace / "pretrain/nsf_hifigan"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(vocoder.model_dump_json(), "utf-8")
+    torch.save({"generator": build_vocoder(vocoder).state_dict()}, folder / "model")
 
 
 if __name__ == "__main__":

@@ -6,23 +6,24 @@ finds out which of the two a file is.
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from modules.contracts import Retriever
 from modules.errors import CheckpointError, UsageError
 from modules.files import is_zip
 
+if TYPE_CHECKING:  # it imports torch, which --help of the scripts does not wait for
+    from modules.contracts import Retriever
+
 CLUSTER_COMMAND = "python cluster/train_cluster.py"
 INDEX_COMMAND = "python train_index.py"
+MAX_SEED = 10**9
 
 
-def load_retriever(path: Path | str, speakers: dict[str, int], dim: int, feature_retrieval: bool) -> Retriever:
-    """What blends units of the given speakers; their data are brought into memory when each is first used.
+def load_retriever(path: Path | str, speakers: dict[str, int], dim: int, feature_retrieval: bool) -> "Retriever":
+    """What blends units, `dim` wide, of the given speakers (name -> id); others in the file are left alone.
 
     Args:
         path: `kmeans_10000.pt`, or with `feature_retrieval` a `feature_and_index.json` or so-vits-svc's `.pkl`.
-        speakers: name -> id of the voices that will be sung; others in the file are left alone.
-        dim: width D of the units.
-        feature_retrieval: whether an index is expected (`-fr`) or cluster centres.
 
     Raises:
         CheckpointError: no such file, damaged, it asks to run code, its width is another, or a speaker is not in it.
@@ -50,13 +51,24 @@ def load_retriever(path: Path | str, speakers: dict[str, int], dim: int, feature
 
 
 def require_faiss() -> None:
-    """Refuses to go on without faiss.
-
-    Raises:
-        UsageError: it is not installed.
-    """
+    """Refuses to go on without faiss."""
     if importlib.util.find_spec("faiss") is None:
         raise UsageError("feature retrieval needs faiss. Install it with: pip install faiss-cpu")
+
+
+def check_seed(seed: int) -> None:
+    """Refuses a --seed that a library cannot take."""
+    if not 0 <= seed <= MAX_SEED:
+        raise UsageError(f"--seed {seed}: expected 0 to {MAX_SEED}")
+
+
+def check_width(what: str, width: int, dim: int, command: str) -> None:
+    """Refuses vectors of another width than the model's units."""
+    if width != dim:
+        raise CheckpointError(
+            f"{what} are {width} wide, but this model's units are {dim}: they come from another encoder. "
+            f"Make it again with: {command}"
+        )
 
 
 def _is_index(path: Path) -> bool:

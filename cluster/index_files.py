@@ -4,7 +4,7 @@
     feature_and_index_<id>_<sha256>.faiss     faiss's own format; 8 digits of its checksum are in the name
 
 The pickle is read by an unpickler that can make nothing but inert `StandIn` objects and holds bytes only. Those bytes,
-like ours, reach faiss only after their header says that they are a plain index with everything inside.
+like ours, reach faiss only after `header_of` has checked every size in them.
 """
 
 import hashlib
@@ -18,51 +18,43 @@ from typing import Any
 
 import numpy as np
 
-from cluster import INDEX_COMMAND
-from cluster.faiss_format import read_sizes
+from cluster import INDEX_COMMAND, check_width
 from modules.errors import CheckpointError
 from modules.files import atomic_path, sha256_of, write_json
 from modules.weights.foreign import StandIn, array_of, bytes_of, stand_in
 
 JSON_NAME = "feature_and_index.json"
+_AGAIN = f"Make it again with: {INDEX_COMMAND}"
 _OUR_FILE = re.compile(r"feature_and_index_\d+_[0-9a-f]{8}\.faiss")
 _INDEX_CLASSES = ("IndexIVFFlat", "IndexFlat", "IndexFlatL2")
 _PARTS = ("_codecs.encode", "builtins.bytes", "builtins.bytearray", "__builtin__.bytes", "__builtin__.bytearray")
 _PARTS += ("numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 _PARTS += ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
 
+_FLAT, _IVF = b"IxF2", b"IwFl"  # with squared L2
+_HEADER = "<4siq16xBi"  # mark, width, vectors, unused, is trained, metric
+_L2 = 1
+_NUMBER, _ID = 4, 8  # bytes
+
 
 @dataclass(frozen=True)
 class IndexFile:
-    """One speaker's line in the JSON.
-
-    Args:
-        id: the speaker's.
-        file: name of the faiss file beside the JSON.
-        n_vectors: in the index.
-        sha256: of the file.
-    """
+    """One speaker's line in the JSON."""
 
     id: int
-    file: str
+    file: str  # name of the faiss file beside the JSON
     n_vectors: int
     sha256: str
 
 
 def write_indexes(folder: Path, indexes: dict[str, tuple[int, Any]], encoder: str, width: int) -> Path:
-    """Writes indexes, the JSON last; whenever this is interrupted, the JSON on disk names whole files.
+    """Writes indexes, the JSON last, whose path is returned; whenever this is interrupted, the JSON names whole files.
 
     Args:
         folder: where; files of an earlier index of ours are removed.
         indexes: speaker -> its id and its faiss index.
         encoder: the encoder's name.
         width: D.
-
-    Returns:
-        The JSON's path.
-
-    Raises:
-        CheckpointError: the disk is full or the folder cannot be written.
     """
     import faiss
 
@@ -101,30 +93,22 @@ def read_json_index(path: Path) -> tuple[int, dict[str, IndexFile]]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"[:120]
-        raise CheckpointError(f"{path}: not an index ({reason}). Make it again with: {INDEX_COMMAND}") from None
+        raise CheckpointError(f"{path}: not an index ({reason}). {_AGAIN}") from None
     for entry in speakers.values():
         if not re.fullmatch(r"\w[\w.-]*", entry.file):
-            raise CheckpointError(
-                f"{path}: names the file {entry.file[:80]!r}, expected one beside it. "
-                f"Make it again with: {INDEX_COMMAND}"
-            )
+            raise CheckpointError(f"{path}: names the file {entry.file[:80]!r}, expected one beside it. {_AGAIN}")
     return width, speakers
 
 
 def read_faiss_file(path: Path, entry: IndexFile, width: int) -> Any:
-    """The faiss index of one speaker.
-
-    Args:
-        path: the JSON.
-        entry: its line on the speaker.
-        width: D.
+    """The faiss index of one speaker of the JSON `path`.
 
     Raises:
         CheckpointError: the file is missing, has changed, or is no index that we make.
     """
     file = path.with_name(entry.file)
     if not file.is_file():
-        raise CheckpointError(f"{file}: no such file, but {path} names it. Make it again with: {INDEX_COMMAND}")
+        raise CheckpointError(f"{file}: no such file, but {path} names it. {_AGAIN}")
     if sha256_of(file) != entry.sha256:
         raise CheckpointError(
             f"{file}: is not the file that {path.name} names (another SHA-256); copy both from one place, or make them "
@@ -154,11 +138,11 @@ def read_pickled_index(path: Path) -> dict[int, bytes | bytearray]:
     for number, value in content.items():
         if not (type(number) is int and isinstance(value, StandIn) and isinstance(value.state, dict)):
             raise CheckpointError(wrong)
-        held = value.state.get("this")
+        data = value.state.get("this")
         try:
-            found[number] = bytes_of(held)
+            found[number] = bytes_of(data)
         except (TypeError, ValueError):
-            found[number] = array_of(held, path, ("uint8",)).tobytes()
+            found[number] = array_of(data, path, ("uint8",)).tobytes()
     return found
 
 
@@ -184,52 +168,117 @@ class _InertUnpickler(pickle._Unpickler):
         return stand_in(full)
 
 
+def parse_index(data: bytes | bytearray | np.ndarray, width: int, path: Path) -> Any:
+    """A faiss index from its serialized form, once `header_of` has passed it.
+
+    Raises:
+        CheckpointError: another kind of index, vectors that are not `width` wide, or damaged.
+    """
+    import faiss
+
+    data = np.frombuffer(data, np.uint8)
+    found, _ = header_of(data, path)
+    check_width(f"{path}: its vectors", found, width, INDEX_COMMAND)
+    try:
+        index = faiss.deserialize_index(data)
+    except (RuntimeError, MemoryError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[-1][-120:] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path}: damaged ({reason}). {_AGAIN}") from None
+    if index.d != width or index.metric_type != faiss.METRIC_L2 or index.ntotal == 0:
+        raise CheckpointError(f"{path}: holds no vectors. {_AGAIN}")
+    return index
+
+
 def index_header(path: Path) -> tuple[int, int]:
-    """Width and number of vectors of a faiss file; errors as `header_of`."""
+    """`header_of` a faiss file."""
     if not path.stat().st_size:
-        raise CheckpointError(f"{path}: is empty. Make it again with: {INDEX_COMMAND}")
+        raise CheckpointError(f"{path}: is empty. {_AGAIN}")
     return header_of(np.memmap(path, np.uint8, mode="r"), path)
 
 
 def header_of(data: bytes | bytearray | np.ndarray, path: Path) -> tuple[int, int]:
     """Width and number of vectors of a serialized index that faiss may be given.
 
+    faiss's reader builds any of its many kinds, some of which open other files by name, and believes the sizes that it
+    is told: a changed byte makes it ask for 3.4 GB. Here only these two pass, with every size checked:
+
+        flat       header "IxF2" | count, vectors
+        IVF-flat   header "IwFl" | lists, probes | header "IxF2" | count, centroids | direct map | "ilar", lists, code
+                   size, "full" or "sprs", sizes of the lists | for each list: vectors, ids
+
     Raises:
         CheckpointError: another kind of index, or damaged.
     """
+    parts = _Parts(np.frombuffer(data, np.uint8))
     try:
-        return read_sizes(np.frombuffer(data, np.uint8))
+        mark, width, n_vectors, is_trained, metric = parts.take(_HEADER)
+        known = mark in (_FLAT, _IVF) and metric == _L2
+        _require(known, f"is neither a flat nor an IVF-flat index with L2 distances (it begins with {mark!r})")
+        fits = width >= 1 and 0 <= n_vectors * width * _NUMBER <= len(data)
+        _require(fits, f"damaged, {len(data)} bytes cannot hold {n_vectors} vectors of {width} numbers")
+        _require(is_trained == 1, "damaged, it says that it was never trained")
+        if mark == _FLAT:
+            parts.skip_array(_NUMBER, n_vectors * width)
+        else:
+            _skip_lists(parts, width, n_vectors)
+        _require(parts.position == len(data), f"damaged, {len(data)} bytes where {parts.position} are expected")
     except struct.error:
-        raise CheckpointError(f"{path}: damaged, the index is cut short. Make it again with: {INDEX_COMMAND}") from None
+        raise CheckpointError(f"{path}: damaged, the index is cut short. {_AGAIN}") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}. Make an index with: {INDEX_COMMAND}") from None
+    return width, n_vectors
 
 
-def parse_index(data: bytes | bytearray | np.ndarray, width: int, path: Path) -> Any:
-    """A faiss index from its serialized form, once its header says that it is flat or IVF-flat, with L2 distances.
+class _Parts:
+    """Reads bytes from the front to the end."""
 
-    Args:
-        data: the bytes.
-        width: D that is expected.
-        path: for the message.
+    def __init__(self, data: np.ndarray) -> None:
+        self.data, self.position = data, 0
 
-    Raises:
-        CheckpointError: another kind of index, another width, or damaged.
-    """
-    import faiss
+    def take(self, layout: str) -> tuple:
+        """The next values; struct.error where the data end."""
+        values = struct.unpack_from(layout, self.data, self.position)
+        self.position += struct.calcsize(layout)
+        return values
 
-    data = np.frombuffer(data, np.uint8)
-    found, _ = header_of(data, path)
-    if found != width:
-        raise CheckpointError(
-            f"{path}: its vectors are {found} wide, but this model's units are {width}: they come from another "
-            f"encoder. Make it again with: {INDEX_COMMAND}"
-        )
-    try:
-        index = faiss.deserialize_index(data)
-    except (RuntimeError, MemoryError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[-1][-120:] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: damaged ({reason}). Make it again with: {INDEX_COMMAND}") from None
-    if index.d != width or index.metric_type != faiss.METRIC_L2 or index.ntotal == 0:
-        raise CheckpointError(f"{path}: holds no vectors. Make it again with: {INDEX_COMMAND}")
-    return index
+    def skip_array(self, item_size: int, expected: int | None = None) -> np.ndarray:
+        """The bytes of the next array, which its length comes before."""
+        (count,) = self.take("<Q")
+        start, self.position = self.position, self.position + count * item_size
+        if self.position > len(self.data):
+            raise struct.error("cut short")
+        _require(expected in (None, count), f"damaged, {count} numbers where {expected} are expected")
+        return self.data[start : self.position]
+
+
+def _skip_lists(parts: _Parts, width: int, n_vectors: int) -> None:
+    """What follows the header of an IVF index."""
+    n_lists, n_probes = parts.take("<QQ")
+    inner, inner_width, n_centroids, _, metric = parts.take(_HEADER)
+    is_flat = (inner, inner_width, n_centroids, metric) == (_FLAT, width, n_lists, _L2)
+    _require(is_flat, f"is an IVF index over {inner!r}, not over flat centroids")
+    _require(1 <= n_probes <= max(n_lists, 1) * 1024, f"damaged, it would search {n_probes} lists of {n_lists}")
+    parts.skip_array(_NUMBER, n_lists * width)
+    (map_kind,) = parts.take("<B")
+    _require(map_kind <= 1, f"keeps an unknown map of its vectors ({map_kind})")
+    parts.skip_array(_ID, n_vectors if map_kind else 0)
+    mark, n_stored, code_size, form = parts.take("<4sQQ4s")
+    known = mark == b"ilar" and form in (b"full", b"sprs")
+    _require(known, f"keeps its lists in an unknown form ({mark!r} {form!r})")
+    fits = (n_stored, code_size) == (n_lists, width * _NUMBER)
+    _require(fits, f"damaged, {n_stored} lists of {code_size} bytes a vector, expected {n_lists} of {width * _NUMBER}")
+    sizes = np.frombuffer(parts.skip_array(8).tobytes(), "<u8")
+    if form == b"sprs":  # pairs of a list and its size
+        fits = len(sizes) % 2 == 0 and (sizes[::2] < n_lists).all()
+        _require(fits, "damaged, its lists have wrong numbers")
+        sizes = sizes[1::2]
+    else:
+        _require(len(sizes) == n_lists, f"damaged, {len(sizes)} sizes for {n_lists} lists")
+    fits = (sizes <= n_vectors).all() and int(sizes.sum()) == n_vectors
+    _require(fits, f"damaged, its lists do not hold {n_vectors} vectors")
+    parts.position += n_vectors * (code_size + _ID)
+
+
+def _require(fits: bool, problem: str) -> None:
+    if not fits:
+        raise ValueError(problem)

@@ -3,7 +3,6 @@
 The file has so-vits-svc's layout, so either tool reads what the other wrote.
 """
 
-import logging
 import os
 import pickle
 import types
@@ -13,15 +12,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cluster import CLUSTER_COMMAND
+from cluster import CLUSTER_COMMAND, check_width
 from modules.device import fp32_region
 from modules.errors import CheckpointError
 from modules.files import atomic_path
 from modules.weights.foreign import array_of, load_foreign
 
-logger = logging.getLogger(__name__)
-
-N_CLUSTERS = 10000
 _PASSES = {"cpu": 10, "gpu": 50}  # over the data, at most: mini-batches move the centres many times in each
 _TOLERANCE = 1e-4  # of the units' variance: centres that move less in a pass have settled
 _SEEDS_PER_FRAME = 3  # starting centres are drawn from so many frames for each
@@ -32,17 +28,14 @@ _CHUNK_NUMBERS = 2**24  # distances held at a time: 64 MB
 def train_centres(
     units: np.ndarray, n_clusters: int, device: torch.device, seed: int = 0, progress: str = ""
 ) -> np.ndarray:
-    """Centres of `units`: scikit-learn's mini-batch k-means on the CPU, all frames in each step elsewhere.
+    """Centres (min(K, N), D) float32 of `units` (N, D) float32.
+
+    scikit-learn's mini-batch k-means on the CPU, all frames in each step elsewhere.
 
     Args:
-        units: (N, D) float32.
         n_clusters: K; where N is not larger, every frame is a centre.
-        device: where distances are computed.
         seed: the same gives the same centres (up to rounding on a GPU).
         progress: what the progress bar is called; none is shown where it is empty.
-
-    Returns:
-        (min(K, N), D) float32.
     """
     if len(units) <= n_clusters:
         return units.astype(np.float32)
@@ -75,28 +68,17 @@ def _mini_batch_centres(units: np.ndarray, n_clusters: int, seed: int, bar: tqdm
 def lloyd_centres(
     units: np.ndarray, n_clusters: int, device: torch.device, seed: int = 0, bar: tqdm | None = None
 ) -> np.ndarray:
-    """Centres by Lloyd's algorithm in torch, memory for a chunk of distances at a time.
+    """Centres (K, D) by Lloyd's algorithm in torch of `units` (N, D), N > K, which stay on the CPU.
 
     A centre that no frame is nearest to moves to a frame that is far from all centres.
-
-    Args:
-        units: (N, D) float32, N > K; they stay on the CPU.
-        n_clusters: K.
-        device: any.
-        seed: of the starting centres.
-        bar: counts the passes.
-
-    Returns:
-        (K, D) float32.
     """
     rows = torch.from_numpy(units)
     middle = rows.mean(0)  # distances between centred frames lose less to rounding
     centres = _starting_centres(rows - middle, n_clusters, device, seed)
-    n_rows = max(1, _CHUNK_NUMBERS // n_clusters)
     for _ in range(bar.total if bar is not None else _PASSES["gpu"]):
         sums, counts = torch.zeros_like(centres), torch.zeros(n_clusters, device=device)
         gaps = []
-        for chunk in rows.split(n_rows):
+        for chunk in rows.split(max(1, _CHUNK_NUMBERS // n_clusters)):
             chunk = (chunk - middle).to(device)
             nearest, distances = _nearest(chunk, centres)
             sums.index_add_(0, nearest, chunk)
@@ -125,9 +107,8 @@ def _starting_centres(rows: torch.Tensor, n_clusters: int, device: torch.device,
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(rows), generator=generator)
     sample = rows[order[: max(1024, _SEEDS_PER_FRAME * n_clusters)]].to(device)
-    centres = sample[:1]
+    centres = drawn = sample[:1]
     gaps = torch.full((len(sample),), float("inf"), device=device)
-    drawn = centres
     while len(centres) < n_clusters:
         gaps = torch.minimum(gaps, _nearest(sample, drawn)[1])
         # Frames that are all the same have no distances to draw by: a trace of chance is left to each.
@@ -166,15 +147,7 @@ class _Pickler(pickle.Pickler):
 
 
 def save_centres(path: Path | str, centres: dict[str, np.ndarray]) -> None:
-    """Writes centres in so-vits-svc's layout, whole or not at all.
-
-    Args:
-        path: `kmeans_10000.pt`.
-        centres: speaker -> (K, D) float32.
-
-    Raises:
-        CheckpointError: the disk is full or the folder cannot be written.
-    """
+    """Writes centres (K, D) of each speaker in so-vits-svc's layout, whole or not at all."""
     content = {
         name: {"n_features_in_": rows.shape[1], "_n_threads": 4, "cluster_centers_": np.asarray(rows, np.float32)}
         for name, rows in centres.items()
@@ -214,36 +187,22 @@ class KMeansRetriever:
 
     def __init__(self, path: Path | str, speakers: dict[str, int], dim: int) -> None:
         found = load_centres(path)
-        missing = [name for name in speakers if name not in found]
-        if missing:
+        if missing := [name for name in speakers if name not in found]:
             raise CheckpointError(
                 f"{path}: holds no centres of {', '.join(missing)} (it has {', '.join(sorted(found)) or 'none'}). "
                 f"Make it again with all speakers: {CLUSTER_COMMAND}"
             )
         for name in speakers:
-            if found[name].shape[1] != dim:
-                raise CheckpointError(
-                    f"{path}: the centres of {name} are {found[name].shape[1]} wide, but this model's units are {dim}: "
-                    f"they were made with another encoder. Make them again with: {CLUSTER_COMMAND}"
-                )
+            check_width(f"{path}: the centres of {name}", found[name].shape[1], dim, CLUSTER_COMMAND)
             if not np.isfinite(found[name]).all():
                 raise CheckpointError(
-                    f"{path}: the centres of {name} are not finite. Make them again with: {CLUSTER_COMMAND}"
+                    f"{path}: the centres of {name} are not finite. Make it again with: {CLUSTER_COMMAND}"
                 )
         self._arrays = {name: found[name] for name in speakers}
         self._centres: dict[tuple[str, torch.device], torch.Tensor] = {}
 
     def blend(self, units: torch.Tensor, speaker: str, ratio: float) -> torch.Tensor:
-        """Moves each frame towards the centre nearest to it.
-
-        Args:
-            units: (D, N).
-            speaker: one of those it was made for.
-            ratio: 0 to 1; 1 puts the centre in the frame's place.
-
-        Returns:
-            (D, N) of the same dtype on the same device.
-        """
+        """Moves each frame of `units` (D, N) towards the centre nearest to it, with `ratio` 1 all the way."""
         if units.shape[1] == 0:
             return units
         key = speaker, units.device

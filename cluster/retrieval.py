@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster import INDEX_COMMAND
+from cluster import INDEX_COMMAND, check_width
 from cluster.index_files import parse_index, read_faiss_file, read_json_index, read_pickled_index
 from cluster.kmeans import train_centres
 from modules.errors import CheckpointError
@@ -32,10 +32,9 @@ def list_count(n_vectors: int) -> int:
 
 
 def train_index(units: np.ndarray, seed: int = 0, progress: str = "") -> Any:
-    """A faiss index of a speaker's frames: IVF-flat with L2 distances, or flat for less than a second of audio.
+    """A faiss index of a speaker's frames (N, D): IVF-flat with L2 distances, or flat for less than a second of audio.
 
     Args:
-        units: (N, D) float32.
         seed: the same gives the same index.
         progress: what the progress bar of large sets is called; none is shown where it is empty.
     """
@@ -60,22 +59,19 @@ class IndexRetriever:
 
     def __init__(self, path: Path | str, speakers: dict[str, int], dim: int) -> None:
         path = Path(path)
-        self._path, self._speakers, self._dim = path, dict(speakers), dim
         with path.open("rb") as file:
-            self._is_json = file.read(1) == b"{"
-        if self._is_json:
-            width, self._files = read_json_index(path)
-            known = ", ".join(self._files)
-            missing = [name for name in speakers if name not in self._files]
-            if width != dim:
-                raise CheckpointError(
-                    f"{path}: its vectors are {width} wide, but this model's units are {dim}: they come from another "
-                    f"encoder. Make it again with: {INDEX_COMMAND}"
-                )
+            is_json = file.read(1) == b"{"
+        if is_json:
+            width, files = read_json_index(path)
+            check_width(f"{path}: its vectors", width, dim, INDEX_COMMAND)
+            self._read = lambda speaker: read_faiss_file(path, files[speaker], dim)
+            known = ", ".join(files)
+            missing = [name for name in speakers if name not in files]
         else:
-            self._pickled = read_pickled_index(path)
-            known = "the ids " + ", ".join(map(str, self._pickled))
-            missing = [f"{name} (id {number})" for name, number in speakers.items() if number not in self._pickled]
+            pickled = read_pickled_index(path)
+            self._read = lambda speaker: parse_index(pickled[speakers[speaker]], dim, path)
+            known = "the ids " + ", ".join(map(str, pickled))
+            missing = [f"{name} (id {number})" for name, number in speakers.items() if number not in pickled]
         if missing:
             raise CheckpointError(
                 f"{path}: holds no index of {', '.join(missing)} (it has {known}). Make it again with all speakers: "
@@ -84,36 +80,23 @@ class IndexRetriever:
         self._indexes: dict[str, Any] = {}
 
     def blend(self, units: torch.Tensor, speaker: str, ratio: float) -> torch.Tensor:
-        """Moves each frame towards the mean of its 8 nearest, weighted by (1 / squared distance)^2.
+        """Moves each frame of `units` (D, N) towards the mean of its 8 nearest, weighted by (1 / squared distance)^2.
 
-        Args:
-            units: (D, N).
-            speaker: one of those it was made for.
-            ratio: 0 to 1; 1 puts the mean in the frame's place.
-
-        Returns:
-            (D, N) of the same dtype on the same device. A frame that no vector is found for stays as it is.
+        With `ratio` 1 all the way. A frame that no vector is found for stays as it is.
 
         Raises:
             CheckpointError: the speaker's index cannot be read; only its first use can raise.
         """
         if units.shape[1] == 0:
             return units
-        index = self._index_of(speaker)
+        if speaker not in self._indexes:
+            self._indexes[speaker] = self._read(speaker)
+        index = self._indexes[speaker]
         rows = np.ascontiguousarray(units.T.float().cpu().numpy())
         blocks = [rows[start : start + _SEARCH_BLOCK] for start in range(0, len(rows), _SEARCH_BLOCK)]
         found = np.concatenate([_mean_of_nearest(index, block) for block in blocks])
         mixed = ratio * found + (1 - ratio) * rows
         return torch.from_numpy(np.ascontiguousarray(mixed.T, np.float32)).to(units.device, units.dtype)
-
-    def _index_of(self, speaker: str) -> Any:
-        if speaker not in self._indexes:
-            if self._is_json:
-                index = read_faiss_file(self._path, self._files[speaker], self._dim)
-            else:
-                index = parse_index(self._pickled[self._speakers[speaker]], self._dim, self._path)
-            self._indexes[speaker] = index
-        return self._indexes[speaker]
 
 
 def _mean_of_nearest(index: Any, rows: np.ndarray) -> np.ndarray:

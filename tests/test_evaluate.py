@@ -1,4 +1,4 @@
-"""evaluate.py from the command line to its tables and its page, with a stand-in voice and stand-in judges."""
+"""evaluate.py from the command line to its tables and its page, with a stand-in voice and stand-in scorers."""
 
 import base64
 import csv
@@ -40,8 +40,8 @@ class LoudnessPredictor:
         return F0((200 * (1 + np.sqrt((frames**2).mean(1)))).astype(np.float32), np.ones(n_frames, np.float32))
 
 
-class Ears:
-    """A speaker encoder that hears nothing but loudness."""
+class LoudnessEncoder:
+    """A speaker encoder that knows nothing but loudness."""
 
     def embed(self, wav, rate):
         return torch.nn.functional.normalize(torch.tensor([float(np.sqrt(np.mean(np.square(wav)))), 0.3]), dim=0)
@@ -49,7 +49,7 @@ class Ears:
 
 @pytest.fixture
 def voice(tmp_path, monkeypatch):
-    """A workspace with two songs and a stand-in voice with two speakers; all optional judges are missing."""
+    """A workspace with two songs and a stand-in voice with two speakers; all optional scorers are missing."""
     monkeypatch.chdir(tmp_path)
     Path("songs").mkdir()
     for name, seconds in (("one", 3.0), ("two", 4.0)):
@@ -77,8 +77,7 @@ def report() -> Reader:
     return Reader((OUT / "report.html").read_text("utf-8"))
 
 
-def test_every_source_in_every_voice_has_a_row_two_players_and_a_picture(voice, monkeypatch, capsys):
-    monkeypatch.setattr(evaluator, "draw_comparison", draw_comparison)
+def test_every_source_in_every_voice_has_a_row_two_players_and_a_picture(voice, capsys):
     assert run() == 0
     assert folder_listing(OUT) == {"scores.csv", "summary.csv", "report.html", *RESULTS}
     rows = table()
@@ -88,8 +87,6 @@ def test_every_source_in_every_voice_has_a_row_two_players_and_a_picture(voice, 
     ]
     page = report()
     assert len(page.all("audio")) == 8 and len(page.all("img")) == 4
-    pictures = [base64.b64decode(image["src"].partition(",")[2]) for image in page.all("img")]
-    assert all(picture.startswith(b"\x89PNG") and len(picture) > 20000 for picture in pictures)
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
     means = {(row["speaker"], row["measure"]): row for row in table("summary.csv")}
     assert means["(all)", "f0_correlation"]["count"] == "4" and means["tenor", "f0_correlation"]["count"] == "2"
@@ -97,6 +94,13 @@ def test_every_source_in_every_voice_has_a_row_two_players_and_a_picture(voice, 
     assert "Means over 4 clips" in printed and "f0_correlation" in printed and "report.html" in printed
     request = voice.requests[0]
     assert (request.model_path, request.f0_predictor) == (Path("v/G_1.pth"), "pm")
+
+
+def test_the_picture_in_the_page_is_a_png(voice, monkeypatch):
+    monkeypatch.setattr(evaluator, "draw_comparison", draw_comparison)
+    assert evaluate.main(["-m", "v/G_1.pth", "-i", "songs/one.wav", "-f0p", "pm", "-s", "alto"]) == 0
+    picture = base64.b64decode(report().all("img")[0]["src"].partition(",")[2])
+    assert picture.startswith(b"\x89PNG") and len(picture) > 20000
 
 
 def test_a_voice_that_follows_its_source_scores_well(voice):
@@ -120,18 +124,18 @@ def test_missing_extras_leave_their_columns_empty_and_say_so_in_one_line_each(vo
     assert run() == 0
     columns = ("similarity_target", "similarity_source", "wer", "mcd_db", "dnsmos", "dnsmos_source")
     assert all(row[column] == "" for row in table() for column in columns)
-    told = [line for line in caplog.text.splitlines() if " empty: " in line]
-    assert len(told) == 4
+    said = [line for line in caplog.text.splitlines() if " empty: " in line]
+    assert len(said) == 4
     text = report().text
     for part in ("resemblyzer", "faster-whisper is not installed", "speechmos is not installed", "--parallel"):
-        assert part in text and sum(part in line for line in told) == 1
+        assert part in text and sum(part in line for line in said) == 1
 
 
-def test_all_judges_fill_their_columns(voice, monkeypatch):
-    heard = install_whisper(monkeypatch)
+def test_all_scorers_fill_their_columns(voice, monkeypatch):
+    whisper = install_whisper(monkeypatch)
     install_dnsmos(monkeypatch)
     monkeypatch.setattr(speaker_encoder, "find_speaker_encoder", lambda: Path("x.pt"))
-    monkeypatch.setattr(speaker_encoder, "load_speaker_encoder", lambda path, device: Ears())
+    monkeypatch.setattr(speaker_encoder, "load_speaker_encoder", lambda path, device: LoudnessEncoder())
     for folder, name in (("targets/alto", "any"), ("takes/alto", "one")):
         Path(folder).mkdir(parents=True)
         soundfile.write(f"{folder}/{name}.wav", sung(3.0, 16000), 16000)
@@ -140,7 +144,7 @@ def test_all_judges_fill_their_columns(voice, monkeypatch):
     for row in (first, second, third, fourth):
         assert row["wer"] == "0.0000" and row["dnsmos"] == row["dnsmos_source"] != ""
         assert 0 < float(row["similarity_source"]) <= 1
-    assert heard.asked[0][0] == "tiny" and [settings["language"] for _, settings in heard.asked[1:4]] == [
+    assert whisper.asked[0][0] == "tiny" and [settings["language"] for _, settings in whisper.asked[1:4]] == [
         None,
         "en",
         "en",
@@ -152,11 +156,11 @@ def test_all_judges_fill_their_columns(voice, monkeypatch):
     assert "mcd_db is empty for 3 of 4 clips: takes has no tenor/one.wav, alto/two.wav, tenor/two.wav" in text
 
 
-def test_a_judge_that_fails_on_a_clip_leaves_one_cell_empty(voice, monkeypatch, caplog):
-    heard = install_whisper(monkeypatch)
-    heard.error = RuntimeError("no memory")
+def test_a_scorer_that_fails_on_a_clip_leaves_one_cell_empty(voice, monkeypatch, caplog):
+    whisper = install_whisper(monkeypatch)
+    whisper.error = RuntimeError("no memory")
     assert run("-s", "alto") == 0
-    assert [row["wer"] for row in table()] == ["", ""] and "Whisper cannot hear it (no memory)" in caplog.text
+    assert [row["wer"] for row in table()] == ["", ""] and "Whisper cannot transcribe it (no memory)" in caplog.text
 
 
 def test_a_broken_source_is_reported_and_the_rest_goes_on(voice, caplog):

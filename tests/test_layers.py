@@ -65,7 +65,7 @@ HEAVY = {
     "tensorboard",
     "matplotlib",
 }
-HEAVY |= {"gradio", "sklearn", "parselmouth", "pyworld", "transformers", "faster_whisper", "speechmos"}
+HEAVY |= {"gradio", "sklearn", "parselmouth", "pyworld", "transformers", "faster_whisper", "speechmos", "jinja2"}
 TOP_LEVEL = {"modules", "vdecoder", "diffusion", "cluster", "models", "assemble"}
 
 

@@ -1,4 +1,4 @@
-"""Evaluator: converts every source in every voice, measures the results, and prepares what the page shows of them."""
+"""Evaluator: converts every source in every voice and measures the results; and what it reads besides the model."""
 
 import logging
 import math
@@ -7,18 +7,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
-from modules.audio.io import StreamWriter, resample
+from modules.audio.io import AUDIO_SUFFIXES, StreamWriter, probe, read, read_blocks, resample
 from modules.contracts import F0
 from modules.errors import AudioError, UserError
-from modules.evaluation.extras import NaturalnessJudge, Transcriber, Transcript
-from modules.evaluation.page import Exhibit, audio_uri, picture_uri
-from modules.evaluation.recordings import Excerpt, find_parallel, read_excerpt, read_parallel
+from modules.evaluation.extras import NaturalnessScorer, Transcriber, Transcript
+from modules.evaluation.page import Clip, audio_uri, data_uri
 from modules.evaluation.table import Row
 from modules.inference.batch import result_name
 from modules.inference.converter import VoiceConverter
@@ -31,213 +31,270 @@ from modules.metrics.speaker import SpeakerEncoder
 logger = logging.getLogger(__name__)
 
 AUDIO_FOLDER = "audio"  # in the output folder
+CLIPS_PER_SPEAKER = 8
+CLIP_SECONDS = 30.0
+_SILENT = 0.01  # RMS, -40 dBFS
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Judges:
-    """Who judges; what is None or absent leaves its measures empty.
-
-    Args:
-        encoder: tells voices.
-        targets: speaker to the embedding (256,) of the target voice.
-        transcriber: hears words.
-        naturalness: guesses how listeners would judge.
-        parallel: folder with the targets' own takes, SPEAKER/SOURCE.wav.
-    """
+class Scorers:
+    """The networks and recordings that results are compared with; what is absent leaves its measures empty."""
 
     encoder: SpeakerEncoder | None = None
-    targets: dict[str, torch.Tensor] = field(default_factory=dict)
+    targets: dict[str, torch.Tensor] = field(default_factory=dict)  # speaker -> embedding (256,) of its recordings
     transcriber: Transcriber | None = None
-    naturalness: NaturalnessJudge | None = None
-    parallel: Path | None = None
+    naturalness: NaturalnessScorer | None = None
+    parallel: Path | None = None  # folder with the targets' own takes, SPEAKER/SOURCE.wav
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
-
-    Args:
-        sources: recordings to convert.
-        speakers: target voices.
-        output: folder that results are written to.
-        predictor: name of the pitch predictor, for the names of results.
-        choose_key: semitones for a song's pitch and a speaker.
-        max_seconds: of each source.
-        with_players: put the sound into the page.
-        seed: of the draws of the voice model, the same for every clip.
-    """
+    """What is to be evaluated."""
 
     sources: list[Named]
-    speakers: list[str]
-    output: Path
-    predictor: str
-    choose_key: Callable[[F0, str], int]
-    max_seconds: float = 30.0
-    with_players: bool = True
-    seed: int = 0
+    speakers: list[str]  # target voices
+    output: Path  # folder that results are written to
+    predictor: str  # name of the F0 predictor, for the names of results
+    choose_key: Callable[[F0, str], int]  # semitones for a song's pitch and a speaker
+    max_seconds: float = 30.0  # of each source
+    with_players: bool = True  # put the sound into the page
+    seed: int = 0  # of the voice model's noise, the same for every clip
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """A source, and what the judges say of it alone: `wav` (T,) is at the model's rate."""
+class Excerpt:
+    """The part of a recording that is evaluated."""
+
+    wav: np.ndarray  # (T,) float32, mono
+    rate: int  # Hz
+    start: float  # seconds into the recording
+    is_whole: bool
+
+    @property
+    def seconds(self) -> float:
+        """Its duration."""
+        return len(self.wav) / self.rate
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A source with what is measured of it once for all speakers."""
 
     named: Named
     excerpt: Excerpt
-    wav: np.ndarray
+    wav: np.ndarray  # (T,) at the model's rate
     curve: F0
-    voice: torch.Tensor | None
-    words: Transcript | None
+    embedding: torch.Tensor | None
+    transcript: Transcript | None
     naturalness: float | None
     uri: str
 
 
 class Evaluator:
-    """Evaluates a voice.
+    """Evaluates a voice; its F0 predictor reads sources and results alike, so that its errors cancel out."""
 
-    Args:
-        converter: the voice; its predictor also hears the results, so that its habits cancel out.
-        judges: everybody else who judges.
-        plan: the request.
-    """
-
-    def __init__(self, converter: VoiceConverter, judges: Judges, plan: Plan) -> None:
-        self.converter, self.judges, self.plan = converter, judges, plan
-        self.audio = converter.audio
+    def __init__(self, converter: VoiceConverter, scorers: Scorers, plan: Plan) -> None:
+        self.converter, self.scorers, self.plan = converter, scorers, plan
+        self.audio, self.predictor = converter.audio, converter.parts.predictor
         self.failures: list[str] = []
 
-    def run(self, tell: Callable[[Exhibit], None], progress: bool = True) -> None:
-        """Converts and measures; what fails is reported, put into `failures`, and the rest goes on.
-
-        Args:
-            tell: is called with every clip as soon as it is measured.
-            progress: show a progress bar over clips.
-        """
+    def run(self, on_done: Callable[[Clip], None], progress: bool = True) -> None:
+        """Converts and measures; what fails is reported, put into `failures`, and the rest goes on."""
         total = len(self.plan.sources) * len(self.plan.speakers)
         with tqdm(total=total, unit="clip", desc="evaluating", disable=not progress, dynamic_ncols=True) as bar:
-            for source in self.plan.sources:
-                heard = None
+            for named in self.plan.sources:
+                source = None
                 for speaker in self.plan.speakers:
                     try:
-                        heard = heard or self._hear(source)
-                        tell(self._evaluate(heard, speaker))
+                        source = source or self._read_source(named)
+                        on_done(self._evaluate(source, speaker))
                     except UserError as error:
-                        logger.error("%s, %s: %s", source.path, speaker, error)
-                        self.failures.append(f"{_shown(source)}, {speaker}: {error}")
-                        if heard is None:  # the other speakers cannot sing it either
+                        logger.error("%s, %s: %s", named.path, speaker, error)
+                        self.failures.append(f"{_public_name(named)}, {speaker}: {error}")
+                        if source is None:  # it fails for the other speakers too
                             bar.update(len(self.plan.speakers) - 1)
                             break
                     finally:
                         bar.update()
 
-    def _hear(self, source: Named) -> _Heard:
-        excerpt = read_excerpt(source.path, self.plan.max_seconds)
+    def _read_source(self, named: Named) -> _Source:
+        excerpt = read_excerpt(named.path, self.plan.max_seconds)
         if not excerpt.is_whole:
-            logger.info("%s: %.0f s from %.0f s on are evaluated", source.path, excerpt.seconds, excerpt.start)
+            logger.info("%s: %.0f s from %.0f s on are evaluated", named.path, excerpt.seconds, excerpt.start)
         wav = resample(excerpt.wav, excerpt.rate, self.audio.sampling_rate)
-        return _Heard(
-            source,
+        return _Source(
+            named,
             excerpt,
             wav,
-            self.converter.parts.predictor.predict(wav),
-            None if self.judges.encoder is None else self.judges.encoder.embed(wav, self.audio.sampling_rate),
-            self._transcribe(source.path, wav, None),
-            self._judge_naturalness(source.path, wav),
-            audio_uri(wav, self.audio.sampling_rate) if self.plan.with_players else "",
+            curve=self.predictor.predict(wav),
+            embedding=self._embed(wav),
+            transcript=self._transcribe(named.path, wav, None),
+            naturalness=self._naturalness(named.path, wav),
+            uri=self._player(wav),
         )
 
-    def _evaluate(self, heard: _Heard, speaker: str) -> Exhibit:
-        transpose = self.plan.choose_key(heard.curve, speaker)
+    def _evaluate(self, source: _Source, speaker: str) -> Clip:
+        transpose = self.plan.choose_key(source.curve, speaker)
         options = ConversionOptions(speaker=speaker, transpose=transpose)
-        name = f"{AUDIO_FOLDER}/{result_name(heard.named.label, options, self.plan.predictor)}"
-        path, rate = self.plan.output / name, self.audio.sampling_rate
+        name = f"{AUDIO_FOLDER}/{result_name(source.named.label, options, self.plan.predictor)}"
+        path = self.plan.output / name
         torch.manual_seed(self.plan.seed)
         started = time.perf_counter()
-        wav = self.converter.convert_wav(heard.excerpt.wav, heard.excerpt.rate, options)
+        wav = self.converter.convert_wav(source.excerpt.wav, source.excerpt.rate, options)
         elapsed = time.perf_counter() - started
-        with StreamWriter(path, rate, options.output_format) as file:
+        with StreamWriter(path, self.audio.sampling_rate, options.output_format) as file:
             file.write(wav)
-        curve = self.converter.parts.predictor.predict(wav)
+        curve = self.predictor.predict(wav)
+        melody = match_melody(source.curve, curve, self.audio.frame_rate)
+        embedding, target = self._embed(wav), self.scorers.targets.get(speaker)
         values = {
-            **self._melody_values(heard, curve, transpose),
-            **self._voice_values(heard, wav, speaker),
-            "wer": self._word_errors(heard, path, wav),
-            "mcd_db": self._cepstral_distance(heard, wav, speaker),
-            "dnsmos": self._judge_naturalness(path, wav),
-            "dnsmos_source": heard.naturalness,
-            "realtime_factor": elapsed / heard.excerpt.seconds,
+            "f0_correlation": melody.correlation,
+            "f0_rmse_cents": rmse_cents(source.curve, curve),
+            "f0_offset_cents": 100 * (melody.transposition - transpose),
+            "voicing_error": 1 - melody.voiced_agreement if len(curve.f0) else math.nan,
+            "similarity_target": _similarity(embedding, target),
+            "similarity_source": _similarity(embedding, source.embedding),
+            "wer": self._word_error_rate(source, path, wav),
+            "mcd_db": self._cepstral_distance(source, wav, speaker),
+            "dnsmos": self._naturalness(path, wav),
+            "dnsmos_source": source.naturalness,
+            "realtime_factor": elapsed / source.excerpt.seconds,
         }
-        row = Row(_shown(heard.named), speaker, name, heard.excerpt.seconds, transpose, values)
-        sound = audio_uri(wav, rate) if self.plan.with_players else ""
-        return Exhibit(row, heard.uri, sound, self._draw(heard, wav, curve, path))
+        row = Row(_public_name(source.named), speaker, name, source.excerpt.seconds, transpose, values)
+        return Clip(row, source.uri, self._player(wav), self._draw(source, wav, curve, str(melody)))
 
-    def _melody_values(self, heard: _Heard, curve: F0, transpose: int) -> dict[str, float]:
-        match = match_melody(heard.curve, curve, self.audio.frame_rate)
-        return {
-            "f0_correlation": match.correlation,
-            "f0_rmse_cents": rmse_cents(heard.curve, curve),
-            "f0_offset_cents": 100 * (match.transposition - transpose),
-            "voicing_error": 1 - match.voiced_agreement if len(curve.f0) else math.nan,
-        }
+    def _embed(self, wav: np.ndarray) -> torch.Tensor | None:
+        encoder = self.scorers.encoder
+        return None if encoder is None else encoder.embed(wav, self.audio.sampling_rate)
 
-    def _voice_values(self, heard: _Heard, wav: np.ndarray, speaker: str) -> dict[str, float | None]:
-        if self.judges.encoder is None:
-            return {}
-        voice, target = self.judges.encoder.embed(wav, self.audio.sampling_rate), self.judges.targets.get(speaker)
-        return {
-            "similarity_target": None if target is None else _similarity(voice, target),
-            "similarity_source": _similarity(voice, heard.voice),
-        }
+    def _player(self, wav: np.ndarray) -> str:
+        return audio_uri(wav, self.audio.sampling_rate) if self.plan.with_players else ""
 
-    def _word_errors(self, heard: _Heard, path: Path, wav: np.ndarray) -> float | None:
-        if heard.words is None:
+    def _word_error_rate(self, source: _Source, path: Path, wav: np.ndarray) -> float | None:
+        if source.transcript is None:
             return None
-        if not heard.words.text:
+        if not source.transcript.text:
             return math.nan
-        found = self._transcribe(path, wav, heard.words.language)
-        return None if found is None else word_error_rate(heard.words.text, found.text)
+        found = self._transcribe(path, wav, source.transcript.language)
+        return None if found is None else word_error_rate(source.transcript.text, found.text)
 
     def _transcribe(self, path: Path, wav: np.ndarray, language: str | None) -> Transcript | None:
-        judge = self.judges.transcriber
-        return judge and _attempt(path, lambda: judge.transcribe(wav, self.audio.sampling_rate, language))
+        scorer = self.scorers.transcriber
+        return scorer and _attempt(path, lambda: scorer.transcribe(wav, self.audio.sampling_rate, language))
 
-    def _judge_naturalness(self, path: Path, wav: np.ndarray) -> float | None:
-        judge = self.judges.naturalness
-        return judge and _attempt(path, lambda: judge.judge(wav, self.audio.sampling_rate))
+    def _naturalness(self, path: Path, wav: np.ndarray) -> float | None:
+        scorer = self.scorers.naturalness
+        return scorer and _attempt(path, lambda: scorer.score(wav, self.audio.sampling_rate))
 
-    def _cepstral_distance(self, heard: _Heard, wav: np.ndarray, speaker: str) -> float | None:
-        if self.judges.parallel is None:
+    def _cepstral_distance(self, source: _Source, wav: np.ndarray, speaker: str) -> float | None:
+        if self.scorers.parallel is None:
             return None
-        path = find_parallel(self.judges.parallel, speaker, heard.named.path)
-        take = path and _attempt(path, lambda: read_parallel(path, heard.excerpt))
+        path = find_parallel(self.scorers.parallel, speaker, source.named.path)
+        take = path and _attempt(path, lambda: read_parallel(path, source.excerpt))
         if take is None:
             return None
         rate = CEPSTRUM_AUDIO.sampling_rate
         return mel_cepstral_distance(resample(wav, self.audio.sampling_rate, rate), resample(*take, rate))
 
-    def _draw(self, heard: _Heard, wav: np.ndarray, curve: F0, path: Path) -> str:
-        """The picture for the page; nothing where a clip is too short for one."""
-        title = str(match_melody(heard.curve, curve, self.audio.frame_rate))
-        sounds, curves = {"source": heard.wav, "result": wav}, {"source": heard.curve, "result": curve}
+    def _draw(self, source: _Source, wav: np.ndarray, curve: F0, title: str) -> str:
+        """The picture for the page, as an address; "" where a clip is too short for one."""
+        sounds, curves = {"source": source.wav, "result": wav}, {"source": source.curve, "result": curve}
         with tempfile.TemporaryDirectory() as folder:
             picture = Path(folder) / "comparison.png"
-            if _attempt(path, lambda: draw_comparison(picture, sounds, curves, self.audio, title) or picture) is None:
-                return ""
-            return picture_uri(picture.read_bytes())
+            _attempt(source.named.path, lambda: draw_comparison(picture, sounds, curves, self.audio, title))
+            return data_uri("image/png", picture.read_bytes()) if picture.is_file() else ""
 
 
-def _shown(source: Named) -> str:
+def read_excerpt(path: Path, max_seconds: float) -> Excerpt:
+    """All of a recording, or `max_seconds` from the first second on that is not silent; the rest is not decoded.
+
+    Raises:
+        AudioError: the file cannot be used, or is longer and silent throughout.
+    """
+    info = probe(path)
+    if info.seconds <= max_seconds:
+        wav, rate = read(path)
+        return Excerpt(wav, rate, 0.0, True)
+    blocks, start, wanted = [], 0, round(max_seconds * info.rate)
+    for block in read_blocks(path, 1.0):
+        if not blocks and np.sqrt(np.mean(np.square(block, dtype=np.float64))) < _SILENT:
+            start += len(block)
+            continue
+        blocks.append(block)
+        if sum(map(len, blocks)) >= wanted:
+            break
+    if not blocks:
+        raise AudioError(f"{path}: is silent throughout (below -40 dB), there is nothing to convert")
+    return Excerpt(np.concatenate(blocks)[:wanted], info.rate, start / info.rate, False)
+
+
+def find_parallel(folder: Path, speaker: str, source: Path) -> Path | None:
+    """The target's own take of a source: the audio file below FOLDER/SPEAKER/ whose name without suffix is the same."""
+    return next((path for path in _audio_below(folder / speaker) if path.stem == source.stem), None)
+
+
+def read_parallel(path: Path, excerpt: Excerpt) -> tuple[np.ndarray, int]:
+    """A parallel take as mono (T,) with its rate in Hz: all of it, or the seconds that the excerpt has of its source.
+
+    Raises:
+        AudioError: the file cannot be used, or ends before the excerpt begins.
+    """
+    wav, rate = read(path)
+    if not excerpt.is_whole:
+        start = round(excerpt.start * rate)
+        wav = wav[start : start + round(excerpt.seconds * rate)]
+    if not len(wav):
+        raise AudioError(f"{path}: ends before {excerpt.start:.0f} s, where the sound of its source begins")
+    return wav, rate
+
+
+def target_embedding(folder: Path, speaker: str, encoder: SpeakerEncoder) -> torch.Tensor | None:
+    """The mean embedding (256,), of length 1, of up to eight clips of a speaker from all over FOLDER/SPEAKER/.
+
+    Returns None where there is no clip that can be used; one that cannot is warned about.
+    """
+    embeddings = []
+    for path in evenly_spaced(_audio_below(folder / speaker), CLIPS_PER_SPEAKER):
+        try:
+            clip = read_excerpt(path, CLIP_SECONDS)
+        except UserError as error:
+            logger.warning("%s", error)
+            continue
+        embedding = encoder.embed(clip.wav, clip.rate)
+        if embedding.any():
+            embeddings.append(embedding)
+    return F.normalize(torch.stack(embeddings).mean(0), dim=0) if embeddings else None
+
+
+def evenly_spaced(paths: list[Path], limit: int) -> list[Path]:
+    """At most `limit` of the paths, at equal distances from the first to the last."""
+    if len(paths) <= limit:
+        return paths
+    return [paths[round(index * (len(paths) - 1) / (limit - 1))] for index in range(limit)]
+
+
+def _audio_below(folder: Path) -> list[Path]:
+    found = sorted(folder.rglob("*")) if folder.is_dir() else []
+    return [path for path in found if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES and path.name[0] != "."]
+
+
+def _public_name(source: Named) -> str:
     """The name of a source in the tables, which others may read: of a path outside the workspace only the last part."""
     typed = Path(source.label)
     return source.path.name if typed.is_absolute() or ".." in typed.parts else typed.as_posix()
 
 
-def _similarity(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Cosine of two embeddings; nan where one is that of silence."""
+def _similarity(a: torch.Tensor | None, b: torch.Tensor | None) -> float | None:
+    """Cosine of two embeddings; nan where one is that of silence, None where one is absent."""
+    if a is None or b is None:
+        return None
     return SpeakerEncoder.similarity(a, b) if a.any() and b.any() else math.nan
 
 
-def _attempt(path: Path, function: Callable[[], Any]) -> Any:
-    """What a judge says of a clip; None, and a warning, where it cannot tell."""
+def _attempt(path: Path, function: Callable[[], Found]) -> Found | None:
+    """What a scorer says of a clip; None, and a warning, where it fails."""
     try:
         return function()
     except AudioError as error:

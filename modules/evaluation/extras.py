@@ -1,6 +1,6 @@
-"""Judges that come with optional packages: what words are heard (faster-whisper), how natural it sounds (speechmos).
+"""Scorers that come with optional packages: transcripts (faster-whisper) and naturalness (speechmos).
 
-Each says in one sentence why it cannot work where it cannot; nothing of them is imported before it is asked.
+Where one cannot work, `why_missing` gives the reason in one sentence; nothing of its package is imported before.
 """
 
 import importlib.util
@@ -16,20 +16,19 @@ from modules.errors import AudioError
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_WHISPER = "small"
-_RATE = 16000  # Hz, of both judges
+_RATE = 16000  # Hz, of both
 _REASON_LENGTH = 200  # letters of somebody else's message
 
 
 class Transcript(NamedTuple):
-    """Words that were heard, and the language they were heard in, as a code such as "en"."""
+    """The words of a clip, and their language as a code such as "en"."""
 
     text: str
     language: str
 
 
 class Transcriber:
-    """Hears words, by the Whisper models of faster-whisper.
+    """Speech recognition by the Whisper models of faster-whisper.
 
     Source: Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022, arXiv:2212.04356.
 
@@ -39,7 +38,7 @@ class Transcriber:
         device: "cpu" or "cuda".
     """
 
-    def __init__(self, model: str = DEFAULT_WHISPER, device: str = "cpu") -> None:
+    def __init__(self, model: str = "small", device: str = "cpu") -> None:
         self.model, self.device = model, device
         self._network: Any = None
 
@@ -57,33 +56,28 @@ class Transcriber:
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             where = "in that folder" if Path(self.model).is_dir() else "from huggingface.co"
             return f"the Whisper model {self.model!r} cannot be loaded {where} ({_one_line(error)})"
-        logger.info("words are heard by Whisper %s", self.model)
+        logger.info("words are transcribed by Whisper %s", self.model)
         return None
 
     def transcribe(self, wav: np.ndarray, rate: int, language: str | None = None) -> Transcript:
-        """The words of a clip, always the same for the same clip.
-
-        Args:
-            wav: (T,) in [-1, 1].
-            rate: Hz.
-            language: code of the language; None lets the model find out.
+        """The words of a clip (T,) in [-1, 1], always the same for the same clip; language None is detected.
 
         Raises:
             AudioError: the model fails on this clip.
         """
         if not np.any(wav):
             return Transcript("", language or "")
-        # Temperature 0: no dice. Unconditioned: a line heard wrongly does not lead the next ones astray.
+        # Temperature 0: nothing is drawn. Unconditioned: a wrong line does not lead the next ones astray.
         settings = {"language": language, "temperature": 0.0, "condition_on_previous_text": False}
         try:
             segments, info = self._network.transcribe(resample(wav, rate, _RATE), **settings)
             return Transcript(" ".join(segment.text.strip() for segment in segments), info.language)
         except (OSError, RuntimeError, ValueError) as error:
-            raise AudioError(f"Whisper cannot hear it ({_one_line(error)})") from error
+            raise AudioError(f"Whisper cannot transcribe it ({_one_line(error)})") from error
 
 
-class NaturalnessJudge:
-    """Says how clean and natural a clip would sound to listeners, 1 (bad) to 5: the overall score of DNSMOS P.835.
+class NaturalnessScorer:
+    """How clean and natural a clip would sound to listeners, 1 (bad) to 5: the overall score of DNSMOS P.835.
 
     It was made for speech that a noise suppressor has cleaned: of singing, compare only clips of the same song.
 
@@ -108,12 +102,8 @@ class NaturalnessJudge:
         self._run = dnsmos.run
         return None
 
-    def judge(self, wav: np.ndarray, rate: int) -> float:
-        """The score of a clip, 1 to 5; nan for silence.
-
-        Args:
-            wav: (T,) in [-1, 1]; what is shorter than 9 s is repeated up to that.
-            rate: Hz.
+    def score(self, wav: np.ndarray, rate: int) -> float:
+        """The score of a clip (T,) in [-1, 1], 1 to 5; nan for silence. Less than 9 s are repeated up to that.
 
         Raises:
             AudioError: the networks fail on this clip.
@@ -124,7 +114,7 @@ class NaturalnessJudge:
         try:
             return float(self._run(samples, _RATE)["ovrl_mos"])
         except (OSError, RuntimeError, ValueError) as error:
-            raise AudioError(f"DNSMOS cannot judge it ({_one_line(error)})") from error
+            raise AudioError(f"DNSMOS cannot score it ({_one_line(error)})") from error
 
 
 def _is_installed(package: str) -> bool:

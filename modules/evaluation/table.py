@@ -4,7 +4,7 @@ import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from modules.files import atomic_path
 from modules.metrics.signal import Interval, bootstrap_interval
@@ -13,11 +13,11 @@ ALL = "(all)"  # stands for the speaker in means over all rows
 
 
 class Measure(NamedTuple):
-    """One column: its `name` in CSV files, its `title` for readers, digits after the point, and what it tells."""
+    """One column of the tables."""
 
-    name: str
-    title: str
-    digits: int
+    name: str  # in CSV files
+    title: str  # for readers
+    digits: int  # after the point
     meaning: str
 
 
@@ -30,7 +30,7 @@ MEASURES = (
         "similarity_target", "similarity to target", 4, "GE2E cosine to the target's recordings. Higher is better."
     ),
     Measure("similarity_source", "similarity to source", 4, "GE2E cosine to the source itself. Lower is better."),
-    Measure("wer", "word error rate", 4, "Against what is heard in the source; may exceed 1. Lower is better."),
+    Measure("wer", "word error rate", 4, "Against the transcript of the source; may exceed 1. Lower is better."),
     Measure("mcd_db", "mel-cepstral distance, dB", 2, "To the parallel take of the target. Lower is better."),
     Measure("dnsmos", "DNSMOS", 2, "Naturalness, 1 to 5, as a network guesses it. Higher is better."),
     Measure("dnsmos_source", "DNSMOS of the source", 2, "The same of the source: what can be expected."),
@@ -41,44 +41,43 @@ COLUMNS = ("source", "speaker", "result", "seconds", "transpose", *(measure.name
 
 @dataclass(frozen=True)
 class Row:
-    """One source in one voice.
-
-    Args:
-        source: its name.
-        speaker: the target voice.
-        result: the file written, as seen from the output folder.
-        seconds: of the source that were converted.
-        transpose: semitones asked for.
-        values: measure to number; nan where it could not be told from these clips, None (or nothing) where nobody
-            tried to.
-    """
+    """One source in one voice."""
 
     source: str
     speaker: str
-    result: str
-    seconds: float
-    transpose: int
+    result: str  # the file written, as seen from the output folder
+    seconds: float  # of the source that were converted
+    transpose: int  # semitones asked for
+    # Measure -> number: nan where these clips do not determine it, None (or nothing) where nobody measured it.
     values: dict[str, float | None]
 
 
-@dataclass(frozen=True)
-class Means:
-    """Means over the rows of one speaker, or of `ALL`: measure to interval, only those that have a value."""
-
-    speaker: str
-    intervals: dict[str, Interval]
+Summary: TypeAlias = dict[str, dict[str, Interval]]  # speaker -> measure -> mean; only measures that have a value
 
 
-def summarise(rows: list[Row]) -> list[Means]:
-    """Means over all rows first, then for each speaker in the order of the rows."""
-    speakers = list(dict.fromkeys(row.speaker for row in rows))
-    groups = [(ALL, rows), *((speaker, [row for row in rows if row.speaker == speaker]) for speaker in speakers)]
-    return [Means(speaker, _intervals(group)) for speaker, group in groups]
+def summarise(rows: list[Row]) -> Summary:
+    """Means over all rows first (speaker `ALL`), then for each speaker in the order of the rows."""
+    summary: Summary = {}
+    for speaker in dict.fromkeys([ALL, *(row.speaker for row in rows)]):
+        group = [row for row in rows if speaker in (ALL, row.speaker)]
+        values = {
+            measure.name: [value for row in group if (value := row.values.get(measure.name)) is not None]
+            for measure in MEASURES
+        }
+        intervals = {name: bootstrap_interval(found) for name, found in values.items()}
+        summary[speaker] = {name: interval for name, interval in intervals.items() if interval.count}
+    return summary
 
 
 def as_text(value: float | None, digits: int) -> str:
     """A field of a table: "0.51", "nan", or nothing for None."""
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def describe(interval: Interval, digits: int) -> str:
+    """For readers: "0.981 [0.975, 0.988]", or "0.981" of a single value."""
+    mean = as_text(interval.mean, digits)
+    return f"{mean} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if math.isfinite(interval.low) else mean
 
 
 def write_scores(path: Path, rows: list[Row]) -> None:
@@ -88,37 +87,21 @@ def write_scores(path: Path, rows: list[Row]) -> None:
         + [as_text(row.values.get(measure.name), measure.digits) for measure in MEASURES]
         for row in rows
     ]
-    _write_csv(path, [list(COLUMNS), *lines])
+    _write_csv(path, [COLUMNS, *lines])
 
 
-def write_summary(path: Path, summary: list[Means]) -> None:
+def write_summary(path: Path, summary: Summary) -> None:
     """Writes `summary.csv`: for each speaker and measure the mean, the ends of the 95 % interval, and the count."""
     lines = [["speaker", "measure", "mean", "low", "high", "count"]]
-    for means in summary:
+    for speaker, intervals in summary.items():
         for measure in MEASURES:
-            if (interval := means.intervals.get(measure.name)) is not None:
+            if (interval := intervals.get(measure.name)) is not None:
                 low, high = (end if math.isfinite(end) else None for end in (interval.low, interval.high))
-                ends = [as_text(value, measure.digits) for value in (interval.mean, low, high)]
-                lines.append([means.speaker, measure.name, *ends, str(interval.count)])
+                numbers = [as_text(value, measure.digits) for value in (interval.mean, low, high)]
+                lines.append([speaker, measure.name, *numbers, interval.count])
     _write_csv(path, lines)
 
 
-def describe(interval: Interval, digits: int) -> str:
-    """For readers: "0.981 [0.975, 0.988]", or "0.981" of a single value."""
-    mean = as_text(interval.mean, digits)
-    return f"{mean} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if math.isfinite(interval.low) else mean
-
-
-def _intervals(rows: list[Row]) -> dict[str, Interval]:
-    found = {}
-    for measure in MEASURES:
-        values = [value for row in rows if (value := row.values.get(measure.name)) is not None]
-        interval = bootstrap_interval(values)
-        if interval.count:
-            found[measure.name] = interval
-    return found
-
-
-def _write_csv(path: Path, lines: list[list]) -> None:
+def _write_csv(path: Path, lines: list) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)

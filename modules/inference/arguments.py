@@ -59,7 +59,7 @@ def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
     add("-s", "--spk_list", nargs="+", metavar="NAME", help=speakers)
     keys = "semitones up (or down: -12) for each name; the first counts for names without one. auto: what suits the "
     keys += "notes that the voice was trained on; auto-octave: whole octaves only, so that the song keeps its key"
-    add("-t", "--trans", type=_key, nargs="+", default=[0], metavar="N", help=keys)
+    add("-t", "--trans", type=semitones, nargs="+", default=[0], metavar="N", help=keys)
     predictors = "how the melody is read: pm, dio, harvest, crepe, fcpe, rmvpe or swift; README.md compares them"
     add("-f0p", "--f0_predictor", default="pm", metavar="NAME", help=predictors)
     add("-fmp", "--f0_mean_pooling", action="store_true", help="the same as -f0p crepe (so-vits-svc 4.0's flag)")
@@ -129,7 +129,7 @@ def _add_advanced_flags(group: argparse._ArgumentGroup) -> None:
     add("-eak", "--enhancer_adaptive_key", type=int, default=0, metavar="N", help=key)
 
 
-def _key(text: str) -> int | str:
+def semitones(text: str) -> int | str:
     """A number of semitones, or a word for choosing it."""
     if text in (AUTO, AUTO_OCTAVE):
         return text

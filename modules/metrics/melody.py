@@ -1,6 +1,6 @@
-"""Listening with numbers: how well a converted song follows its source, and a picture of both.
+"""How well a converted song follows the melody of its source, in numbers and as a picture.
 
-Pitch curves come from one predictor for both sounds, so that its habits cancel out.
+Both F0 curves come from one predictor, so that its errors cancel out.
 """
 
 from dataclasses import dataclass
@@ -17,21 +17,13 @@ from modules.files import atomic_path
 
 @dataclass(frozen=True)
 class MelodyMatch:
-    """How two pitch curves agree.
+    """How two F0 curves agree; the first three are NaN where fewer than three frames are voiced in both."""
 
-    Args:
-        correlation: Pearson correlation of log f0 over the frames voiced in both, -1 to 1; NaN below three such frames.
-        cents: median distance in cents after the transposition is taken off.
-        transposition: median of result over source, in semitones.
-        voiced_agreement: share of all frames in which both are voiced or both are not, 0 to 1.
-        voiced_seconds: time voiced in both.
-    """
-
-    correlation: float
-    cents: float
-    transposition: float
-    voiced_agreement: float
-    voiced_seconds: float
+    correlation: float  # Pearson's of log f0 over the frames voiced in both, -1 to 1
+    cents: float  # median distance after the transposition is taken off
+    transposition: float  # median of result over source, in semitones
+    voiced_agreement: float  # share of all frames in which both are voiced or both are not, 0 to 1
+    voiced_seconds: float  # voiced in both
 
     def __str__(self) -> str:
         return (
@@ -42,13 +34,7 @@ class MelodyMatch:
 
 
 def match_melody(source: F0, result: F0, frame_rate: float) -> MelodyMatch:
-    """Compares two pitch curves frame by frame; the longer one is cut to the shorter.
-
-    Args:
-        source: pitch of the source, N frames.
-        result: pitch of the conversion, N frames, give or take a few.
-        frame_rate: frames per second of both.
-    """
+    """Compares two F0 curves of `frame_rate` Hz frame by frame; the longer one is cut to the shorter."""
     n_frames = min(len(source.f0), len(result.f0))
     in_source, in_result = source.uv[:n_frames] > 0, result.uv[:n_frames] > 0
     both = in_source & in_result
@@ -66,15 +52,7 @@ def match_melody(source: F0, result: F0, frame_rate: float) -> MelodyMatch:
 def draw_comparison(
     path: Path, sounds: dict[str, np.ndarray], curves: dict[str, F0], audio: AudioSpec, title: str
 ) -> None:
-    """Writes a PNG: waveform and mel spectrum of each sound, and their pitch curves in one plot.
-
-    Args:
-        path: the PNG to write.
-        sounds: name to wav (T,) at `audio.sampling_rate`.
-        curves: name to pitch, same names.
-        audio: rate and spectrum parameters.
-        title: text above the picture.
-    """
+    """Writes a PNG: waveform (T,) and mel spectrum of each sound, at `audio.sampling_rate`, and all F0 curves."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

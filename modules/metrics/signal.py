@@ -1,7 +1,4 @@
-"""What an evaluation measures, as pure functions: curves, spectra, words and scores go in, numbers come out.
-
-How two melodies agree is in `modules.metrics.melody`; networks that judge (voices, words, naturalness) are elsewhere.
-"""
+"""Measures as pure functions: F0 error, mel-cepstral distance, word error rate, bootstrap intervals."""
 
 import math
 import unicodedata
@@ -33,12 +30,7 @@ class Interval(NamedTuple):
 def rmse_cents(source: F0, result: F0) -> float:
     """Root mean square of the pitch error in cents, with the median transposition taken off.
 
-    Args:
-        source: pitch of the source.
-        result: pitch of the conversion; the longer of the two is cut.
-
-    Returns:
-        Cents over the frames voiced in both; nan where there are fewer than three.
+    Over the frames voiced in both, the longer curve cut; nan where there are fewer than three.
     """
     n_frames = min(len(source.f0), len(result.f0))
     f0, uv = (np.stack([getattr(curve, name)[:n_frames] for curve in (source, result)]) for name in ("f0", "uv"))
@@ -51,17 +43,12 @@ def rmse_cents(source: F0, result: F0) -> float:
 
 
 def mel_cepstral_distance(wav: np.ndarray, other: np.ndarray) -> float:
-    """How far two takes of one song are apart in sound, whatever their timing and level.
+    """How far two takes of one song are apart in sound, in dB, whatever their timing and level.
 
     Source: Kubichek, "Mel-cepstral distance measure for objective speech quality assessment", 1993, IEEE PacRim, with
     the frames brought together by dynamic time warping. Values depend on the cepstra: compare only those made here.
 
-    Args:
-        wav: (T,) in [-1, 1] at CEPSTRUM_AUDIO.sampling_rate.
-        other: (T',) likewise.
-
-    Returns:
-        dB, the mean over the warping path; 0 for equal takes, nan if one is silent or shorter than a frame.
+    Takes are (T,) and (T',) in [-1, 1] at CEPSTRUM_AUDIO.sampling_rate; nan if one is silent or shorter than a frame.
     """
     cepstra = [mel_cepstra(_sounding(samples)) for samples in (wav, other)]
     if not all(one.shape[1] for one in cepstra):
@@ -70,14 +57,11 @@ def mel_cepstral_distance(wav: np.ndarray, other: np.ndarray) -> float:
 
 
 def mel_cepstra(log_mel: np.ndarray) -> np.ndarray:
-    """The coefficients c_1 ... c_24 of a log mel, the level c_0 left out: (M, N) to (24, N).
+    """The coefficients c_1 ... c_24 of a log mel (M, N) of magnitudes, the level c_0 left out: (24, N).
 
     With band k in the middle of (k, k + 1) they are the c of  log mel_k = c_0 / 2 + sum_m c_m cos(pi m (k + 1/2) / M).
     So 10 / ln 10 * sqrt(2 * sum of the squared differences) is the RMS distance in dB of two smoothed magnitude
     spectra: a cosine of amplitude a has an RMS of a / sqrt(2) nepers, which are 20 / ln 10 dB each.
-
-    Args:
-        log_mel: (M, N) natural log of a magnitude spectrum.
     """
     n_mels = len(log_mel)
     middles = (np.arange(n_mels) + 0.5) / n_mels
@@ -86,20 +70,12 @@ def mel_cepstra(log_mel: np.ndarray) -> np.ndarray:
 
 
 def warped_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Mel-cepstral distance in dB of two sequences along the cheapest path through all pairs of frames.
+    """Mel-cepstral distance in dB of two sequences of mel cepstra, (24, N) and (24, N'), N and N' > 0.
 
-    A path goes from the first pair to the last, one frame on in `a`, in `b`, or in both at once; its mean is the
-    distance. The pairs are worked off along anti-diagonals, whose members do not depend on each other:
-
-            b 0  1  2
-        a 0   0  1  2        the number is the step in which a pair's turn comes
-          1   1  2  3
-          2   2  3  4
-
-    Args:
-        a: (C, N) mel cepstra, N > 0.
-        b: (C, N') likewise.
+    It is the mean over the cheapest path through all pairs of frames, from the first pair to the last, one frame on in
+    `a`, in `b`, or in both at once. Pairs of one anti-diagonal do not depend on each other and are one step.
     """
+    # Not librosa.sequence.dtw, which gives the same numbers but holds the costs of all pairs: 8 GB for four minutes.
     n, m = a.shape[1], b.shape[1]
     before = two_before = np.full((2, n + 1), np.inf)  # row 0: cost of the path to (i, step - i); row 1: its length
     for step in range(n + m - 1):
@@ -118,7 +94,7 @@ def warped_distance(a: np.ndarray, b: np.ndarray) -> float:
 def word_error_rate(reference: str, hypothesis: str) -> float:
     """Words to replace, insert and delete, over the number of words in the reference: 0 is perfect, 1 may be exceeded.
 
-    Case and punctuation do not count. Returns nan where the reference has no words.
+    Case and punctuation do not count; nan where the reference has no words.
     """
     wanted, found = split_words(reference), split_words(hypothesis)
     return edit_distance(wanted, found) / len(wanted) if wanted else math.nan
@@ -150,23 +126,18 @@ def edit_distance(a: list[str], b: list[str]) -> int:
     return row[-1]
 
 
-def bootstrap_interval(values: list[float], n_resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
-    """The mean of what is finite in `values`, and a percentile interval of it by drawing with replacement.
+def bootstrap_interval(values: list[float]) -> Interval:
+    """The mean of what is finite in `values`, and its 95 % percentile interval over 2000 seeded resamples.
 
-    Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979. With few values the interval is too narrow;
-    of one value there is none.
-
-    Args:
-        values: one measure of several clips.
-        n_resamples: how often as many are drawn.
-        seed: of the draws.
-        level: how often the interval should hold the true mean.
+    With few values the interval is too narrow; of one value there is none.
     """
+    from scipy.stats import bootstrap
+
     finite = np.array([value for value in values if math.isfinite(value)])
     if len(finite) < 2:
         return Interval(float(finite[0]) if len(finite) else math.nan, math.nan, math.nan, len(finite))
-    drawn = np.random.default_rng(seed).integers(len(finite), size=(n_resamples, len(finite)))
-    low, high = np.quantile(finite[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    random = np.random.default_rng(0)
+    low, high = bootstrap((finite,), np.mean, n_resamples=2000, method="percentile", rng=random).confidence_interval
     return Interval(float(finite.mean()), float(low), float(high), len(finite))
 
 

@@ -1,9 +1,8 @@
-"""Who is singing: a GE2E speaker encoder, which turns a voice into 256 numbers whatever it says.
+"""Speaker similarity: a GE2E speaker encoder, whose embeddings of two clips of one speaker have a cosine near 1.
 
-Two waves of one speaker point in nearly the same direction, so the cosine of their embeddings tells how alike two
-voices are. It was trained on speech; in singing, compare clips of the same kind with each other. The weights are those
-of Resemblyzer (Apache 2.0): `pretrain/speaker_encoder/pretrained.pt`, or the copy inside the installed package, of
-which no code is used.
+It was trained on speech; in singing, compare clips of the same kind with each other. The weights are those of
+Resemblyzer (Apache 2.0): `pretrain/speaker_encoder/pretrained.pt`, or the copy inside the installed package, of which
+no code is used.
 """
 
 import importlib.util
@@ -22,14 +21,14 @@ from modules.config.audio import AudioSpec
 from modules.errors import AudioError, CheckpointError
 from modules.pretrained.find import find
 from modules.weights.checkpoint import load_weights
+from modules.weights.state_dict import fit, tensors_of
 
 logger = logging.getLogger(__name__)
 
 EMBEDDING_SIZE = 256
 WEIGHTS_PATH = "pretrain/speaker_encoder/pretrained.pt"
 
-_SOURCE = "https://github.com/resemble-ai/Resemblyzer"
-_PACKAGE, _PACKAGE_FILE = "resemblyzer", "pretrained.pt"
+_HINT = "It is not the speaker encoder's file: get pretrained.pt from https://github.com/resemble-ai/Resemblyzer"
 _AUDIO = AudioSpec(16000, 400, 160, 400, 40, 0.0, 8000.0)
 _LAYERS = 3
 _WINDOW = 160  # frames, 1.6 s
@@ -45,36 +44,22 @@ class SpeakerEncoder:
 
     Source: Wan et al., "Generalized End-to-End Loss for Speaker Verification", 2018, arXiv:1710.10467, sections 2.1
     and 2.2 (embedding) and 3.1 (sliding windows).
-
-    Args:
-        network: from the mel of windows (K, N, 40) to unit vectors (K, 256), on `device`.
-        device: where it runs.
     """
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
-        self.network = network
+        self.network = network  # from the mel of windows (K, N, 40) to unit vectors (K, 256), on `device`
         self.device = device
 
     @torch.no_grad()
     def embed(self, wav: torch.Tensor | np.ndarray, sampling_rate: int) -> torch.Tensor:
-        """The voice of a wave.
+        """(256,) float32 on the CPU, of length 1, or all zero for silence, of `wav` (T,) in [-1, 1].
 
         A wave quieter than -30 dBFS is raised to that. A louder one is left alone, as the network wants it, and its
         level is part of the result: 6 dB of difference lower the similarity by about 0.03.
-
-        Args:
-            wav: (T,) in [-1, 1] at `sampling_rate`; less than 1.6 s works, but tells less.
-            sampling_rate: Hz.
-
-        Returns:
-            (256,) float32 on the CPU, of length 1, or all zero for silence, which is nobody's voice.
-
-        Raises:
-            AudioError: a sample is not finite.
         """
         samples = torch.as_tensor(wav).detach().float().cpu().numpy()
         if not np.isfinite(samples).all():
-            raise AudioError("the audio holds samples that are not finite; a voice cannot be told from it")
+            raise AudioError("the audio holds samples that are not finite; it has no speaker embedding")
         samples = _raise_level(resample(samples, sampling_rate, _AUDIO.sampling_rate))
         if not samples.any():
             return torch.zeros(EMBEDDING_SIZE)
@@ -84,23 +69,20 @@ class SpeakerEncoder:
 
     @staticmethod
     def similarity(a: torch.Tensor, b: torch.Tensor) -> float:
-        """Cosine of two embeddings (256,): 1 for the same voice; 0 where one of them is silence."""
+        """Cosine of two embeddings (256,): near 1 for the same voice; 0 where one of them is silence."""
         return float(F.cosine_similarity(a.float(), b.float(), dim=0))
 
 
 def find_speaker_encoder() -> Path | None:
     """The weights in the workspace, beside the code, or in an installed resemblyzer, which is not imported; or None."""
-    found = find(WEIGHTS_PATH)
-    if found is not None:
-        return found
-    spec = importlib.util.find_spec(_PACKAGE)
+    spec = importlib.util.find_spec("resemblyzer")
     folders = spec.submodule_search_locations if spec is not None else None
-    candidates = [Path(folder) / _PACKAGE_FILE for folder in folders or ()]
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    installed = (Path(folder) / "pretrained.pt" for folder in folders or ())
+    return find(WEIGHTS_PATH) or next((path for path in installed if path.is_file()), None)
 
 
 def load_speaker_encoder(path: Path | str, device: torch.device | str) -> SpeakerEncoder:
-    """The encoder with the weights of a file: a dictionary with `model_state`, whose other tensors are ignored.
+    """The encoder with the weights of a file; tensors that it has beside those of this network are ignored.
 
     Raises:
         CheckpointError: the file cannot be read, wants to run code, or has not the tensors of this network.
@@ -108,8 +90,11 @@ def load_speaker_encoder(path: Path | str, device: torch.device | str) -> Speake
     device = torch.device(device)
     with torch.device("meta"):  # no start values are drawn: the random numbers of a training run stay as they are
         network = _Network()
-    state = _fitting_state(load_weights(path), network, Path(path))
-    network.load_state_dict(state, assign=True)
+    state = fit(tensors_of(load_weights(path)), network.state_dict(), path, _HINT)
+    if wrong := [name for name, tensor in state.items() if not tensor.is_floating_point()]:
+        raise CheckpointError(f"{path}: {wrong[0]} is {state[wrong[0]].dtype}, expected floating point. {_HINT}")
+    # Copies: a file that is mapped into memory may change later.
+    network.load_state_dict({name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}, assign=True)
     logger.info("speaker encoder %s on %s", path, device)
     return SpeakerEncoder(network.eval().requires_grad_(False).to(device), device)
 
@@ -125,24 +110,6 @@ class _Network(nn.Module):
     def forward(self, mel: torch.Tensor) -> torch.Tensor:
         _, (hidden, _) = self.lstm(mel)
         return F.normalize(F.relu(self.linear(hidden[-1])), dim=1)
-
-
-def _fitting_state(content: dict, network: nn.Module, path: Path) -> dict[str, torch.Tensor]:
-    """The network's tensors out of a file's content, in float32 and no longer mapped into memory."""
-    remedy = f"Get {_PACKAGE_FILE} from {_SOURCE}"
-    state = content.get("model_state")
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: not the weights of the speaker encoder, it has no model_state. {remedy}")
-    for name, wanted in network.state_dict().items():
-        found = state.get(name)
-        if not isinstance(found, torch.Tensor):
-            raise CheckpointError(f"{path}: not the weights of the speaker encoder, {name} is missing. {remedy}")
-        if found.shape != wanted.shape or not found.is_floating_point():
-            raise CheckpointError(
-                f"{path}: not the weights of the speaker encoder, {name} is {list(found.shape)} {found.dtype}, "
-                f"expected {list(wanted.shape)} of floating point. {remedy}"
-            )
-    return {name: state[name].to(torch.float32, copy=True) for name in network.state_dict()}
 
 
 def _raise_level(wav: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Stand-ins for the optional judges of an evaluation, and a reader of its page."""
+"""Stand-ins for the optional scorers of an evaluation, and a reader of its page."""
 
 import sys
 from html.parser import HTMLParser
@@ -25,24 +25,24 @@ def uninstall(monkeypatch, *names: str) -> None:
 
 
 def install_whisper(monkeypatch) -> SimpleNamespace:
-    """A faster-whisper that hears `words`, or raises `error`; `asked` is what it was called with."""
-    heard = SimpleNamespace(words=[" Sing, ", "my song "], asked=[], error=None)
+    """A faster-whisper that transcribes `words`, or raises `error`; `asked` is what it was called with."""
+    whisper = SimpleNamespace(words=[" Sing, ", "my song "], asked=[], error=None)
 
     class WhisperModel:
         def __init__(self, name, **settings):
             if name == "absent":
                 raise OSError("cannot find\nthe files")
-            heard.asked.append((name, settings))
+            whisper.asked.append((name, settings))
 
         def transcribe(self, wav, **settings):
-            if heard.error:
-                raise heard.error
-            heard.asked.append((len(wav), settings))
-            segments = (SimpleNamespace(text=text) for text in heard.words)
+            if whisper.error:
+                raise whisper.error
+            whisper.asked.append((len(wav), settings))
+            segments = (SimpleNamespace(text=text) for text in whisper.words)
             return segments, SimpleNamespace(language=settings["language"] or "en")
 
     install(monkeypatch, "faster_whisper", WhisperModel=WhisperModel)
-    return heard
+    return whisper
 
 
 def install_dnsmos(monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""Optional judges: what they say where their packages are missing, and what they ask of them where they are not."""
+"""Optional scorers: what they say where their packages are missing, and what they ask of them where they are not."""
 
 import inspect
 import math
@@ -8,7 +8,7 @@ import pytest
 from evaluation.stand_ins import install_dnsmos, install_whisper, uninstall
 
 from modules.errors import AudioError
-from modules.evaluation.extras import NaturalnessJudge, Transcriber, Transcript
+from modules.evaluation.extras import NaturalnessScorer, Transcriber, Transcript
 
 WAV = np.sin(np.arange(8000) / 5).astype(np.float32)  # one second
 
@@ -24,35 +24,35 @@ def dnsmos(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("judge", "package", "name"),
+    ("scorer", "package", "name"),
     [
         (Transcriber(), "faster_whisper", "faster-whisper"),
-        (NaturalnessJudge(), "speechmos", "speechmos"),
-        (NaturalnessJudge(), "onnxruntime", "onnxruntime"),
+        (NaturalnessScorer(), "speechmos", "speechmos"),
+        (NaturalnessScorer(), "onnxruntime", "onnxruntime"),
     ],
 )
-def test_a_missing_package_is_named_with_its_command(monkeypatch, dnsmos, judge, package, name):
+def test_a_missing_package_is_named_with_its_command(monkeypatch, dnsmos, scorer, package, name):
     uninstall(monkeypatch, package)
-    assert judge.why_missing() == f"{name} is not installed: pip install -r requirements-extras.txt"
+    assert scorer.why_missing() == f"{name} is not installed: pip install -r requirements-extras.txt"
 
 
 def test_words_are_heard_in_the_language_asked_for(whisper):
-    judge = Transcriber("tiny")
-    assert judge.why_missing() is None and judge.why_missing() is None
-    assert judge.transcribe(WAV, 8000) == Transcript("Sing, my song", "en")
-    assert judge.transcribe(WAV, 8000, "it").language == "it"
+    scorer = Transcriber("tiny")
+    assert scorer.why_missing() is None and scorer.why_missing() is None
+    assert scorer.transcribe(WAV, 8000) == Transcript("Sing, my song", "en")
+    assert scorer.transcribe(WAV, 8000, "it").language == "it"
     (name, loaded), (n_samples, settings), _ = whisper.asked  # loaded once
     assert (name, loaded["device"], loaded["compute_type"]) == ("tiny", "cpu", "int8")
     assert n_samples == 16000 and settings["temperature"] == 0.0 and settings["language"] is None
 
 
 def test_silence_has_no_words_and_a_failure_is_ours(whisper):
-    judge = Transcriber()
-    judge.why_missing()
-    assert judge.transcribe(np.zeros(8000), 8000) == Transcript("", "")
+    scorer = Transcriber()
+    scorer.why_missing()
+    assert scorer.transcribe(np.zeros(8000), 8000) == Transcript("", "")
     whisper.error = RuntimeError("out of\nmemory")
-    with pytest.raises(AudioError, match=r"Whisper cannot hear it \(out of memory\)"):
-        judge.transcribe(WAV, 8000)
+    with pytest.raises(AudioError, match=r"Whisper cannot transcribe it \(out of memory\)"):
+        scorer.transcribe(WAV, 8000)
 
 
 def test_a_model_that_cannot_be_fetched_is_a_reason_in_one_line(whisper):
@@ -61,18 +61,18 @@ def test_a_model_that_cannot_be_fetched_is_a_reason_in_one_line(whisper):
 
 
 def test_naturalness_is_asked_of_clipped_sound_at_16_khz(dnsmos):
-    judge = NaturalnessJudge()
-    assert judge.why_missing() is None
-    assert judge.judge(3 * WAV, 8000) == 1.6
-    assert math.isnan(judge.judge(np.zeros(8000), 8000)) and math.isnan(judge.judge(np.zeros(0), 8000))
+    scorer = NaturalnessScorer()
+    assert scorer.why_missing() is None
+    assert scorer.score(3 * WAV, 8000) == 1.6
+    assert math.isnan(scorer.score(np.zeros(8000), 8000)) and math.isnan(scorer.score(np.zeros(0), 8000))
 
 
 def test_the_real_dnsmos_scores_a_tone():
     pytest.importorskip("speechmos")
-    judge = NaturalnessJudge()
-    if (reason := judge.why_missing()) is not None:
+    scorer = NaturalnessScorer()
+    if (reason := scorer.why_missing()) is not None:
         pytest.skip(reason)
-    assert 0.5 < judge.judge(0.3 * WAV, 8000) < 5
+    assert 0.5 < scorer.score(0.3 * WAV, 8000) < 5
 
 
 def test_the_real_faster_whisper_knows_what_it_is_asked():

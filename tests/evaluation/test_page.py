@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from evaluation.stand_ins import Reader
 
-from modules.evaluation.page import Exhibit, Page, audio_uri, build_page
+from modules.evaluation.page import Clip, audio_uri, build_page
 from modules.evaluation.table import ALL, COLUMNS, MEASURES, Row, summarise, write_scores, write_summary
 
 
@@ -22,14 +22,14 @@ def rows() -> list[Row]:
     ]
 
 
-def page(exhibits: list[Exhibit]) -> Reader:
-    summary = summarise([exhibit.row for exhibit in exhibits])
-    return Reader(build_page(Page("A <b> & B", {"model": "<G>.pth"}, exhibits, summary, ["wer is <empty>"])))
+def page(clips: list[Clip]) -> Reader:
+    summary = summarise([clip.row for clip in clips])
+    return Reader(build_page("A <b> & B", {"model": "<G>.pth"}, clips, summary, ["wer is <empty>"]))
 
 
 def test_every_row_has_two_players_and_a_picture_and_nothing_comes_from_elsewhere():
     uri = audio_uri(np.zeros(16000, np.float32), 16000)
-    found = page([Exhibit(row, uri, uri, "data:image/png;base64,AAAA") for row in rows()])
+    found = page([Clip(row, uri, uri, "data:image/png;base64,AAAA") for row in rows()])
     assert len(found.all("audio")) == 6 and len(found.all("img")) == 3
     assert all(address.startswith(("data:", "#")) for address in found.addresses)
     assert not found.all("link") and not any("src" in attributes for attributes in found.all("script"))
@@ -38,7 +38,7 @@ def test_every_row_has_two_players_and_a_picture_and_nothing_comes_from_elsewher
 
 
 def test_names_are_shown_as_they_are():
-    found = page([Exhibit(row) for row in rows()])
+    found = page([Clip(row) for row in rows()])
     for text in ('ten<or>&"x"', "A <b> & B", "<G>.pth", "wer is <empty>", "audio/three"):
         assert text in found.text
     assert not found.all("audio") and not found.all("img") and not found.all("b")
@@ -56,10 +56,10 @@ def test_the_player_holds_the_sound():
 
 def test_means_are_over_all_and_over_each_speaker():
     summary = summarise(rows())
-    assert [means.speaker for means in summary] == [ALL, "alto", 'ten<or>&"x"']
-    assert summary[0].intervals["f0_correlation"].mean == pytest.approx(0.8)
-    assert summary[1].intervals["f0_correlation"].count == 2
-    assert set(summary[0].intervals) == {"f0_correlation"}, "what nobody measured has no mean"
+    assert list(summary) == [ALL, "alto", 'ten<or>&"x"']
+    assert summary[ALL]["f0_correlation"].mean == pytest.approx(0.8)
+    assert summary["alto"]["f0_correlation"].count == 2
+    assert set(summary[ALL]) == {"f0_correlation"}, "what nobody measured has no mean"
 
 
 def test_the_tables_are_csv(tmp_path):

@@ -1,4 +1,4 @@
-"""Which parts of which recordings an evaluation hears."""
+"""Which parts of which recordings an evaluation reads."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from modules.errors import AudioError
-from modules.evaluation.recordings import find_parallel, read_excerpt, read_parallel, spread, target_voice
+from modules.evaluation.evaluator import evenly_spaced, find_parallel, read_excerpt, read_parallel, target_embedding
 
 RATE = 8000
 
@@ -53,11 +53,11 @@ def test_a_parallel_take_is_cut_like_its_source(tmp_path):
 
 def test_clips_are_taken_from_all_over_the_list():
     paths = [Path(f"{number:03}.wav") for number in range(100)]
-    assert [int(path.stem) for path in spread(paths, 4)] == [0, 33, 66, 99]
-    assert spread(paths[:3], 8) == paths[:3]
+    assert [int(path.stem) for path in evenly_spaced(paths, 4)] == [0, 33, 66, 99]
+    assert evenly_spaced(paths[:3], 8) == paths[:3]
 
 
-def test_a_target_voice_is_the_mean_of_its_clips(tmp_path, caplog):
+def test_a_target_embedding_is_the_mean_of_its_clips(tmp_path, caplog):
     class Encoder:
         def embed(self, wav, rate):
             voice = torch.zeros(256)
@@ -69,7 +69,7 @@ def test_a_target_voice_is_the_mean_of_its_clips(tmp_path, caplog):
     save(tmp_path / "alto" / "2.wav", tone(1) * 2)
     save(tmp_path / "alto" / "3.wav", np.zeros(RATE))
     (tmp_path / "alto" / "4.wav").write_bytes(b"RIFFnothing")
-    found = target_voice(tmp_path, "alto", Encoder())
+    found = target_embedding(tmp_path, "alto", Encoder())
     assert found[3] == found[6] == pytest.approx(2**-0.5) and found.norm() == pytest.approx(1)
     assert "4.wav" in caplog.text
-    assert target_voice(tmp_path, "tenor", Encoder()) is None
+    assert target_embedding(tmp_path, "tenor", Encoder()) is None

@@ -1,0 +1,98 @@
+"""The benchmarks: help and import cost nothing, sides are run in turn, and a micro training measures what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+SCRIPTS = ["inference", "train_step", "features", "diffusion"]
+
+
+@pytest.fixture
+def timing(monkeypatch):
+    """The shared module, importable as in the scripts."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import timing
+
+    return timing
+
+
+def python(folder, *arguments):
+    return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_works_in_an_empty_folder_and_imports_nothing_heavy(script, tmp_path):
+    code = (
+        f"import runpy, sys; sys.path.insert(0, {str(FOLDER)!r}); sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_path({str(FOLDER / script)!r} + '.py', run_name='__main__')\n"
+        "except SystemExit: print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    )
+    done = python(tmp_path, "-c", code)
+    assert done.stdout.startswith("usage: ") and done.stdout.rstrip().endswith("[]"), done.stderr
+    assert "--compare FOLDER" in done.stdout and not list(tmp_path.iterdir())
+
+
+def checkout(folder: Path, script: str) -> Path:
+    folder.mkdir()
+    (folder / "inference_main.py").write_text(script)
+    return folder
+
+
+def test_sides_are_run_in_turn_each_in_its_own_workspace(timing, tmp_path, monkeypatch, capsys):
+    log = tmp_path / "log"
+    script = (
+        "import sys, pathlib; name = sys.argv[1]; pathlib.Path('mine').write_text(name); print('took', sys.argv[2])\n"
+    )
+    script += f"open({str(log)!r}, 'a').write(name + ' ')"
+    monkeypatch.setattr(timing, "ROOT", checkout(tmp_path / "here", script))
+    seconds = {"this": iter([9, 1, 2, 3]), "other": iter([9, 4, 4, 4])}
+
+    def work(side):
+        done = side.run("inference_main.py", side.name, next(seconds[side.name]))
+        assert (side.workspace / "mine").read_text() == side.name and done.seconds > 0
+        return {"seconds": float(done.output.split()[1])}
+
+    with timing.sides(checkout(tmp_path / "there", script)) as found:
+        medians = timing.alternate(found, work, 3)
+    assert medians == [{"seconds": 2}, {"seconds": 4}], "the first round only warms up"
+    assert log.read_text().split() == ["this", "other", "other", "this"] * 2
+    assert not found[0].workspace.exists()
+    timing.show("song", found, medians)
+    assert capsys.readouterr().out == "song, seconds: this 2, other 4; this / other 0.500\n"
+
+
+def test_a_patch_runs_before_the_script(timing, tmp_path):
+    root = checkout(tmp_path / "here", "import json, sys; print(json.dumps('patched'), sys.argv[1:], __name__)")
+    side = timing.Side("x", tmp_path, root, "import json\njson.dumps = str.upper")
+    assert side.run("inference_main.py", "--flag").output == "PATCHED ['--flag'] __main__\n"
+
+
+def test_a_script_that_fails_ends_the_benchmark_with_its_last_words(timing, tmp_path):
+    side = timing.Side("x", tmp_path, checkout(tmp_path / "here", "raise SystemExit('no such file')"))
+    with pytest.raises(SystemExit, match=r"(?s)inference_main\.py ended with 1:.*no such file"):
+        side.run("inference_main.py")
+    with pytest.raises(SystemExit, match="is no checkout"), timing.sides(tmp_path):
+        pass
+
+
+def test_the_made_encoder_is_read(timing, tmp_path):
+    from modules.encoders._networks.hubert import HubertNetwork, rename
+    from modules.weights.checkpoint import load_weights
+
+    timing.write_contentvec(tmp_path)
+    path = tmp_path / "pretrain/checkpoint_best_legacy_500.pt"
+    assert HubertNetwork(rename(load_weights(path)["model"], "fairseq"), path).final_proj is not None
+
+
+@pytest.mark.slow
+def test_a_micro_training_gives_the_seconds_of_a_step_with_and_without_winograd(tmp_path):
+    flags = ["--device", "cpu", "--size", "micro", "--batch_size", "2", "--steps", "1", "--rounds", "1"]
+    done = python(tmp_path, str(FOLDER / "train_step.py"), *flags, "--seconds", "20", "--without", "winograd")
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir()), "only a temporary folder is written to"
+    pattern = r"^step of the micro size, seconds: this [\d.]+, without winograd [\d.]+; this / other [\d.]+$"
+    assert re.search(pattern, done.stdout, re.MULTILINE), done.stdout
