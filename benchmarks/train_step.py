@@ -35,7 +35,7 @@ SHARES = {
     "data": ["data"],
     "generator forward": ["g_forward"],
     "discriminator step": ["d_forward", "d_backward"],
-    "judging": ["judge", "losses"],
+    "judging": ["adversarial", "losses"],
     "generator backward": ["g_backward"],
     "optimizers": ["d_update", "g_update"],
 }

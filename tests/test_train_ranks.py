@@ -128,12 +128,14 @@ def test_a_rehearsal_tells_what_a_night_would_bring_and_writes_nothing(workspace
     content = Path("logs/44k/G_1.pth").read_bytes()
     workspace_config = Path("configs/config.json")
     config = json.loads(workspace_config.read_text("utf-8"))
-    config["train"] |= {"adversarial_from": 2, "steady_steps": 3}
+    config["train"] |= {"adversarial_from": 2, "steady_steps": 3}  # the old name
     workspace_config.write_text(json.dumps(config), "utf-8")
     assert train.main(["-m", "44k", "-d", "cpu", "--dry_run", "--max_steps", "9"]) == 0
     err = capsys.readouterr().err
     assert "the 8 steps that are left" in err
-    assert "discriminators join in at step 2" in err and "upsampling stays straight until step 3" in err
+    assert (
+        "discriminators join in at step 2" in err and "upsampling is held at linear interpolation until step 3" in err
+    )
     assert "going on from logs/44k/G_1.pth: step 1, epoch 1" in err and "nothing was written" in err
     assert Path("logs/44k/G_1.pth").read_bytes() == content
     bent = load_weights("logs/44k/G_1.pth")
@@ -141,7 +143,7 @@ def test_a_rehearsal_tells_what_a_night_would_bring_and_writes_nothing(workspace
     save_weights("logs/44k/G_1.pth", bent)
     assert train.main(["-m", "44k", "-d", "cpu", "--dry_run", "--max_steps", "9"]) == 0
     err = capsys.readouterr().err
-    assert "train.steady_steps has no effect" in err and "stays straight" not in err
+    assert "train.linear_upsampling_steps has no effect" in err and "is held at linear" not in err
 
 
 @pytest.mark.parametrize(
