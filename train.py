@@ -82,9 +82,9 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
     from modules.data.dataset import VoiceDataset, make_loader
     from modules.files import make_folder, remove_leftovers
     from modules.training.distributed import raise_on_all_ranks, seed_rank
-    from modules.training.loop import require_same_step
+    from modules.training.loop import TrainingLoop, require_same_step
     from modules.training.monitor import VoiceMonitor
-    from modules.training.resume import load_start
+    from modules.training.resume import load_start, save_state
     from modules.training.step import VitsStep
 
     folder = Path("logs") / arguments.model
@@ -114,7 +114,8 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
     require_same_step(group, folder, state)
     with raise_on_all_ranks(group):
         card = _make_card(config, training, folder, start) if group.is_main else {}
-    loop = make_loop(step, state, start, group, folder, card)
+    save = partial(save_state, folder, state, step, card=card)
+    loop = TrainingLoop(step, state, group, save, start.g if start.step else None)
 
     if group.is_main:
         net_g, net_d = map(millions, step.networks)
@@ -163,37 +164,6 @@ def train_steps(
                 loop.save()
                 if monitor:
                     monitor.validate(loop.stop)
-
-
-def make_loop(
-    step: "VitsStep",
-    state: "TrainState",
-    start: "Start",
-    group: "Group",
-    folder: Path,
-    card: dict[str, Any] | None = None,
-    show_progress: bool = True,
-) -> "TrainingLoop":
-    """The loop of a run that saves into `folder`."""
-    from modules.training.loop import ErrorHints, TrainingLoop
-    from modules.training.resume import save_state
-
-    train = step.config.train
-    hints = ErrorHints(
-        "lower train.learning_rate, or set train.fp16_run to false",
-        f"Lower train.batch_size (it is {train.batch_size}) or train.segment_size",
-    )
-    return TrainingLoop(
-        group,
-        state,
-        step.networks,
-        lambda random_states: save_state(folder, state, step, random_states, card),
-        train.epochs,
-        hints,
-        train.accumulate,
-        start.g if start.step else None,
-        show_progress,
-    )
 
 
 def _load_config(arguments: argparse.Namespace) -> "Config":
@@ -296,7 +266,7 @@ def _rehearse(loop: "TrainingLoop", step: "VitsStep", loader: "DataLoader", max_
     if loop.group.is_main and state.step == 0:
         logger.info("%s holds no checkpoint to go on from: it would begin at step 0", folder)
     step.prepare(state)
-    seconds = loop.rehearse(loader, step.run)
+    seconds = loop.rehearse(loader)
     if not loop.group.is_main:
         return 0
     memory = peak_memory(device)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from modules.config.diffusion import DiffusionConfig
     from modules.contracts import MelVocoder
     from modules.training.distributed import Group
-    from modules.training.loop import TrainingLoop, TrainState
+    from modules.training.loop import TrainingLoop
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +70,12 @@ def _device_of(config: "DiffusionConfig", gpus: str | None) -> str | None:
 def _train(arguments: argparse.Namespace, group: "Group") -> int:
     """A training on one rank, in the order in which it happens."""
     from diffusion.dataset import DiffusionDataset, make_loader
-    from diffusion.state import load_start
+    from diffusion.state import load_start, save_state
     from diffusion.trainer import DiffusionMonitor, DiffusionStep
     from modules.config.diffusion import dump_diffusion_config, load_diffusion_config
     from modules.files import make_folder, remove_leftovers
     from modules.training.distributed import raise_on_all_ranks, seed_rank
-    from modules.training.loop import require_same_step
+    from modules.training.loop import TrainingLoop, require_same_step
 
     configure_logging(level=logging.INFO if group.is_main else logging.WARNING)
     device = group.device
@@ -105,7 +105,7 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
     with raise_on_all_ranks(group):
         state, saved = load_start(folder, step, group)
     require_same_step(group, folder, state)
-    loop = make_loop(step, state, saved, group, folder)
+    loop = TrainingLoop(step, state, group, partial(save_state, folder, state, step), saved)
 
     if arguments.device is None and config.device == "cuda" != device.type:
         logger.info("device cuda:%d of the config is not here: training on %s", config.env.gpu_id, device)
@@ -153,35 +153,6 @@ def train_steps(
                 loop.save()
                 if monitor:
                     monitor.validate(loop.stop)
-
-
-def make_loop(
-    step: "DiffusionStep",
-    state: "TrainState",
-    saved: Path | None,
-    group: "Group",
-    folder: Path,
-    show_progress: bool = True,
-) -> "TrainingLoop":
-    """The loop of a run that saves into `folder`."""
-    from diffusion.state import save_state
-    from modules.training.loop import ErrorHints, TrainingLoop
-
-    train = step.config.train
-    hints = ErrorHints(
-        "lower train.lr, or set train.amp_dtype to fp32",
-        f"Lower train.batch_size (it is {train.batch_size}) or data.duration",
-    )
-    return TrainingLoop(
-        group,
-        state,
-        [step.network],
-        lambda random_states: save_state(folder, state, step, random_states),
-        train.epochs,
-        hints,
-        saved=saved,
-        show_progress=show_progress,
-    )
 
 
 def _check(config: "DiffusionConfig", config_path: Path) -> None:

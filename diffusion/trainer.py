@@ -13,9 +13,9 @@ from modules.contracts import MelVocoder
 from modules.device import autocast, choose_dtype, seeded
 from modules.training.distributed import Group, share_gradients
 from modules.training.guards import StopRequest
-from modules.training.loop import Pace, TrainState
+from modules.training.loop import ErrorHints, Pace, TrainState
 from modules.training.optim import Updates, make_adamw
-from modules.training.tensorboard import EventFile, mel_picture
+from modules.training.tensorboard import add_picture, add_sound, mel_picture, open_events
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,11 @@ class DiffusionStep:
     def __init__(self, network: Unit2Mel, config: DiffusionConfig, group: Group) -> None:
         train = config.train
         self.network, self.config, self.device = network, config, group.device
+        self.networks, self.accumulate = [network], 1
+        self.hints = ErrorHints(
+            "lower train.lr, or set train.amp_dtype to fp32",
+            f"Lower train.batch_size (it is {train.batch_size}) or data.duration",
+        )
         self.dtype = training_dtype(config, group.device)
         self.optimizer = make_adamw(network, group.device, train.lr, weight_decay=train.weight_decay)
         self.updates = Updates(group.device, self.dtype)
@@ -92,10 +97,10 @@ class DiffusionMonitor:
     def __init__(
         self, step: DiffusionStep, state: TrainState, folder: Path, clips: list[Item], vocoder: MelVocoder | None = None
     ) -> None:
-        self.step, self.state, self.clips, self.vocoder = step, state, clips, vocoder
-        self._events = EventFile(folder, state.step)
+        self.step, self.state, self.folder, self.clips, self.vocoder = step, state, folder, clips, vocoder
 
     def __enter__(self) -> "DiffusionMonitor":
+        self._events = open_events(self.folder, self.state.step)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,7 +110,8 @@ class DiffusionMonitor:
         """Logs the step just made."""
         logger.info("step %d, epoch %d: %s, lr %.4g, %s", self.state.step, self.state.epoch, report, rate, pace)
         curves = {"train/loss": float(report.losses.noise), "train/grad_norm": float(report.norms[0]), "train/lr": rate}
-        self._events.scalars(self.state.step, curves)
+        for name, value in curves.items():
+            self._events.add_scalar(name, value, self.state.step)
 
     @torch.no_grad()
     def validate(self, stop: StopRequest) -> None:
@@ -124,16 +130,17 @@ class DiffusionMonitor:
                 losses.append(float(self._loss_at_levels(condition, real[None])))
                 generated = self._generate(condition, real)
                 name = "_".join(Path(item.path).parts[-2:])
-                # One above the other.
-                self._events.picture(n_steps, name, mel_picture(torch.cat([generated.float().cpu(), real.cpu()])))
+                both = torch.cat([generated.float().cpu(), real.cpu()])  # one above the other
+                add_picture(self._events, name, mel_picture(both), n_steps)
                 if self.vocoder is not None:
                     f0 = item.f0[:n_frames].to(step.device)
                     for kind, mel in (("gt", real), ("pred", generated)):
                         wav = self.vocoder.synthesize(mel, f0)
-                        self._events.sound(n_steps, f"{name}_{kind}.wav", wav, data.sampling_rate)
+                        add_sound(self._events, f"{name}_{kind}.wav", wav, n_steps, data.sampling_rate)
         if losses and not stop.requested:
             mean = sum(losses) / len(losses)
-            self._events.scalars(n_steps, {"validation/loss": mean})
+            self._events.add_scalar("validation/loss", mean, n_steps)
+            self._events.flush()
             logger.info("step %d: %d validation clips, loss %.4f", n_steps, len(losses), mean)
 
     def _condition(self, item: Item, n_frames: int) -> torch.Tensor:

@@ -1,13 +1,16 @@
 """Runs of the voice model's training as small as they can be, put together as train.py does it."""
 
+from functools import partial
+
 import torch
 
 import train
 from models import build_synthesizer
 from modules.data.dataset import VoiceDataset, make_loader
 from modules.training.distributed import Group
+from modules.training.loop import TrainingLoop
 from modules.training.monitor import VoiceMonitor
-from modules.training.resume import load_start
+from modules.training.resume import load_start, save_state
 from modules.training.step import VitsStep
 from vdecoder.discriminators import MultiPeriodDiscriminator
 
@@ -25,7 +28,8 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         self.step = VitsStep(net_g, net_d, config, device)
         self.state, start = load_start(folder, self.step, group)
-        self.loop = train.make_loop(self.step, self.state, start, group, folder, card, show_progress=False)
+        save = partial(save_state, folder, self.state, self.step, card=card)
+        self.loop = TrainingLoop(self.step, self.state, group, save, start.g if start.step else None, False)
         self.loader = make_loader(VoiceDataset("filelists/train.txt", config), device)
         clips = [VoiceDataset("filelists/val.txt", config, training=False).item(0)]
         self.monitor = VoiceMonitor(self.step, self.state, folder, clips, scorer, card)

@@ -9,9 +9,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -57,32 +57,46 @@ class ErrorHints(NamedTuple):
     memory: str
 
 
-@dataclass
+class Step(Protocol):
+    """What is trained. A report has `losses`, a NamedTuple of scalars, `norms`, the lengths of the gradients, and a
+    `str()` of a few losses."""
+
+    config: Any  # with train.epochs
+    networks: list[nn.Module]
+    hints: ErrorHints
+    accumulate: int  # batches in a step
+
+    def run(self, batches: list) -> Any:
+        """One update from batches on the device; returns a report."""
+
+
 class TrainingLoop:
     """The steps of a training run, on one rank or as one of several that train together.
 
-    Every rank runs the same loop on its share of the data. `report` below is what a step found: `losses` is a
-    NamedTuple of scalars, `norms` are the lengths of the gradients, and `str()` gives a few losses.
+    Every rank runs the same loop on its share of the data:
 
         with loop.running(loader, last) as steps:
             for batches in steps:
                 loop.count(batches, step.run(batches))
+
+    Args:
+        write: writes a checkpoint from the random states of all ranks; returns its path.
+        saved: the newest checkpoint, if there is one.
     """
 
-    group: Group
-    state: TrainState
-    networks: list[nn.Module]  # what is trained
-    write: Callable[[list[dict[str, torch.Tensor]]], Path]  # a checkpoint, from the random states of all ranks
-    epochs: int  # in all
-    hints: ErrorHints
-    accumulate: int = 1  # batches in a step
-    saved: Path | None = None  # the newest checkpoint
-    show_progress: bool = True
-    stop: StopRequest = field(default_factory=StopRequest)
-
-    def __post_init__(self) -> None:
-        self.watch = LossWatch(self.hints.not_finite)
-        self._saved_step = self.state.step
+    def __init__(
+        self,
+        step: Step,
+        state: TrainState,
+        group: Group,
+        write: Callable[[list[dict[str, torch.Tensor]]], Path],
+        saved: Path | None = None,
+        show_progress: bool = True,
+    ) -> None:
+        self.step, self.state, self.group, self.write, self.saved = step, state, group, write, saved
+        self.epochs, self.accumulate, self.show_progress = step.config.train.epochs, step.accumulate, show_progress
+        self.stop, self.watch = StopRequest(), LossWatch(step.hints.not_finite)
+        self._saved_step = state.step
         self._pace_step, self._pace_start, self._waited, self._looked = 0, time.perf_counter(), 0.0, 0.0
 
     def last_step(self, loader: DataLoader, max_steps: int | None) -> int:
@@ -163,7 +177,7 @@ class TrainingLoop:
         if self.state.step == self._saved_step:
             return
         self.watch.flush()
-        require_finite_weights(self.networks, self.state.step, self.hints.not_finite)
+        require_finite_weights(self.step.networks, self.state.step, self.step.hints.not_finite)
         states = gather_random_states(self.group)
         if self.group.is_main:
             self.saved = self.write(states)
@@ -171,7 +185,7 @@ class TrainingLoop:
         self._saved_step = self.state.step
         self.group.barrier()
 
-    def rehearse(self, loader: DataLoader, run: Callable[[list], Any]) -> float:
+    def rehearse(self, loader: DataLoader) -> float:
         """Makes a few steps, of which nothing is kept or logged; returns the seconds of the quickest.
 
         One step, where it takes long; the first of several also plans the work of those after it.
@@ -187,7 +201,7 @@ class TrainingLoop:
                 for batch in found:
                     if isinstance(batch, UserError):
                         raise batch
-                report = run([batch.to(self.group.device) for batch in found])
+                report = self.step.run([batch.to(self.group.device) for batch in found])
                 self.watch.push(self.state.step + len(times) + 1, found[-1].paths, report.losses, report.norms)
                 self.watch.flush()  # waits for the device
                 times.append(time.perf_counter() - before)
@@ -212,8 +226,8 @@ class TrainingLoop:
 
     def _out_of_memory(self) -> UserError:
         return UserError(
-            f"step {self.state.step + 1}: the memory of {self.group.device} is too small. {self.hints.memory}, then "
-            "run the same command again."
+            f"step {self.state.step + 1}: the memory of {self.group.device} is too small. {self.step.hints.memory}, "
+            "then run the same command again."
         )
 
     def _turn_epoch(self, n_batches: int) -> None:
@@ -223,7 +237,7 @@ class TrainingLoop:
             self.state.batches_done = 0
 
     def _set_training(self) -> None:
-        for net in self.networks:
+        for net in self.step.networks:
             net.train()
         self._pace_step, self._pace_start, self._waited = self.state.step, time.perf_counter(), 0.0
 

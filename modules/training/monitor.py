@@ -17,7 +17,7 @@ from modules.training.loop import Pace, TrainState
 from modules.training.resume import save_best
 from modules.training.scores import ScoreBoard, Scorer, Scores, mean_scores
 from modules.training.step import StepReport, VitsStep
-from modules.training.tensorboard import EventFile, curve_picture, mel_picture
+from modules.training.tensorboard import add_picture, add_sound, curve_picture, mel_picture, open_events
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +54,13 @@ class VoiceMonitor:
             card,
         )
         self.config, self.audio = step.config, step.config.audio
-        self._events, self._eval = EventFile(folder, state.step), EventFile(folder / "eval", state.step)
-        self._first_step, self._board = state.step, None
 
     def __enter__(self) -> "VoiceMonitor":
+        self._events, self._eval = (
+            open_events(place, self.state.step) for place in (self.folder, self.folder / "eval")
+        )
+        if self.scorer is not None:
+            self._board = ScoreBoard(self.folder / "scores.csv", self.state.step)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,7 +78,8 @@ class VoiceMonitor:
         curves |= {"loss/g/adv": losses["gen"], "loss/d/total": losses["disc"], "learning_rate": rate}
         curves |= {"grad_norm_d": norm_d, "grad_norm_g": norm_g}
         curves |= {"speed/steps_per_second": pace.speed, "speed/waiting_for_data": pace.waited}
-        self._events.scalars(step, curves)
+        for name, value in curves.items():
+            self._events.add_scalar(name, value, step)
         mel = mel_from_spectrogram(batch.spec[0, :, : int(batch.lengths[0])], self.audio)
         pictures = {
             "slice/mel_org": mel_picture(report.mel_real[0]),
@@ -87,7 +91,7 @@ class VoiceMonitor:
             pictures["all/lf0"] = curve_picture({"sung": lf0, "predicted": report.pred_lf0[0, 0]})
             pictures["all/norm_lf0"] = curve_picture({"sung": lf0, "normalised": report.norm_lf0[0, 0]})
         for name, picture in pictures.items():
-            self._events.picture(step, name, picture)
+            add_picture(self._events, name, picture, step)
 
     @torch.no_grad()
     def validate(self, stop: StopRequest) -> None:
@@ -102,14 +106,16 @@ class VoiceMonitor:
                 mels = [mel_spectrogram(wav[: len(real)], self.audio) for wav in (generated, real)]
                 distances.append(float(F.l1_loss(*mels)))
                 for name, wav, mel in zip(("gen", "gt"), (generated, real), mels):
-                    self._eval.sound(step, f"{name}/audio_{index}", wav, self.audio.sampling_rate)
-                    self._eval.picture(step, f"{name}/mel" + (f"_{index}" if index else ""), mel_picture(mel))
+                    add_sound(self._eval, f"{name}/audio_{index}", wav, step, self.audio.sampling_rate)
+                    add_picture(self._eval, f"{name}/mel" + (f"_{index}" if index else ""), mel_picture(mel), step)
                 if self.scorer is not None:
                     scores.append(self.scorer.score(generated, real))
         if distances:
-            self._eval.scalars(step, {"loss/mel": sum(distances) / len(distances)})
+            self._eval.add_scalar("loss/mel", sum(distances) / len(distances), step)
         if scores:
             self._keep_score(mean_scores(scores), len(scores))
+        for events in (self._events, self._eval):
+            events.flush()
 
     def _synthesize(self, item: Item) -> tuple[torch.Tensor, torch.Tensor]:
         """A validation clip in its own voice, at its own pitch, and as it was recorded: (T,) each."""
@@ -123,13 +129,11 @@ class VoiceMonitor:
 
     def _keep_score(self, scores: Scores, n_clips: int) -> None:
         """Writes the scores down, keeps the voice if it is the best so far, and says when there was none for long."""
-        step, patience = self.state.step, self.config.train.patience
-        known = {name: value for name, value in scores._asdict().items() if value is not None and math.isfinite(value)}
-        self._eval.scalars(step, {f"score/{name}": value for name, value in known.items()})
+        step, board, patience = self.state.step, self._board, self.config.train.patience
+        for name, value in scores._asdict().items():
+            if value is not None and math.isfinite(value):
+                self._eval.add_scalar(f"score/{name}", value, step)
         logger.info("step %d: %d validation clips, %s", step, n_clips, scores)
-        if self._board is None:
-            self._board = ScoreBoard(self.folder / "scores.csv", self._first_step)
-        board = self._board
         if board.add(step, self.state.epoch, scores):
             try:
                 path = save_best(self.folder, self.state, self.step, self.card)

@@ -16,7 +16,7 @@ from modules.data.dataset import Batch
 from modules.device import autocast
 from modules.nn.masks import slice_frames
 from modules.training.distributed import Group, no_sync, share_gradients
-from modules.training.loop import TrainState
+from modules.training.loop import ErrorHints, TrainState
 from modules.training.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss, stft_loss
 from modules.training.optim import AveragedWeights, Updates, make_adamw
 
@@ -83,6 +83,11 @@ class VitsStep:
         self.networks = [net_g, net_d]
         self.audio, self.segment_frames = config.audio, config.segment_frames
         train = config.train
+        self.accumulate = train.accumulate
+        self.hints = ErrorHints(
+            "lower train.learning_rate, or set train.fp16_run to false",
+            f"Lower train.batch_size (it is {train.batch_size}) or train.segment_size",
+        )
         self.optim_g, self.optim_d = (
             make_adamw(net, device, train.learning_rate, tuple(train.betas), train.eps) for net in self.networks
         )

@@ -7,45 +7,21 @@ import numpy as np
 import torch
 
 
-class EventFile:
-    """TensorBoard events in a folder, which is made by the first of them.
+def open_events(folder: Path, step: int) -> Any:
+    """A `SummaryWriter` of a run that goes on at `step`; what a run that was killed logged after it is hidden."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    Args:
-        step: where the run goes on; what a run that was killed logged after it is hidden.
-    """
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
-    def __init__(self, folder: Path, step: int = 0) -> None:
-        self._folder, self._first = folder, step + 1 if step else None
-        self._writer: Any = None
 
-    def close(self) -> None:
-        """Flushes the file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = self._first = None
+def add_picture(events: Any, name: str, picture: np.ndarray, step: int) -> None:
+    """Adds a picture (H, W, 3) uint8."""
+    events.add_image(name, picture, step, dataformats="HWC")
 
-    @property
-    def writer(self) -> Any:
-        """The `SummaryWriter`."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder), purge_step=self._first)
-        return self._writer
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Points of curves."""
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-        self.writer.flush()
-
-    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture (H, W, 3) uint8."""
-        self.writer.add_image(name, picture, step, dataformats="HWC")
-
-    def sound(self, step: int, name: str, wav: torch.Tensor, sampling_rate: int) -> None:
-        """A wave (T,)."""
-        self.writer.add_audio(name, wav.detach().float().cpu().clamp(-1, 1)[None], step, sampling_rate)
+def add_sound(events: Any, name: str, wav: torch.Tensor, step: int, sampling_rate: int) -> None:
+    """Adds a wave (T,)."""
+    events.add_audio(name, wav.detach().float().cpu().clamp(-1, 1)[None], step, sampling_rate)
 
 
 def mel_picture(mel: torch.Tensor) -> np.ndarray:

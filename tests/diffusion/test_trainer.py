@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from diffusion.unit2mel import build_unit2mel
 from modules.config.vocoder import PUBLISHED_MEL
 from modules.errors import CheckpointError, UserError
 from modules.training.distributed import Group, random_state
+from modules.training.loop import TrainingLoop
 from modules.weights.checkpoint import load_weights, save_weights
 from vdecoder.mel_vocoder import load_vocoder
 
@@ -34,7 +36,8 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         self.step = DiffusionStep(network, config, group)
         self.state, saved = load_start(folder, self.step, group)
-        self.loop = train_diff.make_loop(self.step, self.state, saved, group, folder, show_progress=False)
+        save = partial(save_state, folder, self.state, self.step)
+        self.loop = TrainingLoop(self.step, self.state, group, save, saved, show_progress=False)
         self.loader = make_loader(DiffusionDataset("filelists/train.txt", config, audio, PUBLISHED_MEL), device)
         clips = [DiffusionDataset("filelists/val.txt", config, audio, PUBLISHED_MEL, training=False).item(0)]
         self.monitor = DiffusionMonitor(self.step, self.state, folder / "logs", clips, vocoder)

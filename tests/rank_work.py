@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 if __name__ != "rank_work":
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -94,9 +94,11 @@ def fail(folder: Path, group) -> int:
 
 def die(folder: Path, group) -> int:
     """Rank 1 is killed; rank 0 would go on for ever, whatever it is told."""
+    if group.is_main:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    group.barrier()
     if group.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         time.sleep(0.1)
 
