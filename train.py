@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from modules.training.distributed import Group
     from modules.training.loop import TrainingLoop, TrainState
     from modules.training.monitor import VoiceMonitor
-    from modules.training.resume import Start
     from modules.training.scores import Scorer
     from modules.training.step import VitsStep
 
@@ -110,12 +109,12 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
         step.compile()
     seed_rank(config.train.seed, group)
     with raise_on_all_ranks(group):
-        state, start = load_start(folder, step, group, arguments.base)
+        state, saved = load_start(folder, step, group, arguments.base)
     require_same_step(group, folder, state)
     with raise_on_all_ranks(group):
-        card = _make_card(config, training, folder, start) if group.is_main else {}
+        card = _make_card(config, training, folder, state.step, saved) if group.is_main else {}
     save = partial(save_state, folder, state, step, card=card)
-    loop = TrainingLoop(step, state, group, save, start.g if start.step else None)
+    loop = TrainingLoop(step, state, group, save, saved if state.step else None)
 
     if group.is_main:
         net_g, net_d = map(millions, step.networks)
@@ -227,17 +226,19 @@ def _build_networks(config: "Config", device: "torch.device") -> tuple["nn.Modul
     return net_g.to(device), net_d.to(device)
 
 
-def _make_card(config: "Config", training: "VoiceDataset", folder: Path, start: "Start") -> dict[str, Any]:
+def _make_card(
+    config: "Config", training: "VoiceDataset", folder: Path, step: int, saved: Path | None
+) -> dict[str, Any]:
     """The model card; the F0 histograms of its speakers are empty where step 3 has not counted them."""
     from modules.data.pitch import histograms_beside
     from modules.files import sha256_of
     from modules.weights.card import make_card, read_card
 
     base = None
-    if start.step:
-        base = (read_card(start.g) or {}).get("base")
-    elif start.g is not None:
-        base = {"file": start.g.name, "sha256": sha256_of(start.g)}
+    if step:
+        base = (read_card(saved) or {}).get("base")
+    elif saved is not None:
+        base = {"file": saved.name, "sha256": sha256_of(saved)}
     found = histograms_beside(training.clips, config.spk)
     histograms = {speaker: histogram.to_plain() for speaker, histogram in found.items()}
     return make_card(config, folder.name, training.n_seconds / 3600, base, histograms)

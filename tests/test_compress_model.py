@@ -162,8 +162,8 @@ def test_a_base_holds_all_that_training_needs(trained, config, tmp_path, capsys,
         load_config(folder / "config.json").model == config.model and load_weights(folder / "G_0.pth")["card"] == CARD
     )
     step = VitsStep(build_synthesizer(config), copy.deepcopy(discriminators), config, CPU)
-    state, start = load_start(tmp_path / "new", step, Group(), folder)
-    assert (state.step, state.has_base, start.g) == (0, True, folder / "G_0.pth")
+    state, path = load_start(tmp_path / "new", step, Group(), folder)
+    assert (state.step, state.has_base, path) == (0, True, folder / "G_0.pth")
     wanted = load_weights(trained)["model"]["enc_q.pre.weight"]
     torch.testing.assert_close(step.net_g.enc_q.pre.weight.detach(), wanted, atol=2e-3, rtol=1e-2)
     torch.testing.assert_close(

@@ -15,6 +15,13 @@ from modules.training.step import VitsStep
 from vdecoder.discriminators import MultiPeriodDiscriminator
 
 CPU = torch.device("cpu")
+# A decoder of two stages with one residual block each: a step takes a third of the time.
+SMALL_DECODER = {
+    "upsample_rates": [16, 32],
+    "upsample_kernel_sizes": [32, 64],
+    "resblock_kernel_sizes": [3],
+    "resblock_dilation_sizes": [[1, 3]],
+}
 
 
 class Run:
@@ -27,9 +34,9 @@ class Run:
         self.folder, group = folder, Group(device=device)
         folder.mkdir(parents=True, exist_ok=True)
         self.step = VitsStep(net_g, net_d, config, device)
-        self.state, start = load_start(folder, self.step, group)
+        self.state, saved = load_start(folder, self.step, group)
         save = partial(save_state, folder, self.state, self.step, card=card)
-        self.loop = TrainingLoop(self.step, self.state, group, save, start.g if start.step else None, False)
+        self.loop = TrainingLoop(self.step, self.state, group, save, saved if self.state.step else None, False)
         self.loader = make_loader(VoiceDataset("filelists/train.txt", config), device)
         clips = [VoiceDataset("filelists/val.txt", config, training=False).item(0)]
         self.monitor = VoiceMonitor(self.step, self.state, folder, clips, scorer, card)

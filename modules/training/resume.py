@@ -6,7 +6,6 @@ step, the batches done in the epoch, the config and the random states: what it t
 """
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,29 +45,16 @@ _KEYS = {
 _TRAINED, _N_AVERAGED = "trained_model", "n_averaged"
 
 
-@dataclass(frozen=True)
-class Start:
-    """The checkpoints that a run starts from: a pair with `step` > 0 to go on, a base with `step` 0, or none."""
-
-    step: int = 0
-    g: Path | None = None
-    d: Path | None = None
-
-
-def find_starts(folder: Path, base: Path | None = None) -> list[Start]:
-    """The complete pairs in a run's folder, newest first; where there is none, a base model, or nothing.
-
-    Args:
-        base: another folder, to take a base model from where the run's has none.
+def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """The complete pairs (G_STEP.pth, D_STEP.pth) in a run's folder, newest first, without base models.
 
     Raises:
-        CheckpointError: there is a generator to go on from, but the discriminators are missing everywhere; or the
-            folder of the base has none.
+        CheckpointError: there is a generator to go on from, but the discriminators are missing everywhere.
     """
-    found, pairs = _pairs(folder)
-    newest = pairs[-1] if pairs else 0
+    found, steps = _steps_of_pairs(folder)
+    newest = steps[-1] if steps else 0
     single = [path for prefix in "GD" for step, path in found[prefix].items() if step > newest]
-    if single and not pairs and any(found["G"]):
+    if single and not steps and any(found["G"]):
         g = single[0]
         raise CheckpointError(
             f"{g}: has no {_partner(g)} beside it, and training needs both. Put that file there; or rename {g.name} "
@@ -76,30 +62,28 @@ def find_starts(folder: Path, base: Path | None = None) -> list[Start]:
         )
     for path in single:
         logger.warning("%s: has no %s beside it (stopped while saving?), so it is not used", path, _partner(path))
-    if pairs:
-        return [Start(step, found["G"][step], found["D"][step]) for step in reversed(pairs)]
-    own = Start(0, found["G"].get(0), found["D"].get(0))
-    if base is None or own.g or own.d:
-        return [own]
-    g, d = (path if (path := base / f"{prefix}_0.pth").is_file() else None for prefix in "GD")
-    if g is None:
-        raise CheckpointError(f"--base {base}: holds no G_0.pth. Give a folder with G_0.pth and D_0.pth")
-    return [Start(0, g, d)]
+    return [(found["G"][step], found["D"][step]) for step in reversed(steps)]
 
 
-def load_start(folder: Path, step: VitsStep, group: Group, base: Path | None = None) -> tuple[TrainState, Start]:
+def load_start(folder: Path, step: VitsStep, group: Group, base: Path | None = None) -> tuple[TrainState, Path | None]:
     """Brings networks, optimizers and random state to where a run's folder says: on from the newest pair that can be
-    read, or to a base model (`base` as `find_starts`), or nowhere.
+    read, or to a base model, or nowhere.
+
+    Args:
+        base: another folder, to take a base model from where the run's has none.
+
+    Returns:
+        The state, and the generator that it came from, of a base if the step is 0; None for a run from nothing.
 
     Raises:
         CheckpointError: every pair is damaged, or the newest whole one does not fit the config; the text names the
             keys or tensors.
     """
-    starts, config = find_starts(folder, base), step.config
-    if starts[0].step == 0:
-        _load_base(starts[0], step)
-        return TrainState(has_base=starts[0].g is not None), starts[0]
-    (path_g, path_d), (g, d) = read_newest([(start.g, start.d) for start in starts])
+    pairs, config = find_pairs(folder), step.config
+    if not pairs:
+        path = _load_base(folder, step, base)
+        return TrainState(has_base=path is not None), path
+    (path_g, path_d), (g, d) = read_newest(pairs)
     n_steps = step_of(path_g)
     for path, content in ((path_g, g), (path_d, d)):
         require_same_config(path, content.get("config"), config, _KEYS, "start a new run with another name (-m)")
@@ -117,8 +101,7 @@ def load_start(folder: Path, step: VitsStep, group: Group, base: Path | None = N
     set_rank_random_state(g, group, config.train.seed + n_steps)
     report_changed_rate(path_g, g.get("learning_rate"), config.train.learning_rate, "train.learning_rate")
     batches_done = read_place(g, config.train.batch_size, group.world_size)
-    state = TrainState(n_steps, max(g["iteration"], 1), batches_done, g.get("has_base") is True)
-    return state, Start(n_steps, path_g, path_d)
+    return TrainState(n_steps, max(g["iteration"], 1), batches_done, g.get("has_base") is True), path_g
 
 
 def save_state(
@@ -182,7 +165,7 @@ def prune_pairs(folder: Path, keep: int, step: int) -> None:
     By step, not by date, and never step 0. Pairs after `step` are of a run that went on from before them, since they
     are damaged: they must not count, or they would outlive every whole one.
     """
-    found, pairs = _pairs(folder)
+    found, pairs = _steps_of_pairs(folder)
     pairs = [number for number in pairs if number <= step]
     if keep <= 0 or len(pairs) <= keep:
         return
@@ -192,7 +175,7 @@ def prune_pairs(folder: Path, keep: int, step: int) -> None:
                 discard(path)
 
 
-def _pairs(folder: Path) -> tuple[dict[str, dict[int, Path]], list[int]]:
+def _steps_of_pairs(folder: Path) -> tuple[dict[str, dict[int, Path]], list[int]]:
     """The files by prefix and step, and the steps of complete pairs, ascending."""
     found = {prefix: {step_of(path): path for path in list_checkpoints(folder, prefix)} for prefix in "GD"}
     return found, sorted(set(found["G"]) & set(found["D"]) - {0})
@@ -206,18 +189,25 @@ def _card_of(card: dict[str, Any] | None, state: TrainState) -> dict[str, Any]:
     return {CARD_KEY: {**card, "steps": state.step}} if card else {}
 
 
-def _load_base(start: Start, step: VitsStep) -> None:
-    config = step.config
-    if start.g is not None:
-        found = _with_own_speakers(load_weights(start.g), step.net_g, start.g, config)
-        _load_generator(step.net_g, found, start.g, config)
-    if start.d is not None:
-        _load_discriminators(step.net_d, load_weights(start.d), start.d)
-    there = [path for path in (start.g, start.d) if path is not None]
+def _load_base(folder: Path, step: VitsStep, base: Path | None) -> Path | None:
+    """Takes the weights of a base model, of the run's folder or of `base`; returns its generator."""
+    found, _ = _steps_of_pairs(folder)
+    g, d = found["G"].get(0), found["D"].get(0)
+    if base is not None and g is None and d is None:
+        g, d = (path if (path := base / f"{prefix}_0.pth").is_file() else None for prefix in "GD")
+        if g is None:
+            raise CheckpointError(f"--base {base}: holds no G_0.pth. Give a folder with G_0.pth and D_0.pth")
+    if g is not None:
+        weights = _with_own_speakers(load_weights(g), step.net_g, g, step.config)
+        _load_generator(step.net_g, weights, g, step.config)
+    if d is not None:
+        _load_discriminators(step.net_d, load_weights(d), d)
+    there = [path for path in (g, d) if path is not None]
     for path in there:
         logger.info("starting from the weights of %s", path)
     if len(there) == 1:
         logger.warning("%s: has no %s beside it; that half of the model starts untrained", there[0], _partner(there[0]))
+    return g
 
 
 def _with_own_speakers(content: dict, net: nn.Module, path: Path, config: Config) -> dict[str, torch.Tensor]:

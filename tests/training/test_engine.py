@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from tiny_training import CPU, Run, names, weights
+from tiny_training import CPU, SMALL_DECODER, Run, names, weights
 from tiny_voices import make_workspace
 from torch.utils.data import DataLoader
 
@@ -26,7 +26,7 @@ from modules.weights.checkpoint import load_weights, save_weights
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return make_workspace(tmp_path, vol_aug=True)
+    return make_workspace(tmp_path, model=SMALL_DECODER, vol_aug=True)
 
 
 def scored(config, folder, **more) -> Run:

@@ -13,7 +13,7 @@ from models import build_synthesizer
 from modules.errors import CheckpointError
 from modules.training.distributed import Group, random_state
 from modules.training.loop import TrainState
-from modules.training.resume import find_starts, load_start, prune_pairs, save_state
+from modules.training.resume import find_pairs, load_start, prune_pairs, save_state
 from modules.training.step import VitsStep
 from modules.weights.checkpoint import load_weights, save_weights
 from vdecoder.discriminators import MultiPeriodDiscriminator
@@ -130,7 +130,7 @@ def test_settings_of_the_optimizer_are_those_of_the_config(tmp_path):
 
 def test_the_newest_pair_counts_by_step_not_by_date(tmp_path):
     saved_run(tmp_path, tiny_config(keep_ckpts=0), 1000, 900)
-    assert find_starts(tmp_path)[0].step == 1000
+    assert find_pairs(tmp_path)[0][0].name == "G_1000.pth"
 
 
 @pytest.mark.parametrize("lost", ["G_20.pth", "D_20.pth"])
@@ -146,13 +146,13 @@ def test_a_generator_without_discriminators_is_refused_with_the_ways_out(tmp_pat
     saved_run(tmp_path, tiny_config(), 20)
     (tmp_path / "D_20.pth").unlink()
     with pytest.raises(CheckpointError, match=r"G_20\.pth: has no D_20\.pth beside it.*rename G_20\.pth to G_0\.pth"):
-        find_starts(tmp_path)[0]
+        find_pairs(tmp_path)
 
 
 def test_a_kill_within_the_very_first_save_leaves_nothing_in_the_way(tmp_path, caplog):
     saved_run(tmp_path, tiny_config(), 20)
     (tmp_path / "G_20.pth").unlink()  # the discriminators take their name first
-    assert find_starts(tmp_path)[0].step == 0 and "D_20.pth" in caplog.text
+    assert find_pairs(tmp_path) == [] and "D_20.pth" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["G_20.pth", "D_20.pth"])

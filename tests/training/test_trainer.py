@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from tiny_training import Run, names, weights
+from tiny_training import SMALL_DECODER, Run, names, weights
 from tiny_voices import make_workspace
 
 from modules.errors import UserError
@@ -18,7 +18,7 @@ from modules.weights.checkpoint import list_checkpoints, load_weights
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return make_workspace(tmp_path, vol_aug=True)
+    return make_workspace(tmp_path, model=SMALL_DECODER, vol_aug=True)
 
 
 def test_the_mel_loss_falls_on_one_tiny_batch(tmp_path, monkeypatch):
