@@ -12,23 +12,27 @@ Example: python train_diff.py -c configs/diffusion.yaml
 """
 
 import argparse
+import contextlib
 import logging
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules.cli import configure_logging, make_parser, next_step, run
-from modules.errors import ConfigError, DataError, MissingWeights, UsageError
+from modules.errors import ConfigError, DataError, MissingWeights
+from modules.training.command import introduce, keep_config, millions, parse_flags, report_end
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.data import DataLoader
 
-    from diffusion.trainer import DiffusionTrainer
+    from diffusion.trainer import DiffusionMonitor, DiffusionStep
+    from diffusion.unit2mel import Unit2Mel
     from modules.config.audio import AudioSpec
     from modules.config.diffusion import DiffusionConfig
     from modules.contracts import MelVocoder
     from modules.training.distributed import Group
+    from modules.training.loop import TrainingLoop
 
 logger = logging.getLogger(__name__)
 
@@ -40,83 +44,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
     configure_logging()
     from modules.config.diffusion import load_diffusion_config
-    from modules.training.launch import on_devices
+    from modules.training.launch import run_on_devices
 
-    config = load_diffusion_config(arguments.config)
-    device_name = arguments.device or _device_of(config, arguments.gpus)
-    given = sys.argv[1:] if argv is None else argv
-    return on_devices(Path(__file__), given, arguments.gpus, device_name, partial(_train, config, arguments))
+    device_name = arguments.device or _device_of(load_diffusion_config(arguments.config), arguments.gpus)
+    return run_on_devices(partial(_train, arguments), arguments.gpus, device_name)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser(__file__, __doc__)
     parser.add_argument("-c", "--config", type=Path, default=Path("configs/diffusion.yaml"), help="config of step 2")
-    parser.add_argument("--max_steps", type=int, help="stop after this many steps (default: the config's train.epochs)")
     devices = "one device: cpu, cuda, cuda:1 or mps (default: device of the config; all GPUs if that is cuda, unless "
-    devices += "env.gpu_id names another than 0)"
-    parser.add_argument("-d", "--device", help=devices)
-    parser.add_argument("--gpus", help="numbers of the GPUs to train on, like 0,2 (default: all that are visible)")
-    arguments = parser.parse_args(argv)
-    if arguments.max_steps is not None and arguments.max_steps < 1:
-        raise UsageError(f"--max_steps {arguments.max_steps}: expected 1 or more")
-    return arguments
-
-
-def _train(config: "DiffusionConfig", arguments: argparse.Namespace, group: "Group") -> int:
-    from diffusion.dataset import DiffusionDataset, make_loader
-    from diffusion.samplers.base import check_method
-    from modules.files import make_folder, remove_leftovers
-    from modules.training.sharing import together
-    from modules.training.trainer import say_how_it_ended
-
-    config_path, max_steps, device = arguments.config, arguments.max_steps, group.device
-    folder = Path(config.env.expdir)
-    if not group.is_main:
-        configure_logging(level=logging.WARNING)
-    with together(group):
-        _check(config, config_path)
-        check_method(config.infer.method, config_path)
-        if group.is_main:
-            make_folder(folder)
-            configure_logging(folder / "log_info.txt")
-            remove_leftovers(folder, recursive=False)
-        audio, mel = _specs(config, config_path)
-        cache = device if config.train.cache_device.startswith(device.type) else "cpu"
-        training = DiffusionDataset(config.data.training_files, config, audio, mel, device=cache)
-        validation = DiffusionDataset(config.data.validation_files, config, audio, mel, training=False)
-        clips = validation.some(VALIDATION_CLIPS)
-        vocoder = _find_vocoder(config, device) if group.is_main else None
-        if config.train.cache_all_data:
-            training.fill_cache()
-        loader = make_loader(training, device, group.rank, group.world_size)
-    # Where ranks speak with each other, as they do here and as they start, no single one may have left.
-    trainer = _build_trainer(config, mel, group, folder, vocoder)
-    trainer.start()
-    if arguments.device is None and config.device == "cuda" != device.type:
-        logger.info("device cuda:%d of the config is not here: training on %s", config.env.gpu_id, device)
-    if group.is_main:
-        _copy_config(config, folder / "config.yaml")
-        _introduce(trainer, training, len(loader.batch_sampler), config_path)
-    done_before = trainer.state.step
-    outcome = trainer.run(loader, clips, max_steps)
-    if code := say_how_it_ended(outcome, done_before, max_steps, config.train.epochs):
-        return code
-    if group.is_main:
-        model, saved_config = outcome.model_path.as_posix(), (folder / "config.yaml").as_posix()
-        speaker = next(iter(config.spk))
-        flags = f'-shd -dm "{model}" -dc "{saved_config}"'
-        print(next_step(f'python inference_main.py -m logs/44k/G_STEP.pth -n SONG.wav -s "{speaker}" {flags}'))
-    return 0
-
-
-def _check(config: "DiffusionConfig", config_path: Path) -> None:
-    """Refuses a config whose speakers are none, or more than the model has room for."""
-    if not config.spk:
-        raise DataError(f"{config_path}: spk names no speaker. Make it with: python preprocess_flist_config.py")
-    if max(config.spk.values()) >= config.model.n_spk:
-        raise ConfigError(
-            f"{config_path}: model.n_spk is {config.model.n_spk}, but spk has the id {max(config.spk.values())}"
-        )
+    return parse_flags(parser, argv, devices + "env.gpu_id names another than 0)")
 
 
 def _device_of(config: "DiffusionConfig", gpus: str | None) -> str | None:
@@ -127,6 +65,107 @@ def _device_of(config: "DiffusionConfig", gpus: str | None) -> str | None:
         return None
     wanted = f"cuda:{config.env.gpu_id}" if config.device == "cuda" else config.device
     return wanted if wanted in available_devices() and wanted != "cuda:0" else None
+
+
+def _train(arguments: argparse.Namespace, group: "Group") -> int:
+    """A training on one rank, in the order in which it happens."""
+    from diffusion.dataset import DiffusionDataset, make_loader
+    from diffusion.state import load_start, save_state
+    from diffusion.trainer import DiffusionMonitor, DiffusionStep
+    from modules.config.diffusion import dump_diffusion_config, load_diffusion_config
+    from modules.files import make_folder, remove_leftovers
+    from modules.training.distributed import raise_on_all_ranks, seed_rank
+    from modules.training.loop import TrainingLoop, require_same_step
+
+    configure_logging(level=logging.INFO if group.is_main else logging.WARNING)
+    device = group.device
+
+    # The config and the data. (No rank may leave alone where ranks speak with each other.)
+    with raise_on_all_ranks(group):
+        config = load_diffusion_config(arguments.config)
+        folder = Path(config.env.expdir)
+        _check(config, arguments.config)
+        if group.is_main:
+            make_folder(folder)
+            configure_logging(folder / "log_info.txt")
+            remove_leftovers(folder, recursive=False)
+        audio, mel = _specs(config, arguments.config)
+        cache = device if config.train.cache_device.startswith(device.type) else "cpu"
+        training = DiffusionDataset(config.data.training_files, config, audio, mel, device=cache)
+        validation = DiffusionDataset(config.data.validation_files, config, audio, mel, training=False)
+        clips = validation.some(VALIDATION_CLIPS)
+        vocoder = _find_vocoder(config, device) if group.is_main else None
+        if config.train.cache_all_data:
+            training.fill_cache()
+    loader = make_loader(training, device, group.rank, group.world_size)
+
+    # The network with its optimizer, brought to where the newest checkpoint or a base model says.
+    step = DiffusionStep(_build_network(config, mel.n_mels, device), config, group)
+    seed_rank(config.train.seed, group)
+    with raise_on_all_ranks(group):
+        state, saved = load_start(folder, step, group)
+    require_same_step(group, folder, state)
+    loop = TrainingLoop(step, state, group, partial(save_state, folder, state, step), saved)
+
+    if arguments.device is None and config.device == "cuda" != device.type:
+        logger.info("device cuda:%d of the config is not here: training on %s", config.env.gpu_id, device)
+    if group.is_main:
+        keep_config(folder / "config.yaml", dump_diffusion_config(config).encode())
+        highest, timesteps = step.network.decoder.k_step_max - 1, config.model.timesteps
+        details = f"{millions(step.network)} parameters; noise levels 0 to {highest} of {timesteps}"
+        introduce(loop, loader, arguments.config, folder, "data.duration", details)
+
+    # The steps, until the last one or a request to stop.
+    first_step = state.step
+    monitor = DiffusionMonitor(step, state, folder / "logs", clips, vocoder) if group.is_main else None
+    train_steps(loop, step, loader, arguments.max_steps, monitor)
+    if code := report_end(loop, first_step, arguments.max_steps):
+        return code
+    if group.is_main:
+        model, saved_config = loop.saved.as_posix(), (folder / "config.yaml").as_posix()
+        speaker = next(iter(config.spk))
+        flags = f'-shd -dm "{model}" -dc "{saved_config}"'
+        print(next_step(f'python inference_main.py -m logs/44k/G_STEP.pth -n SONG.wav -s "{speaker}" {flags}'))
+    return 0
+
+
+def train_steps(
+    loop: "TrainingLoop",
+    step: "DiffusionStep",
+    loader: "DataLoader",
+    max_steps: int | None = None,
+    monitor: "DiffusionMonitor | None" = None,
+) -> None:
+    """Trains until all epochs or `max_steps` are done, or until told to stop, and saves."""
+    state, train, last = loop.state, step.config.train, loop.last_step(loader, max_steps)
+    if state.step >= last:
+        return
+    with loop.running(loader, last) as steps, monitor or contextlib.nullcontext():
+        for batches in steps:  # epochs follow each other
+            rate = step.prepare(state)
+            report = step.run(batches)
+            loop.count(batches, report)
+            if state.step % train.interval_log == 0:
+                pace = loop.pace()
+                if monitor:
+                    monitor.log_step(report, batches[-1], rate, pace)
+            if state.step % train.interval_val == 0:
+                loop.save()
+                if monitor:
+                    monitor.validate(loop.stop)
+
+
+def _check(config: "DiffusionConfig", config_path: Path) -> None:
+    """Refuses a config with an unknown sampler, or whose speakers are none or more than the model has room for."""
+    from diffusion.samplers.base import check_method
+
+    if not config.spk:
+        raise DataError(f"{config_path}: spk names no speaker. Make it with: python preprocess_flist_config.py")
+    if max(config.spk.values()) >= config.model.n_spk:
+        raise ConfigError(
+            f"{config_path}: model.n_spk is {config.model.n_spk}, but spk has the id {max(config.spk.values())}"
+        )
+    check_method(config.infer.method, config_path)
 
 
 def _specs(config: "DiffusionConfig", config_path: Path) -> tuple["AudioSpec", "AudioSpec"]:
@@ -141,25 +180,6 @@ def _specs(config: "DiffusionConfig", config_path: Path) -> tuple["AudioSpec", "
     return audio, mel
 
 
-def _build_trainer(
-    config: "DiffusionConfig", mel: "AudioSpec", group: "Group", folder: Path, vocoder: "MelVocoder | None"
-) -> "DiffusionTrainer":
-    """The network of the config, initialised from its seed, in a trainer; the vocoder where it is there."""
-    import torch
-
-    from diffusion.trainer import DiffusionTrainer, training_dtype
-    from diffusion.unit2mel import build_unit2mel
-    from modules.training.randomness import seed_all, seed_rank
-
-    device = group.device
-    seed_all(config.train.seed)
-    network = build_unit2mel(config, mel.n_mels).to(device)
-    if config.train.amp_dtype == "fp16" and training_dtype(config, device) == torch.float32:
-        logger.warning("train.amp_dtype fp16 needs CUDA; training in fp32 on %s (bf16 works there too)", device)
-    seed_rank(config.train.seed, group)
-    return DiffusionTrainer(network, config, group, folder, vocoder)
-
-
 def _find_vocoder(config: "DiffusionConfig", device: "torch.device") -> "MelVocoder | None":
     """What makes the sounds of validation, where it is there."""
     from vdecoder.mel_vocoder import load_vocoder
@@ -171,45 +191,18 @@ def _find_vocoder(config: "DiffusionConfig", device: "torch.device") -> "MelVoco
         return None
 
 
-def _introduce(trainer: "DiffusionTrainer", training, n_batches: int, config_path: Path) -> None:
-    """Says what is about to be trained, on what, and where."""
-    from modules.data.filelist import speaker_of
+def _build_network(config: "DiffusionConfig", n_mels: int, device: "torch.device") -> "Unit2Mel":
+    """The network of the config, initialised from its seed."""
+    import torch
 
-    for path in training.too_short:
-        logger.warning("%s: is shorter than data.duration and is left out", path)
-    config = trainer.config
-    counts = {speaker: 0 for speaker in config.spk}
-    for path in training.clips:
-        counts[speaker_of(path)] += 1
-    decoder = trainer.learner.network.decoder
-    parameters = sum(parameter.numel() for parameter in trainer.learner.network.parameters()) / 1e6
-    logger.info("config %s, run %s, device %s", config_path, trainer.folder, trainer.device)
-    logger.info("speakers: %s", ", ".join(f"{speaker} ({count} clips)" for speaker, count in counts.items()))
-    logger.info(
-        "%d clips, %.1f minutes, %d steps per epoch; %.1f M parameters; noise levels 0 to %d of %d",
-        len(training),
-        training.n_seconds / 60,
-        n_batches,
-        parameters,
-        decoder.k_step_max - 1,
-        config.model.timesteps,
-    )
-    group = trainer.group
-    logger.info(
-        "a step sees %d clips: train.batch_size %d, %d %s",
-        config.train.batch_size * group.world_size,
-        config.train.batch_size,
-        group.world_size,
-        "process" if group.world_size == 1 else "processes, one for each device",
-    )
+    from diffusion.trainer import training_dtype
+    from diffusion.unit2mel import build_unit2mel
+    from modules.training.distributed import seed_all
 
-
-def _copy_config(config: "DiffusionConfig", target: Path) -> None:
-    """Keeps the config beside the checkpoints."""
-    from modules.config.diffusion import dump_diffusion_config, save_diffusion_config
-
-    if not target.is_file() or target.read_text("utf-8") != dump_diffusion_config(config):
-        save_diffusion_config(config, target)
+    if config.train.amp_dtype == "fp16" and training_dtype(config, device) == torch.float32:
+        logger.warning("train.amp_dtype fp16 needs CUDA; training in fp32 on %s (bf16 works there too)", device)
+    seed_all(config.train.seed)
+    return build_unit2mel(config, n_mels).to(device)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Training items of the diffusion model: stretches of clips with units, pitch, loudness and mel, cached in memory.
+"""Training items of the diffusion model: segments of clips with units, F0, volume and mel, cached in memory.
 
 What is random about an item follows from the seed, the epoch and its number, as in `modules/data/dataset.py`.
 """
 
-import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,19 +14,17 @@ from modules.audio.io import probe
 from modules.config.audio import AudioSpec
 from modules.config.diffusion import DiffusionConfig
 from modules.data.dataset import ClipDataset, EpochBatches, place_generator, quiet_worker, require_listed
-from modules.data.features import load_diffusion
+from modules.data.features import DiffusionFeatures, load_diffusion
 from modules.data.filelist import read_list, speaker_of
 from modules.encoders.align import align_units
 from modules.errors import DataError, UserError
 
-logger = logging.getLogger(__name__)
-
 AUGMENTED_SHARE = 0.5  # of the training items
-_MARGIN_SECONDS = 0.1  # by which a clip must be longer than a training stretch
+_MARGIN_SECONDS = 0.1  # by which a clip must be longer than a training segment
 
 
 class Item(NamedTuple):
-    """A stretch of a clip: units (D, N), f0 and volume (N,), mel (M, N) natural log, and `aug_shift` in semitones."""
+    """A segment of a clip: units (D, N), f0 and volume (N,), mel (M, N) natural log, and `aug_shift` in semitones."""
 
     units: torch.Tensor
     f0: torch.Tensor
@@ -54,32 +52,14 @@ class Batch(NamedTuple):
         return Batch(*(x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in moved))
 
 
-class _Clip(NamedTuple):
-    """All of one clip; the augmented half is None for validation."""
-
-    units: torch.Tensor
-    f0: torch.Tensor
-    volume: torch.Tensor
-    mel: torch.Tensor
-    aug_mel: torch.Tensor | None
-    aug_volume: torch.Tensor | None
-    aug_shift: float
-
-
 class DiffusionDataset(ClipDataset):
     """The clips of a file list.
 
     Args:
-        list_path: a list of clips; the speaker of each is its folder.
-        config: the run's configuration.
         audio: rate and hop of the clips.
         mel: the vocoder's mel.
-        training: give random stretches of `data.duration`, every other one augmented; else whole clips.
+        training: give random segments of `data.duration`, every other one augmented; else whole clips.
         device: where the cache lies.
-
-    Raises:
-        DataError: the list is missing or empty, a clip or its features are missing, a speaker is not in the config, or
-            no clip is long enough.
     """
 
     def __init__(
@@ -98,33 +78,18 @@ class DiffusionDataset(ClipDataset):
         self.n_seconds = 0.0
         self.too_short: list[Path] = []
         self._check_clips(Path(list_path))
-        self._cache: list[_Clip] | None = None
+        self._cache: list[DiffusionFeatures] | None = None
 
     def fill_cache(self, show_progress: bool = True) -> None:
-        """Reads all clips into the memory of the cache's device, half as large with `train.cache_fp16`.
-
-        Raises:
-            DataError: the features of a clip are stale, damaged or do not fit the config.
-        """
+        """Reads all clips into the memory of the cache's device, half as large with `train.cache_fp16`."""
         from tqdm import tqdm
 
-        bar = tqdm(
-            self.clips,
-            desc="cache",
-            unit="clip",
-            leave=False,
-            dynamic_ncols=True,
-            delay=1,
-            disable=not show_progress,
-        )
+        hidden = not show_progress
+        bar = tqdm(self.clips, "cache", unit="clip", leave=False, dynamic_ncols=True, delay=1, disable=hidden)
         self._cache = [self._compact(self._load(path)) for path in bar]
 
     def item(self, index: int, epoch: int = 0) -> Item:
-        """Clip number `index` as the model sees it in `epoch`.
-
-        Raises:
-            DataError: its features are stale, damaged or do not fit the config.
-        """
+        """Clip number `index` as the model sees it in `epoch`."""
         path = self.clips[index]
         clip = self._cache[index] if self._cache is not None else self._load(path)
         speaker = self.config.spk[speaker_of(path)]
@@ -139,7 +104,8 @@ class DiffusionDataset(ClipDataset):
         frames = slice(start, start + self.n_frames)
         return Item(clip.units[:, frames], f0[frames], volume[frames], mel[:, frames], shift, speaker, path.as_posix())
 
-    def _load(self, path: Path) -> _Clip:
+    def _load(self, path: Path) -> DiffusionFeatures:
+        """All of one clip, its units aligned."""
         data = self.config.data
         found = load_diffusion(path, self.audio, self.mel_spec, data.encoder, self.training)
         if found.units.shape[0] != data.encoder_out_channels:
@@ -151,18 +117,14 @@ class DiffusionDataset(ClipDataset):
         units = align_units(found.units, found.mel.shape[1], data.unit_interpolate_mode)
         if self.training and found.mel.shape[1] < self.n_frames:
             raise DataError(f"{path}: has {found.mel.shape[1]} frames, data.duration needs {self.n_frames}")
-        return _Clip(units, found.f0, found.volume, found.mel, found.aug_mel, found.aug_volume, float(found.aug_shift))
+        return replace(found, units=units, aug_shift=float(found.aug_shift))
 
-    def _compact(self, clip: _Clip) -> _Clip:
-        """A clip as the cache holds it. Pitch stays fp32: half precision has steps of 0.5 Hz at 600 Hz."""
+    def _compact(self, clip: DiffusionFeatures) -> DiffusionFeatures:
+        """A clip as the cache holds it. F0 stays fp32: half precision has steps of 0.5 Hz at 600 Hz."""
         half = torch.float16 if self.config.train.cache_fp16 else torch.float32
-
-        def keep(tensor: torch.Tensor | None, dtype: torch.dtype = half) -> torch.Tensor | None:
-            return None if tensor is None else tensor.to(self.device, dtype)
-
-        f0 = keep(clip.f0, torch.float32)
-        tensors = (keep(x) for x in (clip.volume, clip.mel, clip.aug_mel, clip.aug_volume))
-        return _Clip(keep(clip.units), f0, *tensors, clip.aug_shift)
+        tensors = {name: x for name, x in vars(clip).items() if isinstance(x, torch.Tensor)}
+        moved = {name: x.to(self.device, torch.float32 if name == "f0" else half) for name, x in tensors.items()}
+        return replace(clip, **moved)
 
     def _check_clips(self, list_path: Path) -> None:
         """What can be known without reading the features: speakers, files, lengths."""

@@ -19,7 +19,7 @@ from modules.encoders.align import align_units
 from modules.encoders.base import build_encoder
 from modules.f0.base import build_predictor
 from modules.pretrained.find import CODE_ROOT
-from modules.training.distributed import alone
+from modules.training.distributed import Group
 from modules.training.resume import load_start
 from modules.training.step import VitsStep
 from modules.weights.checkpoint import check_whole, load_weights
@@ -69,7 +69,7 @@ def test_a_new_voice_starts_from_it(config, tmp_path):
     own = parse_config({**values, "spk": {"ro_tabbytha_f": 0, "новая": 1}})
     networks = build_synthesizer(own), MultiPeriodDiscriminator(channels=own.model.discriminator_channels)
     step = VitsStep(*networks, own, CPU)
-    state, _ = load_start(tmp_path, step, own, alone(CPU), BASE)
+    state, _ = load_start(tmp_path, step, Group(), BASE)
     vectors = load_weights(BASE / "G_0.pth")["model"]["emb_g.weight"].float()
     assert state.has_base
     torch.testing.assert_close(step.net_g.emb_g.weight[0].detach(), vectors[config.spk["ro_tabbytha_f"]])

@@ -17,7 +17,7 @@ from models import build_synthesizer, load_synthesizer
 from modules.config.io import load_config, save_config, to_plain
 from modules.config.schema import Config
 from modules.errors import CheckpointError, ConfigError, UsageError
-from modules.training.distributed import alone
+from modules.training.distributed import Group
 from modules.training.resume import load_start
 from modules.training.step import VitsStep
 from modules.weights.checkpoint import load_weights, save_weights
@@ -162,8 +162,8 @@ def test_a_base_holds_all_that_training_needs(trained, config, tmp_path, capsys,
         load_config(folder / "config.json").model == config.model and load_weights(folder / "G_0.pth")["card"] == CARD
     )
     step = VitsStep(build_synthesizer(config), copy.deepcopy(discriminators), config, CPU)
-    state, start = load_start(tmp_path / "new", step, config, alone(CPU), folder)
-    assert (state.step, state.has_base, start.g) == (0, True, folder / "G_0.pth")
+    state, path = load_start(tmp_path / "new", step, Group(), folder)
+    assert (state.step, state.has_base, path) == (0, True, folder / "G_0.pth")
     wanted = load_weights(trained)["model"]["enc_q.pre.weight"]
     torch.testing.assert_close(step.net_g.enc_q.pre.weight.detach(), wanted, atol=2e-3, rtol=1e-2)
     torch.testing.assert_close(

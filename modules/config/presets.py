@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "c_stft": 15.0,
             "ema_decay": 0.999,
             "window_frames": 128,
-            "steady_steps": 20000,
+            "linear_upsampling_steps": 20000,
             "adversarial_from": 1500,
             "log_interval": 50,
             "eval_interval": 250,
@@ -54,7 +54,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "log_interval": 20,
             "eval_interval": 200,
             "window_frames": 128,
-            "steady_steps": 2000,
+            "linear_upsampling_steps": 2000,
         },
         "model": {
             "inter_channels": 64,

@@ -68,7 +68,7 @@ class TrainConfig(Section):
     ema_decay: Share = 0.0
     patience: Annotated[int, Field(ge=0)] = 10
     window_frames: Positive = 790
-    steady_steps: Annotated[int, Field(ge=0)] = 0
+    linear_upsampling_steps: Annotated[int, Field(ge=0)] = 0
     adversarial_from: Annotated[int, Field(ge=0)] = 0
 
 

@@ -13,17 +13,9 @@ FREE_SHARE = 0.1
 
 
 def largest_batch_size(step: VitsStep, most: int) -> int:
-    """The largest `train.batch_size` that `step` has memory for, with the longest clips there can be.
+    """The largest `train.batch_size`, `most` at most, that `step` has memory for, with the longest clips there can be.
 
     The weights of `step` are changed; throw it away afterwards.
-
-    Args:
-        step: on a CUDA device.
-        most: no larger one is tried.
-
-    Raises:
-        UsageError: the device is not a CUDA GPU.
-        UserError: not even one clip fits.
     """
     if step.device.type != "cuda":
         raise UsageError(
@@ -46,7 +38,6 @@ def largest_that_fits(fits: Callable[[int], bool], most: int) -> int:
 
     Args:
         fits: whether a size fits; if it does, so do all smaller ones.
-        most: at least 1.
     """
     fitting, failing, size = 0, most + 1, 1
     while failing - fitting > 1:

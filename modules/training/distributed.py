@@ -1,25 +1,38 @@
-"""The processes of a training on several devices: `join` lets each find the others.
+"""The ranks of a training on several devices: who one is, what ranks ask each other, and what they have in common.
 
-A process is a rank. Ranks are started by `launch.py` (one machine) or by torchrun (one or several machines). The
-network is wrapped, and the data divided, elsewhere; a `Group` only says who one is and carries small messages.
+A rank is a process with a device of its own, started by `launch.py` (one machine) or by torchrun (one or several).
 """
 
+import contextlib
 import datetime
+import logging
 import os
-import signal
+import random
+import re
 import threading
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch import distributed
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from modules.device import choose_device
 from modules.errors import UsageError, UserError
 
+logger = logging.getLogger(__name__)
+
 _TIMEOUT_SECONDS = 1800  # how long a rank waits for the others; SVC_TIMEOUT_SECONDS overrides it
 _LEAVE_SECONDS = 5
 _CPU = torch.device("cpu")
+_PYTHON_VERSION = 3  # of `random.getstate()`, the same since Python 3.2
+_RANK_STRIDE = 1_000_003  # between the seeds of two ranks; more than a run has steps
+
+
+class FailedElsewhere(Exception):
+    """Another rank cannot go on and has said why."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +41,11 @@ class Group:
 
     Every method but `leave` waits until all ranks call it. Messages go from CPU to CPU, so that none waits for a GPU. A
     group of one needs no process group.
-
-    Args:
-        rank: number of this process, from 0.
-        world_size: number of processes.
-        device: where this process computes.
     """
 
-    rank: int = 0
-    world_size: int = 1
-    device: torch.device = _CPU
+    rank: int = 0  # number of this process, from 0
+    world_size: int = 1  # number of processes
+    device: torch.device = _CPU  # where this process computes
 
     @property
     def is_main(self) -> bool:
@@ -46,27 +54,17 @@ class Group:
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true on one rank at least."""
-        return bool(self._reduced(torch.tensor(int(flag)), distributed.ReduceOp.MAX).item())
+        return self.lowest(-int(flag)) < 0
 
     def lowest(self, number: int) -> int:
         """The smallest `number` of all ranks."""
-        return int(self._reduced(torch.tensor(number), distributed.ReduceOp.MIN).item())
-
-    def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean over the ranks of each element, without gradient.
-
-        Args:
-            values: any shape, the same on every rank, floating point. Half precision is summed in float32.
-        """
-        wide = values.detach().to(torch.promote_types(values.dtype, torch.float32))
-        return (self._reduced(wide, distributed.ReduceOp.SUM) / self.world_size).to(values)
+        value = torch.tensor(number)
+        if self.world_size > 1:
+            distributed.all_reduce(value, distributed.ReduceOp.MIN)
+        return int(value)
 
     def gather_bytes(self, state: torch.Tensor) -> list[torch.Tensor]:
-        """The `state` of every rank, in the order of the ranks.
-
-        Args:
-            state: (N,) uint8 on the CPU, N being the same on every rank, like `torch.get_rng_state()`.
-        """
+        """The `state` of every rank, (N,) uint8 on the CPU with the same N, in the order of the ranks."""
         assert state.dtype == torch.uint8 and state.device.type == "cpu", (state.dtype, state.device)
         if self.world_size == 1:
             return [state.clone()]
@@ -79,83 +77,68 @@ class Group:
         self.any(False)
 
     def leave(self) -> None:
-        """Ends the process group, if there is one; without that its threads may abort a process that ends.
-
-        After an error the end could wait for the dead: that is given a few seconds only.
-        """
+        """Ends the process group, if there is one; without that its threads may abort a process that ends."""
         if self.world_size > 1 and distributed.is_initialized():
+            # After an error the end could wait for the dead: that is given a few seconds only.
             ending = threading.Thread(target=distributed.destroy_process_group, daemon=True)
             ending.start()
             ending.join(_LEAVE_SECONDS)
 
-    def _reduced(self, values: torch.Tensor, operation: distributed.ReduceOp) -> torch.Tensor:
-        if self.world_size > 1:
-            values = values.to(_CPU, copy=True).contiguous()
-            distributed.all_reduce(values, operation)
-        return values
-
 
 def is_rank() -> bool:
-    """Whether this process was started as one of several, by `launch` or torchrun."""
+    """Whether torchrun has started this process as one of several."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def alone(device: torch.device) -> Group:
-    """A group of this process only."""
-    return Group(device=device)
-
-
 def join(device_name: str | None) -> Group:
-    """The group that the environment describes, when all its ranks are there; else a group of this process only.
+    """The group of torchrun's environment, when all its ranks are there; else a group of this process only.
 
     Args:
-        device_name: as `choose_device`. For a rank of `launch` it says nothing; for one of torchrun None, "cuda" or
-            "cpu", since each rank gets its own.
-
-    Raises:
-        UsageError: a device that this rank cannot have.
-        UserError: the ranks do not find each other.
+        device_name: as `choose_device`; for a rank of torchrun None, "cuda" or "cpu", since each gets its own.
     """
     if not is_rank():
-        return alone(_made_current(choose_device(device_name)))
+        return meet(0, 1, choose_device(device_name))
     rank, world_size = _number("RANK"), _number("WORLD_SIZE")
-    launched = "SVC_RENDEZVOUS" in os.environ
-    if launched:
-        _obey_launcher()
+    device = choose_device(device_name) if world_size == 1 else _device_of_local_rank(device_name)
+    return meet(rank, world_size, device)
+
+
+def meet(rank: int, world_size: int, device: torch.device, rendezvous: Path | None = None) -> Group:
+    """The group of `world_size` ranks, when all are there.
+
+    Args:
+        rendezvous: the file through which they find each other; None where torchrun's environment says it.
+
+    Raises:
+        UserError: the ranks do not find each other.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # events and streams that name none are this one's from now on
     if world_size == 1:
-        return alone(_made_current(choose_device(os.environ.get("SVC_DEVICE", device_name))))
-    device = choose_device(os.environ["SVC_DEVICE"]) if launched else _device_of_local_rank(device_name)
-    _made_current(device)
+        return Group(device=device)
     if not distributed.is_available():
         raise UserError("this PyTorch is built without torch.distributed; train on one device, with --device")
     with_nccl = device.type == "cuda" and distributed.is_nccl_available()
     timeout = datetime.timedelta(seconds=_number("SVC_TIMEOUT_SECONDS", _TIMEOUT_SECONDS))
     try:
-        store = distributed.FileStore(os.environ["SVC_RENDEZVOUS"], world_size) if launched else None
+        store = None if rendezvous is None else distributed.FileStore(str(rendezvous), world_size)
         if store is not None:
             store.set_timeout(timeout)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if with_nccl else "gloo",
-            init_method=None if launched else "env://",
+            init_method="env://" if store is None else None,
             store=store,
             rank=rank,
             world_size=world_size,
             timeout=timeout,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        place = os.environ["SVC_RENDEZVOUS"] if launched else f"{os.getenv('MASTER_ADDR')}:{os.getenv('MASTER_PORT')}"
+        place = rendezvous or f"{os.getenv('MASTER_ADDR')}:{os.getenv('MASTER_PORT')}"
         raise UserError(
             f"rank {rank} of {world_size} did not meet the others at {place} ({str(error).partition(chr(10))[0]}). "
             "Check that all ranks were started, that no other training uses this port, and that no firewall is between"
         ) from error
     return Group(rank, world_size, device)
-
-
-def _made_current(device: torch.device) -> torch.device:
-    """The device; events and streams that name none are this one's from now on."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
 
 
 def _number(name: str, default: int | None = None) -> int:
@@ -183,16 +166,119 @@ def _device_of_local_rank(name: str | None) -> torch.device:
     return torch.device("cuda", index)
 
 
-def _obey_launcher() -> None:
-    """A launcher that is killed cannot end its ranks, so they watch it; on Windows it says stop with a Ctrl-Break."""
-    if os.name == "nt":
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGBREAK, lambda *_: signal.raise_signal(signal.SIGTERM))
-    elif launcher := os.environ.get("SVC_LAUNCHER"):
-        threading.Thread(target=_end_with, args=(int(launcher),), daemon=True).start()
+def share_gradients(net: nn.Module, group: Group | None) -> nn.Module:
+    """A network to call in the place of `net`: its gradients become the mean over all ranks, bucket by bucket while the
+    backward pass still runs. With one rank it is `net` itself.
+
+    The weights of rank 0 go to all ranks first.
+    """
+    if group is None or group.world_size == 1:
+        return net
+    devices = [group.device] if group.device.type == "cuda" else None
+    return DistributedDataParallel(net, devices, gradient_as_bucket_view=True)
 
 
-def _end_with(launcher: int) -> None:
-    while os.getppid() == launcher:
-        time.sleep(1)
-    os._exit(1)
+@contextlib.contextmanager
+def no_sync(*nets: nn.Module, when: bool = True) -> Iterator[None]:
+    """Inside, forward passes with their backward passes only add to each rank's own gradient."""
+    with contextlib.ExitStack() as stack:
+        for net in nets:
+            if when and isinstance(net, DistributedDataParallel):
+                stack.enter_context(net.no_sync())
+        yield
+
+
+@contextlib.contextmanager
+def raise_on_all_ranks(group: Group) -> Iterator[None]:
+    """Work that every rank does: if a user's mistake ends it on one rank, it ends on all, and one rank says why.
+
+    Raises:
+        UserError: it failed here, and on no rank before this one.
+        FailedElsewhere: it failed, and another rank says why.
+    """
+    error = None
+    try:
+        yield
+    except UserError as caught:
+        error = caught
+    speaker = group.lowest(group.world_size if error is None else group.rank)
+    if speaker == group.rank and error is not None:
+        raise error
+    if speaker < group.world_size:
+        raise FailedElsewhere from error
+
+
+@contextlib.contextmanager
+def report_lost_peer(group: Group) -> Iterator[None]:
+    """Says in one line that another rank has gone, for which torch has a traceback.
+
+    Raises:
+        FailedElsewhere: it has.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).strip()
+        if group.world_size == 1 or not re.search(r"gloo|nccl|closed by peer|reset by peer|broken pipe", text, re.I):
+            raise
+        logger.debug("rank %d lost the others", group.rank, exc_info=True)
+        reason = re.sub(r"^\[\S+\] ", "", text.splitlines()[0]).partition(". ")[0]
+        logger.warning(
+            "rank %d (%s): another rank does not answer any more; that one says why (%s)",
+            group.rank,
+            group.device,
+            reason,
+        )
+        raise FailedElsewhere from None
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Where the generators of torch, Python and numpy are: one tensor for each, of the same length in every process."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    _, numbers, _ = random.getstate()
+    states["python"] = torch.tensor(numbers, dtype=torch.int64)
+    _, keys, position, _, _ = np.random.get_state()  # noqa: NPY002
+    states["numpy"] = torch.tensor([*keys.tolist(), position], dtype=torch.int64)
+    return states
+
+
+def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Puts the generators where `states` says; those that it does not name are left as they are."""
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"].clone())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].clone(), device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"].clone())
+    if "python" in states:
+        random.setstate((_PYTHON_VERSION, tuple(states["python"].tolist()), None))
+    if "numpy" in states:
+        *keys, position = states["numpy"].tolist()
+        np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position))  # noqa: NPY002
+
+
+def gather_random_states(group: Group) -> list[dict[str, torch.Tensor]]:
+    """The random state of every rank, on all ranks."""
+    own = random_state(group.device)
+    gathered = {name: group.gather_bytes(state.view(torch.uint8)) for name, state in own.items()}
+    return [
+        {name: states[rank].view(own[name].dtype) for name, states in gathered.items()}
+        for rank in range(group.world_size)
+    ]
+
+
+def seed_all(seed: int) -> None:
+    """Seeds every generator."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
+
+
+def seed_rank(seed: int, group: Group) -> None:
+    """Gives all ranks but the main one random numbers of their own, after networks were built from the same ones."""
+    if not group.is_main:
+        seed_all(seed + _RANK_STRIDE * group.rank)

@@ -2,10 +2,11 @@
 
 import logging
 import math
+import multiprocessing
 import signal
 from collections import deque
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -14,18 +15,16 @@ from modules.errors import UserError
 logger = logging.getLogger(__name__)
 
 # fp16 may need a few steps to find the scale of its loss; ten halvings are a factor of a thousand.
-MOST_BROKEN_STEPS = 10
+MAX_BROKEN_STEPS = 10
 _SHOWN_FILES = 12
 
 
 class StopRequest:
     """Notes Ctrl-C and SIGTERM while it is entered, so that the loop can finish its step and save.
 
-    A second Ctrl-C ends the program at once. Signals can only be caught in the main thread; elsewhere this does
-    nothing.
+    A second Ctrl-C ends the program at once, or the launcher if this is one of its ranks. Signals can only be caught in
+    the main thread; elsewhere this does nothing.
     """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.requested = False
@@ -33,7 +32,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         try:
-            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         except ValueError:
             self._before = {}
         return self
@@ -43,21 +42,13 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
+        if self.requested and number == signal.SIGINT and multiprocessing.parent_process() is None:
             raise KeyboardInterrupt
         self.requested = True
 
 
 class NotFinite(UserError):
     """Too many steps in a row had a loss or a gradient that is not finite."""
-
-
-class _Pending(NamedTuple):
-    step: int
-    files: list[str]
-    names: tuple[str, ...]
-    losses: torch.Tensor
-    ready: torch.cuda.Event | None
 
 
 class LossWatch:
@@ -68,18 +59,15 @@ class LossWatch:
     what is left, and must be called before weights are saved.
 
     Args:
-        remedy: what the message tells the user to change, like "lower train.learning_rate".
+        hint: what the message tells the user to change, like "lower train.learning_rate".
         limit: steps in a row that end the run.
-
-    Attributes:
-        n_left_out: steps that were not finite, since the start.
     """
 
-    def __init__(self, remedy: str, limit: int = MOST_BROKEN_STEPS) -> None:
-        self._remedy, self._limit = remedy, limit
-        self._pending: deque[_Pending] = deque()
+    def __init__(self, hint: str, limit: int = MAX_BROKEN_STEPS) -> None:
+        self._hint, self._limit = hint, limit
+        self._pending: deque[tuple] = deque()  # arguments of `_look`
         self._in_a_row = 0
-        self.n_left_out = 0
+        self.n_left_out = 0  # steps that were not finite, since the start
 
     def push(self, step: int, files: list[str], losses: Any, norms: tuple[torch.Tensor, ...] = ()) -> None:
         """Notes the losses of a step, a NamedTuple of scalars, with the lengths of its gradients, and looks at those of
@@ -95,17 +83,18 @@ class LossWatch:
             values = host.copy_(values, non_blocking=True)
             ready = torch.cuda.Event()
             ready.record()
-        self._pending.append(_Pending(step, files, losses._fields, values, ready))
+        self._pending.append((step, files, losses._fields, values, ready))
         while len(self._pending) > (0 if ready is None else 1):
-            self._look()
+            self._look(*self._pending.popleft())
 
     def flush(self) -> None:
         """Looks at everything noted. Raises NotFinite as `push`."""
         while self._pending:
-            self._look()
+            self._look(*self._pending.popleft())
 
-    def _look(self) -> None:
-        step, files, names, losses, ready = self._pending.popleft()
+    def _look(
+        self, step: int, files: list[str], names: tuple[str, ...], losses: torch.Tensor, ready: torch.cuda.Event | None
+    ) -> None:
         if ready is not None:
             ready.synchronize()
         values = losses.tolist()
@@ -121,7 +110,7 @@ class LossWatch:
             raise NotFinite(
                 f"step {step}: for {self._limit} steps in a row the loss or its gradient is not finite ({named}). Such "
                 f"a step leaves a network as it was. The last batch held: {shown}. Listen to these clips and remove "
-                f"bad ones, or {self._remedy}; then run the same command again: it goes on from the last checkpoint."
+                f"bad ones, or {self._hint}; then run the same command again: it goes on from the last checkpoint."
             )
         if all(map(math.isfinite, values[: len(names)])):
             # In fp16 that is the search for the largest scale of the loss: nothing that a user should act on.
@@ -130,16 +119,12 @@ class LossWatch:
             logger.warning("step %d: the loss is not finite (%s); left out. Its batch held: %s", step, named, shown)
 
 
-def require_finite_weights(nets: list[torch.nn.Module], step: int, remedy: str) -> None:
-    """Refuses to go on with weights that are not finite: a loss can be a number and its gradient not.
-
-    Raises:
-        UserError: a weight is infinite or not a number.
-    """
+def require_finite_weights(nets: list[torch.nn.Module], step: int, hint: str) -> None:
+    """Refuses to save weights that are not finite: a loss can be a number and its gradient not."""
     for net in nets:
         norms = torch._foreach_norm([parameter.detach() for parameter in net.parameters()])
         if not torch.stack([norm.float() for norm in norms]).isfinite().all():
             raise UserError(
-                f"step {step}: weights are not finite any more, so nothing was saved. Mend it so: {remedy}; then "
-                "run the same command again: it goes on from the last checkpoint."
+                f"step {step}: weights are not finite any more, so nothing was saved. Fix it: {hint}; then run the "
+                "same command again: it goes on from the last checkpoint."
             )

@@ -1,80 +1,62 @@
-"""Starts the ranks of a training on the devices of one machine: a small torchrun that ends in one line and one code."""
+"""Starts the ranks of a training on the devices of one machine, and ends them all with one exit code."""
 
+import contextlib
 import logging
 import math
 import os
 import signal
-import subprocess
-import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from torch import multiprocessing
 
+from modules.cli import run
 from modules.device import choose_device
-from modules.errors import UsageError, UserError
-from modules.training.distributed import Group, is_rank, join
+from modules.errors import UsageError
+from modules.training.distributed import FailedElsewhere, Group, is_rank, join, meet, report_lost_peer
 from modules.training.guards import StopRequest
-from modules.training.sharing import FailedElsewhere, losing_no_other
 
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 600  # what ranks have to finish their step and save, when told to stop
 GRACE_SECONDS = 10  # what ranks have to end, when another has failed and there is nothing to wait for
-_SETTLE_SECONDS = 1  # after a failure: the others may just be telling theirs, and one of them may say more
 _POLL_SECONDS = 0.1
 
 _CPU = torch.device("cpu")
-_USER_ERROR, _INTERRUPTED = 2, 130
-# How a rank ends by a stop: 130 where it saved; else by SIGTERM, for which Windows has 3 and STATUS_CONTROL_C_EXIT.
-_STOPPED = frozenset((_INTERRUPTED, -signal.SIGTERM, *((3, 0xC000013A) if os.name == "nt" else ())))
+_USER_ERROR, _LOST_PEER, _INTERRUPTED = 2, 75, 130
+# How a rank ends by a SIGTERM that it is too young to catch; on Windows by abort() or STATUS_CONTROL_C_EXIT.
+_TERMINATED = {-signal.SIGTERM, *((3, 0xC000013A) if os.name == "nt" else ())}
 
 
-def on_devices(
-    script: Path, argv: list[str], gpus: str | None, device_name: str | None, work: Callable[[Group], int]
-) -> int:
-    """Does the work of a training script: here, where this is one of its ranks or one device is enough; else it starts
-    the script once for each device.
+def run_on_devices(work: Callable[[Group], int], gpus: str | None, device_name: str | None) -> int:
+    """Does the work of a training script: here, where one device is enough or torchrun has started this process; else
+    in one new process for each device.
 
     Args:
-        script: a Python file that calls this function.
-        argv: its arguments.
+        work: what a rank does; returns the exit code. New processes get it pickled.
         gpus: as `parse_gpus`.
         device_name: as `choose_device`.
-        work: what a rank does; returns the exit code.
 
     Returns:
         The exit code; 1 where another rank has failed and says why.
-
-    Raises:
-        UserError: of the work, or as `training_devices` and `join`.
     """
     if not is_rank():
         devices = training_devices(gpus, device_name)
-        if wants_launch(devices):
-            return launch(script, argv, devices)
+        if len(devices) > 1:
+            return launch(work, devices)
         device_name = str(devices[0])
-    group = join(device_name)
-    try:
-        with losing_no_other(group):
-            code = work(group)
-    except FailedElsewhere:
-        code = 1
-    except UserError:
-        group.leave()
-        raise
-    group.leave()
-    return code
+    code = _work_in(join(device_name), work)
+    return 1 if code == _LOST_PEER else code
 
 
 def training_devices(gpus: str | None, device_name: str | None) -> list[torch.device]:
     """The devices to train on: those of the flags, else every GPU, else the best that there is.
-
-    Args:
-        gpus: as `parse_gpus`.
-        device_name: as `choose_device`.
 
     Raises:
         UsageError: there is no such device, or the flags contradict each other.
@@ -91,14 +73,7 @@ def training_devices(gpus: str | None, device_name: str | None) -> list[torch.de
 
 
 def parse_gpus(text: str | None) -> list[torch.device] | None:
-    """The devices of a flag `--gpus 0,2`; None where it is not given.
-
-    Args:
-        text: indices with commas between; or "cpu,cpu": ranks on the CPU, for trying it out.
-
-    Raises:
-        UsageError: not such a list, an index twice, or no such GPU; the text lists what there is.
-    """
+    """The devices of a flag `--gpus 0,2`, or of "cpu,cpu" (ranks on the CPU, for trying it out); None for None."""
     if text is None:
         return None
     words = [word.strip() for word in text.split(",")]
@@ -115,143 +90,127 @@ def parse_gpus(text: str | None) -> list[torch.device] | None:
     return [torch.device("cuda", int(word)) for word in words]
 
 
-def wants_launch(devices: list[torch.device]) -> bool:
-    """Whether ranks have yet to be started for these devices."""
-    return len(devices) > 1 and not is_rank()
+def launch(work: Callable[[Group], int], devices: list[torch.device]) -> int:
+    """Does `work` in one new process for each device at the same time, until all have ended.
 
-
-def launch(script: Path, argv: list[str], devices: list[torch.device]) -> int:
-    """Runs `script` once for each device at the same time, until all have ended; the script calls `join`.
-
-    Ctrl-C and SIGTERM become one SIGTERM to each rank, which finishes its step and saves; a second Ctrl-C kills them.
-    When a rank fails, the others are ended too.
-
-    Args:
-        script: a Python file.
-        argv: its arguments.
-        devices: one for each rank, in their order.
+    Ctrl-C and SIGTERM reach each rank as one SIGTERM, after which it finishes its step and saves; a second Ctrl-C kills
+    them. When a rank fails, the others are ended too.
 
     Returns:
         The exit code: 0 when all ranks are done, 130 when they were stopped, else that of the rank that failed first (1
         if a signal ended it).
     """
+    ranks: list[BaseProcess] = []
     with tempfile.TemporaryDirectory(prefix="svc-", ignore_cleanup_errors=True) as folder, StopRequest() as stop:
-        ranks = _Ranks(devices, stop)
         try:
-            for rank in range(len(devices)):
-                ranks.start([sys.executable, str(script), *argv], rank, Path(folder) / "rendezvous")
-            return ranks.wait()
+            orders = _start(work, devices, Path(folder) / "rendezvous", ranks)
+            return _watch(ranks, devices, orders, stop)
         except KeyboardInterrupt:
             logger.error("interrupted twice: the ranks are killed; what they have not saved is lost")
             return _INTERRUPTED
         finally:
-            ranks.kill()
+            _kill(ranks)
 
 
-class _Ranks:
-    """The processes of one launch."""
+def _start(
+    work: Callable[[Group], int], devices: list[torch.device], rendezvous: Path, ranks: list[BaseProcess]
+) -> list[Connection]:
+    """Adds the started processes to `ranks`; returns where each hears from this one."""
+    spawn, orders = multiprocessing.get_context("spawn"), []
+    # Ranks inherit it: a terminal's Ctrl-C goes to them as well, and they must not die of it while they start.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for rank in range(len(devices)):
+            theirs, ours = spawn.Pipe(duplex=False)
+            process = spawn.Process(target=_rank, args=(rank, devices, work, rendezvous, theirs))
+            process.start()
+            theirs.close()
+            ranks.append(process)
+            orders.append(ours)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    return orders
 
-    def __init__(self, devices: list[torch.device], stop: StopRequest) -> None:
-        self._devices, self._stop = devices, stop
-        self._processes: list[subprocess.Popen] = []
-        self._told = self._killed = False
-        self._failed: int | None = None  # the rank that is to blame
-        self._deadline = math.inf
 
-    def start(self, command: list[str], rank: int, rendezvous: Path) -> None:
-        """Starts one, out of reach of the terminal: its Ctrl-C would come in addition to our SIGTERM."""
-        device, world_size = self._devices[rank], len(self._devices)
-        environment = {
-            **os.environ,
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(world_size),
-            "SVC_DEVICE": str(device),
-            "SVC_RENDEZVOUS": str(rendezvous),
-            "SVC_LAUNCHER": str(os.getpid()),
-        }
-        if device.type == "cpu":
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // world_size)))
-        apart = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
+def _rank(
+    rank: int, devices: list[torch.device], work: Callable[[Group], int], rendezvous: Path, orders: Connection
+) -> None:
+    """The main function of a new process; ends it with the exit code of the work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_obey, args=(orders,), daemon=True).start()
+    if devices[rank].type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // len(devices)))
+    run(lambda _: _work_in(meet(rank, len(devices), devices[rank], rendezvous), work))
+
+
+def _obey(orders: Connection) -> None:
+    """Sends this process a SIGTERM when the launcher says so, and ends it at once where the launcher was killed."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            orders.recv_bytes()
+            signal.raise_signal(signal.SIGTERM)
+    os._exit(1)
+
+
+def _work_in(group: Group, work: Callable[[Group], int]) -> int:
+    try:
+        with report_lost_peer(group):
+            return work(group)
+    except FailedElsewhere:
+        return _LOST_PEER
+    finally:
+        group.leave()
+
+
+def _watch(ranks: list[BaseProcess], devices: list[torch.device], orders: list[Connection], stop: StopRequest) -> int:
+    """Waits until the last rank has ended; returns the exit code of the launch."""
+    failed, is_told, is_killed, deadline = None, False, False, math.inf
+    while True:
+        codes = [rank.exitcode for rank in ranks]
+        if failed is None and not is_killed and not (is_told and _TERMINATED.intersection(codes)):
+            failed = next((n for n, code in enumerate(codes) if code not in (None, 0, _LOST_PEER, _INTERRUPTED)), None)
+            if failed is not None:
+                _report(failed, devices[failed], codes[failed])
+        if None not in codes:
+            break
+        if failed is not None or _LOST_PEER in codes:
+            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        elif stop.requested or _INTERRUPTED in codes:  # or somebody told a rank to stop, which tells the others
+            deadline = min(deadline, time.monotonic() + STOP_SECONDS)
+        if (stop.requested or failed is not None) and not is_told:
+            is_told = True
+            for order in orders:
+                with contextlib.suppress(OSError):  # that one has ended
+                    order.send_bytes(b"stop")
+        if time.monotonic() > deadline:
+            logger.error("not all ranks ended in time; the others are killed")
+            is_killed = True
+            _kill(ranks)
+        wait([rank.sentinel for rank in ranks if rank.exitcode is None], _POLL_SECONDS)
+    if failed is not None:
+        return max(1, codes[failed])
+    if is_killed:
+        return 1
+    return _INTERRUPTED if {_INTERRUPTED, *_TERMINATED}.intersection(codes) else int(_LOST_PEER in codes)
+
+
+def _report(rank: int, device: torch.device, code: int) -> None:
+    """Says which rank failed first."""
+    if code < 0:
+        logger.error(
+            "rank %d (%s) was ended by signal %d; for 9 that may be a lack of memory: close other programs or lower "
+            "train.batch_size. Then run the same command again: it goes on from the last checkpoint.",
+            rank,
+            device,
+            -code,
         )
-        self._processes.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, **apart))
-
-    def wait(self) -> int:
-        """Watches over them until the last has ended; returns the exit code of the launch."""
-        while None in (codes := self._codes()):
-            if self._stop.requested:
-                self._tell(STOP_SECONDS)
-            elif _INTERRUPTED in codes:  # somebody told a rank to stop, and it tells the others through `Group.any`
-                self._limit(STOP_SECONDS)
-            if _failures(codes):
-                self._blame()
-                self._tell(GRACE_SECONDS)
-            if time.monotonic() > self._deadline:
-                logger.error("not all ranks ended in time; the others are killed")
-                self.kill()
-            time.sleep(_POLL_SECONDS)
-        self._blame()
-        codes = self._codes()
-        if self._failed is not None:
-            return max(1, codes[self._failed])
-        if self._killed:
-            return 1
-        return _INTERRUPTED if _STOPPED.intersection(codes) else 0
-
-    def kill(self) -> None:
-        """Ends those that are left, at once."""
-        for process in self._processes:
-            if process.poll() is None:
-                self._killed = True
-                process.kill()
-        for process in self._processes:
-            process.wait()
-
-    def _codes(self) -> list[int | None]:
-        """The exit code of each that has ended."""
-        return [process.poll() for process in self._processes]
-
-    def _limit(self, seconds: float) -> None:
-        """Leaves them no more than that from now on."""
-        self._deadline = min(self._deadline, time.monotonic() + seconds)
-
-    def _tell(self, seconds: float) -> None:
-        """Sends SIGTERM, once however often this is called."""
-        self._limit(seconds)
-        if not self._told:
-            self._told = True
-            for process in self._processes:
-                process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGTERM)
-
-    def _blame(self) -> None:
-        """Notes and says which rank failed first, if one did.
-
-        A dead rank breaks the connections of the others, which soon end with code 1. So of those that
-        failed at about the same time, the first with another code is the cause, above all one that could say it.
-        """
-        if self._failed is not None or self._killed or not _failures(self._codes()):
-            return
-        settled = time.monotonic() + _SETTLE_SECONDS
-        while not self._told and None in self._codes() and time.monotonic() < settled:
-            time.sleep(_POLL_SECONDS)
-        codes = self._codes()
-        if self._told and _STOPPED.intersection(codes) - {_INTERRUPTED}:
-            return  # a rank ended by our SIGTERM, being too young to catch it; what became of others follows from that
-        self._failed = min(_failures(codes), key=lambda rank: (codes[rank] == 1, codes[rank] != _USER_ERROR))
-        code = codes[self._failed]
-        name = f"rank {self._failed} ({self._devices[self._failed]})"
-        if code < 0:
-            logger.error(
-                "%s was ended by signal %d; for 9 that may be a lack of memory: close other programs or lower "
-                "train.batch_size. Then run the same command again: it goes on from the last checkpoint.",
-                name,
-                -code,
-            )
-        elif code != _USER_ERROR:  # of which it has said all there is to say
-            logger.error("%s ended with exit code %d and so do all; what it said is above", name, code)
+    elif code != _USER_ERROR:  # of which it has said all there is to say
+        logger.error("rank %d (%s) ended with exit code %d and so do all; what it said is above", rank, device, code)
 
 
-def _failures(codes: list[int | None]) -> list[int]:
-    """The ranks whose exit code is that of an error."""
-    return [rank for rank, code in enumerate(codes) if code not in (None, 0, _INTERRUPTED)]
+def _kill(ranks: list[BaseProcess]) -> None:
+    """Ends those that are left, at once."""
+    for rank in ranks:
+        rank.kill()
+    for rank in ranks:
+        rank.join()

@@ -1,4 +1,4 @@
-"""The losses of adversarial training and of the variational bound, all computed in fp32.
+"""The losses of adversarial training and of the variational bound, all computed in fp32; each is a scalar.
 
 Call them outside of autocast. Scores and maps come from discriminators: a list with one entry per discriminator.
 
@@ -10,38 +10,29 @@ arXiv:2106.06103, equation 4; Yamamoto, Song and Kim, "Parallel WaveGAN", 2020, 
 import torch
 from torch.nn import functional as F
 
+STFT_SIZES = (512, 1024, 2048)
+_POWER_FLOOR = 1e-7
 
-def discriminator_loss(real: list[torch.Tensor], made: list[torch.Tensor]) -> torch.Tensor:
-    """How far real waves are from the score 1 and made ones from 0, squared, summed over discriminators.
 
-    Args:
-        real: scores of real waves, (B, n) each.
-        made: scores of made waves.
-
-    Returns:
-        A scalar.
-    """
-    terms = [(1 - r.float()).square().mean() + m.float().square().mean() for r, m in zip(real, made, strict=True)]
+def discriminator_loss(real: list[torch.Tensor], generated: list[torch.Tensor]) -> torch.Tensor:
+    """How far the scores (B, n) of real waves are from 1 and of generated ones from 0, squared, summed over
+    discriminators."""
+    terms = [(1 - r.float()).square().mean() + g.float().square().mean() for r, g in zip(real, generated, strict=True)]
     return torch.stack(terms).sum()
 
 
-def adversarial_loss(made: list[torch.Tensor]) -> torch.Tensor:
-    """How far the scores of made waves (B, n) are from 1, squared, summed over discriminators: a scalar."""
-    return torch.stack([(1 - scores.float()).square().mean() for scores in made]).sum()
+def adversarial_loss(generated: list[torch.Tensor]) -> torch.Tensor:
+    """How far the scores (B, n) of generated waves are from 1, squared, summed over discriminators."""
+    return torch.stack([(1 - scores.float()).square().mean() for scores in generated]).sum()
 
 
-def feature_loss(real: list[list[torch.Tensor]], made: list[list[torch.Tensor]]) -> torch.Tensor:
+def feature_loss(real: list[list[torch.Tensor]], generated: list[list[torch.Tensor]]) -> torch.Tensor:
     """Twice the mean absolute difference of the discriminators' maps, summed over layers and discriminators.
 
-    Args:
-        real: maps of the real waves; no gradient flows into them.
-        made: maps of the made waves, of the same shapes.
-
-    Returns:
-        A scalar.
+    No gradient flows into the maps of real waves.
     """
-    pairs = [pair for maps in zip(real, made, strict=True) for pair in zip(*maps, strict=True)]
-    return 2 * torch.stack([F.l1_loss(m.float(), r.detach().float()) for r, m in pairs]).sum()
+    pairs = [pair for maps in zip(real, generated, strict=True) for pair in zip(*maps, strict=True)]
+    return 2 * torch.stack([F.l1_loss(g.float(), r.detach().float()) for r, g in pairs]).sum()
 
 
 def kl_loss(
@@ -55,39 +46,25 @@ def kl_loss(
         m_p: (B, C, N) mean of the prior.
         logs_p: (B, C, N) log deviation of the prior.
         mask: (B, 1, N), zero (or False) at padded frames.
-
-    Returns:
-        A scalar.
     """
     z_p, logs_q, m_p, logs_p, mask = (x.float() for x in (z_p, logs_q, m_p, logs_p, mask))
     divergence = logs_p - logs_q - 0.5 + 0.5 * (z_p - m_p).square() * torch.exp(-2 * logs_p)
     return (divergence * mask).sum() / mask.sum()
 
 
-STFT_SIZES = (512, 1024, 2048)
-_POWER_FLOOR = 1e-7
-
-
-def stft_loss(real: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
-    """How far the linear spectra of two waves are apart, averaged over three resolutions.
+def stft_loss(real: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
+    """How far the linear spectra of two waves (B, T) are apart, averaged over three resolutions; T is at least 2048.
 
     At each, the spectral convergence plus the mean difference of log magnitudes. Unlike a mel spectrum, a linear one
-    tells harmonics from pulses of another rate up to the highest frequencies.
-
-    Args:
-        real: (B, T) float32, T at least 2048; no gradient flows into it.
-        made: (B, T).
-
-    Returns:
-        A scalar.
+    tells harmonics from pulses of another rate up to the highest frequencies. No gradient flows into the real wave.
     """
     terms = []
     for n_fft in STFT_SIZES:
         window = torch.hann_window(n_fft, device=real.device)
-        both = torch.cat([real.detach().float(), made.float()])
+        both = torch.cat([real.detach().float(), generated.float()])
         spectra = torch.stft(both, n_fft, n_fft // 4, window=window, center=False, return_complex=True)
         magnitude = torch.sqrt(spectra.real.square() + spectra.imag.square() + _POWER_FLOOR)
-        r, m = magnitude.chunk(2)
-        convergence = torch.linalg.vector_norm(r - m) / torch.linalg.vector_norm(r)
-        terms.append(convergence + F.l1_loss(m.log(), r.log()))
+        r, g = magnitude.chunk(2)
+        convergence = torch.linalg.vector_norm(r - g) / torch.linalg.vector_norm(r)
+        terms.append(convergence + F.l1_loss(g.log(), r.log()))
     return torch.stack(terms).mean()

@@ -13,14 +13,13 @@ _NEVER = 2**31 - 1
 class Updates:
     """Gradients to steps, for any number of optimizers that share one precision.
 
-    A step whose gradient holds an infinity or no number is left out: weights and moments stay as they are. On CUDA the
-    device itself decides that, so no step waits for it, and in fp16 the scale of the loss is halved; a gradient that
-    overflows is part of fp16's search for the largest scale. Elsewhere the length of the gradient is looked at.
+    A step whose gradient is not finite is left out: weights and moments stay as they are. On CUDA the device itself
+    decides that, so no step waits for it, and in fp16 the scale of the loss is halved; a gradient that overflows is
+    part of fp16's search for the largest scale. Elsewhere the length of the gradient is looked at.
 
     Args:
-        device: of the networks.
         dtype: of the forward passes.
-        clip_norm: longest gradient of one optimizer, longer ones are shortened to it; 0 leaves all as they are.
+        clip_norm: gradients of one optimizer that are longer are shortened to it; 0 leaves all as they are.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype, clip_norm: float = 0.0) -> None:
@@ -91,12 +90,8 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
 class AveragedWeights(AveragedModel):
     """An exponential moving average of a network's weights, itself a network of that kind (`module`).
 
-    Its memory grows with the run: after n updates it is min(decay, (1 + n) / (10 + n)), so that the average does not
-    start as the average of noise.
-
-    Args:
-        net: the network that is trained.
-        decay: share of the average that an update keeps, 0.999 for example.
+    The share of it that an update keeps grows with the run: after n updates it is min(decay, (1 + n) / (10 + n)), so
+    that the average does not start as the average of noise.
 
     Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; Yazici et al., "The
     unusual effectiveness of averaging in GAN training", 2019, arXiv:1806.04498.

@@ -1,7 +1,4 @@
-"""How good a voice is at an evaluation: what is measured of a clip, and the table `scores.csv` of a run.
-
-Numbers only: which clips are sung, what a better voice leads to and when a run ends are the trainer's business.
-"""
+"""How good a voice is at an evaluation: what is measured of a clip, and the table `scores.csv` of a run."""
 
 import csv
 import logging
@@ -16,7 +13,7 @@ import torch.nn.functional as F
 
 from modules.audio.mel import mel_spectrogram
 from modules.config.audio import AudioSpec
-from modules.contracts import F0Predictor
+from modules.contracts import F0, F0Predictor
 from modules.errors import UsageError
 from modules.files import atomic_path
 from modules.metrics.speaker import SpeakerEncoder
@@ -31,87 +28,73 @@ _DIGITS = {"mel": 4, "f0_cents": 1, "voicing": 4, "similarity": 4}
 
 
 class Scores(NamedTuple):
-    """How far a made clip is from the real one.
+    """How far a generated clip is from the real one."""
 
-    `mel`: mean absolute distance of the log mels. `f0_cents`: median absolute error of the pitch over the frames voiced
-    in both, nan where there are none. `voicing`: share of frames, 0 to 1, that are voiced in only one. `similarity`:
-    cosine of the speaker embeddings; nan where the real clip is silent, None without a speaker encoder.
-    """
+    mel: float  # mean absolute distance of the log mels
+    f0_cents: float  # median absolute error of the pitch over the frames voiced in both, nan where there are none
+    voicing: float  # share of frames, 0 to 1, that are voiced in only one
+    similarity: (
+        float | None
+    )  # cosine of the speaker embeddings; nan where the real clip is silent, None without encoder
 
-    mel: float
-    f0_cents: float
-    voicing: float
-    similarity: float | None
-
-
-class Best(NamedTuple):
-    """The best evaluation of a run: its step and its mel distance."""
-
-    step: int
-    mel: float
-
-
-class _Row(NamedTuple):
-    epoch: int
-    scores: Scores
-
-
-def score_clip(
-    made: torch.Tensor,
-    real: torch.Tensor,
-    f0: torch.Tensor,
-    uv: torch.Tensor,
-    audio: AudioSpec,
-    predictor: F0Predictor,
-    encoder: SpeakerEncoder | None,
-) -> Scores:
-    """Compares a clip as the voice sings it with the recording; where one is longer, its end is left out.
-
-    Args:
-        made: (T,) in [-1, 1] at audio.sampling_rate; with samples that are not finite all scores are nan.
-        real: (T,) likewise.
-        f0: (N,) Hz of `real`, best from a predictor of the same kind as `predictor`.
-        uv: (N,) of `real`, 1 = voiced.
-        audio: rate and mel of the model.
-        predictor: finds the pitch of `made`.
-        encoder: tells voices; None leaves the similarity out.
-
-    Raises:
-        AudioError: the clips are too short for a spectrum.
-    """
-    n_samples = min(len(made), len(real))
-    made, real = (wav[:n_samples].detach().float().cpu() for wav in (made, real))
-    if not made.isfinite().all():
-        return Scores(math.nan, math.nan, math.nan, None if encoder is None else math.nan)
-    mel = F.l1_loss(mel_spectrogram(made, audio), mel_spectrogram(real, audio))
-    f0_cents, voicing = _pitch_errors(made, f0, uv, predictor)
-    similarity = None
-    if encoder is not None:
-        voice = encoder.embed(real, audio.sampling_rate)
-        is_silent = not voice.any()
-        similarity = math.nan if is_silent else encoder.similarity(encoder.embed(made, audio.sampling_rate), voice)
-    return Scores(float(mel), f0_cents, voicing, similarity)
+    def __str__(self) -> str:
+        """For a log: "mel 0.512, pitch off by 14 cents, voicing wrong in 3.2 %, similarity 0.81", less what is
+        unknown."""
+        parts = [f"mel {self.mel:.3f}"]
+        if not math.isnan(self.f0_cents):
+            parts.append(f"pitch off by {self.f0_cents:.0f} cents")
+        if not math.isnan(self.voicing):
+            parts.append(f"voicing wrong in {100 * self.voicing:.1f} %")
+        if self.similarity is not None and not math.isnan(self.similarity):
+            parts.append(f"similarity {self.similarity:.2f}")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Scores clips with one ear: the pitch of both, the made one and the real one, is found in the same way.
+class Scorer:
+    """Compares generated clips with real ones; the pitch of both is found in the same way."""
 
-    Args:
-        audio: rate and mel of the model.
-        predictor: finds pitch.
-        encoder: tells voices; None leaves the similarity out.
-    """
-
-    audio: AudioSpec
+    audio: AudioSpec  # rate and mel of the model
     predictor: F0Predictor
-    encoder: SpeakerEncoder | None = None
+    encoder: SpeakerEncoder | None = None  # None leaves the similarity out
 
-    def score(self, made: torch.Tensor, real: torch.Tensor) -> Scores:
-        """Compares a clip as the voice sings it with the recording, both (T,); errors as `score_clip`."""
-        curve = self.predictor.predict(real.float().cpu().numpy())
-        f0, uv = torch.from_numpy(curve.f0), torch.from_numpy(curve.uv)
-        return score_clip(made, real, f0, uv, self.audio, self.predictor, self.encoder)
+    def score(self, generated: torch.Tensor, real: torch.Tensor, f0: F0 | None = None) -> Scores:
+        """Compares a clip of the voice with the recording; where one is longer, its end is left out.
+
+        Args:
+            generated: (T,) in [-1, 1] at audio.sampling_rate; with samples that are not finite all scores are nan.
+            real: (T,) likewise.
+            f0: of `real`; None asks the predictor.
+
+        Raises:
+            AudioError: the clips are too short for a spectrum.
+        """
+        wanted = self.predictor.predict(real.detach().float().cpu().numpy()) if f0 is None else f0
+        n_samples = min(len(generated), len(real))
+        generated, real = (wav[:n_samples].detach().float().cpu() for wav in (generated, real))
+        if not generated.isfinite().all():
+            return Scores(math.nan, math.nan, math.nan, None if self.encoder is None else math.nan)
+        mel = F.l1_loss(mel_spectrogram(generated, self.audio), mel_spectrogram(real, self.audio))
+        f0_cents, voicing = _pitch_errors(self.predictor.predict(generated.numpy()), wanted)
+        return Scores(float(mel), f0_cents, voicing, self._similarity(generated, real))
+
+    def _similarity(self, generated: torch.Tensor, real: torch.Tensor) -> float | None:
+        if self.encoder is None:
+            return None
+        voice = self.encoder.embed(real, self.audio.sampling_rate)
+        if not voice.any():
+            return math.nan
+        return self.encoder.similarity(self.encoder.embed(generated, self.audio.sampling_rate), voice)
+
+
+def _pitch_errors(found: F0, wanted: F0) -> tuple[float, float]:
+    """Median pitch error in cents and share of frames with another voicing, over the frames that both curves have."""
+    n_frames = min(len(found.f0), len(wanted.f0))
+    found_hz, wanted_hz = found.f0[:n_frames], wanted.f0[:n_frames]
+    is_found, is_wanted = found.uv[:n_frames] > 0.5, wanted.uv[:n_frames] > 0.5
+    both = is_found & is_wanted & (found_hz > 0) & (wanted_hz > 0)
+    cents = _CENTS * np.abs(np.log2(found_hz[both] / wanted_hz[both]))
+    return float(np.median(cents)) if len(cents) else math.nan, _mean((is_found != is_wanted).tolist())
 
 
 def mean_scores(scores: list[Scores]) -> Scores:
@@ -125,16 +108,8 @@ def mean_scores(scores: list[Scores]) -> Scores:
     )
 
 
-def describe(scores: Scores) -> str:
-    """For a log: "mel 0.512, pitch off by 14 cents, voicing wrong in 3.2 %, similarity 0.81", less what is unknown."""
-    parts = [f"mel {scores.mel:.3f}"]
-    if not math.isnan(scores.f0_cents):
-        parts.append(f"pitch off by {scores.f0_cents:.0f} cents")
-    if not math.isnan(scores.voicing):
-        parts.append(f"voicing wrong in {100 * scores.voicing:.1f} %")
-    if scores.similarity is not None and not math.isnan(scores.similarity):
-        parts.append(f"similarity {scores.similarity:.2f}")
-    return ", ".join(parts)
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
 
 
 class ScoreBoard:
@@ -146,14 +121,11 @@ class ScoreBoard:
         path: of the file; it need not be there. One that is no table of scores is renamed to `NAME.bak-N` at once.
         step: where the run goes on; later rows are of a run that was given up, and are dropped. If that leaves none,
             the file is renamed likewise, at the first `add`.
-
-    Raises:
-        UsageError: a file that is no table of scores may not be renamed.
     """
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, tuple[int, Scores]] = {}  # step -> epoch, scores
         self._is_of_another_run = False
         if not path.exists():
             return
@@ -169,16 +141,15 @@ class ScoreBoard:
             logger.info("%s: %d rows after step %d are dropped", path, len(found) - len(self._rows), step)
 
     @property
-    def best(self) -> Best | None:
-        """The best evaluation; None before the first whose mel distance is a number."""
-        valid = [Best(step, row.scores.mel) for step, row in self._rows.items() if math.isfinite(row.scores.mel)]
-        return min(valid, key=lambda found: (found.mel, found.step), default=None)
+    def best(self) -> tuple[int, float] | None:
+        """Step and mel distance of the best evaluation; None before the first whose mel distance is a number."""
+        valid = [(scores.mel, step) for step, (_, scores) in self._rows.items() if math.isfinite(scores.mel)]
+        return min(valid)[::-1] if valid else None
 
     @property
     def evaluations_since_best(self) -> int:
         """Evaluations after the best one; all of them where there is no best."""
-        best = self.best
-        return len(self._rows) if best is None else sum(step > best.step for step in self._rows)
+        return sum(self.best is None or step > self.best[0] for step in self._rows)
 
     def add(self, step: int, epoch: int, scores: Scores) -> bool:
         """Puts an evaluation into the table and the file; one of the same step is replaced.
@@ -189,7 +160,7 @@ class ScoreBoard:
         Returns:
             Whether it is the best so far. One without a finite mel distance never is.
         """
-        self._rows[step] = _Row(epoch, _rounded(scores))
+        self._rows[step] = epoch, _from_text(_as_text(scores))
         self._rows = dict(sorted(self._rows.items()))
         try:
             if self._is_of_another_run and self.path.exists():
@@ -198,40 +169,15 @@ class ScoreBoard:
             self._write()
         except (OSError, UsageError) as error:
             logger.warning("%s could not be written (%s); close what has it open", self.path, error)
-        best = self.best
-        return best is not None and best.step == step
+        return self.best is not None and self.best[0] == step
 
     def _write(self) -> None:
-        best = self.best
+        best = self.best[0] if self.best else None
         with atomic_path(self.path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(COLUMNS)
-            for step, row in self._rows.items():
-                is_best = best is not None and best.step == step
-                table.writerow([step, row.epoch, *_as_text(row.scores), "yes" if is_best else ""])
-
-
-def _pitch_errors(
-    made: torch.Tensor, f0: torch.Tensor, uv: torch.Tensor, predictor: F0Predictor
-) -> tuple[float, float]:
-    """Median pitch error in cents and share of frames with another voicing, over the frames that both curves have."""
-    found = predictor.predict(made.numpy())
-    n_frames = min(len(found.f0), len(f0))
-    wanted_hz, wanted_uv = (curve[:n_frames].detach().float().cpu().numpy() for curve in (f0, uv))
-    found_hz, is_found = found.f0[:n_frames], found.uv[:n_frames] > 0.5
-    is_wanted = wanted_uv > 0.5
-    both = is_found & is_wanted & (found_hz > 0) & (wanted_hz > 0)
-    cents = _CENTS * np.abs(np.log2(found_hz[both] / wanted_hz[both]))
-    return float(np.median(cents)) if len(cents) else math.nan, _mean((is_found != is_wanted).tolist())
-
-
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else math.nan
-
-
-def _rounded(scores: Scores) -> Scores:
-    """The scores as the table has them."""
-    return _from_text(_as_text(scores))
+            for step, (epoch, scores) in self._rows.items():
+                table.writerow([step, epoch, *_as_text(scores), "yes" if step == best else ""])
 
 
 def _as_text(scores: Scores) -> list[str]:
@@ -246,8 +192,8 @@ def _from_text(fields: list[str]) -> Scores:
     return Scores(float(mel), float(f0_cents), float(voicing), float(similarity) if similarity else None)
 
 
-def _read_table(path: Path) -> dict[int, _Row]:
-    """Step -> row; OSError, ValueError or csv.Error where the file is something else. `best` follows from the rest."""
+def _read_table(path: Path) -> dict[int, tuple[int, Scores]]:
+    """The rows; OSError, ValueError or csv.Error where the file is something else. `best` follows from the rest."""
     with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin a file with a byte order mark
         header, *lines = [line for line in csv.reader(file, strict=True) if line] or [[]]
     if tuple(header) != COLUMNS:
@@ -256,16 +202,12 @@ def _read_table(path: Path) -> dict[int, _Row]:
     for number, line in enumerate(lines, start=2):
         if len(line) != len(COLUMNS):
             raise ValueError(f"line {number} has {len(line)} fields")
-        rows[int(line[0])] = _Row(int(line[1]), _from_text(line[2:-1]))
+        rows[int(line[0])] = int(line[1]), _from_text(line[2:-1])
     return rows
 
 
 def _set_aside(path: Path) -> str:
-    """Renames a file to the next free `NAME.bak-N`; returns that name.
-
-    Raises:
-        UsageError: it may not be renamed.
-    """
+    """Renames a file to the next free `NAME.bak-N`; returns that name."""
     number = 1
     while (backup := path.with_name(f"{path.name}.bak-{number}")).exists():
         number += 1

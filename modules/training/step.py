@@ -15,10 +15,10 @@ from modules.config.schema import Config
 from modules.data.dataset import Batch
 from modules.device import autocast
 from modules.nn.masks import slice_frames
-from modules.training.distributed import Group
+from modules.training.distributed import Group, no_sync, share_gradients
+from modules.training.loop import ErrorHints, TrainState
 from modules.training.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss, stft_loss
 from modules.training.optim import AveragedWeights, Updates, make_adamw
-from modules.training.sharing import share_gradients, unshared
 
 
 class Losses(NamedTuple):
@@ -34,62 +34,75 @@ class Losses(NamedTuple):
     total: torch.Tensor
 
 
+class Generated(NamedTuple):
+    """What the generator makes of a batch: segments as waves (B, 1, T) and as mels (B, M, N), all in fp32."""
+
+    out: NamedTuple  # of the network
+    real: torch.Tensor
+    wav: torch.Tensor
+    mel_real: torch.Tensor
+    mel: torch.Tensor
+
+
 class StepReport(NamedTuple):
-    """What a step found: losses, lengths of both gradients before they were clipped, pictures and curves to log."""
+    """What a step found; pictures and curves are of its last batch."""
 
     losses: Losses
-    grad_norm_d: torch.Tensor
-    grad_norm_g: torch.Tensor
+    norms: tuple[torch.Tensor, torch.Tensor]  # gradients of discriminators and generator, before they were clipped
     mel_real: torch.Tensor
-    mel_made: torch.Tensor
+    mel_generated: torch.Tensor
     lf0: torch.Tensor | None
     norm_lf0: torch.Tensor | None
     pred_lf0: torch.Tensor | None
 
-    @property
-    def norms(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Lengths of the gradients of discriminators and generator."""
-        return self.grad_norm_d, self.grad_norm_g
+    def __str__(self) -> str:
+        """The losses that tell most."""
+        return " ".join(f"{name} {float(value):.2f}" for name, value in zip(Losses._fields[:5], self.losses))
 
 
 class VitsStep:
-    """Both networks with their optimisers.
+    """Both networks with their optimizers.
 
     Args:
         net_g: the voice model; called as `SynthesizerTrn.forward` and returning what that returns.
         net_d: the discriminators: wave (B, 1, T) to scores and maps.
-        config: losses, optimiser and precision.
         device: where both networks are.
         group: the ranks that train together; their gradients are averaged. None trains alone.
 
     Attributes:
         averaged: the moving average of the voice model's weights, with `train.ema_decay`; else None.
         clock: called with a name at the end of each phase of a step, for measurements.
-        is_adversarial: the discriminators learn and teach; without, their losses are zero.
-        is_steady: the generator's upsampling stays linear interpolation; which channels it mixes is learnt.
+        is_adversarial: the discriminators take part; without, their losses are zero.
+        is_linear: the generator's upsampling is held at linear interpolation; which channels it mixes is learned.
     """
 
     def __init__(
         self, net_g: nn.Module, net_d: nn.Module, config: Config, device: torch.device, group: Group | None = None
     ) -> None:
         self.net_g, self.net_d, self.config, self.device = net_g, net_d, config, device
+        self.networks = [net_g, net_d]
         self.audio, self.segment_frames = config.audio, config.segment_frames
         train = config.train
+        self.accumulate = train.accumulate
+        self.hints = ErrorHints(
+            "lower train.learning_rate, or set train.fp16_run to false",
+            f"Lower train.batch_size (it is {train.batch_size}) or train.segment_size",
+        )
         self.optim_g, self.optim_d = (
-            make_adamw(net, device, train.learning_rate, tuple(train.betas), train.eps) for net in (net_g, net_d)
+            make_adamw(net, device, train.learning_rate, tuple(train.betas), train.eps) for net in self.networks
         )
         self.dtype = half_dtype(config, device)
         self.updates = Updates(device, self.dtype, train.clip_grad)
         self.averaged = AveragedWeights(net_g, train.ema_decay) if train.ema_decay else None
         self.clock: Callable[[str], None] = lambda name: None
-        self.is_adversarial, self.is_steady = True, False
-        self._began_straight: bool | None = None
+        self.is_adversarial, self.is_linear = True, False
+        self._began_linear: bool | None = None
         # These two add the averaging over ranks; only passes whose gradients are wanted go through them.
-        self._generate, self._judge = (share_gradients(net, group) for net in (net_g, net_d))
+        self._generator, self._discriminator = (share_gradients(net, group) for net in self.networks)
 
     @property
     def voice(self) -> nn.Module:
-        """The network to sing with: the averaged one where there is one."""
+        """The network to convert with: the averaged one where there is one."""
         return self.net_g if self.averaged is None else self.averaged.module
 
     def compile(self, **options: Any) -> None:
@@ -97,28 +110,22 @@ class VitsStep:
         self.net_g.compile(**options)
         self.net_d.compile(**options)
 
-    def set_learning_rate(self, rate: float) -> None:
-        """Gives both optimisers a learning rate."""
+    def prepare(self, state: TrainState) -> float:
+        """Sets what follows from how far a run is; returns the learning rate.
+
+        That is the rate itself, `train.adversarial_from`, and `train.linear_upsampling_steps`: an untrained decoder
+        learns within twenty steps to buzz at the frame rate, which fits all mels a little, and it takes thousands until
+        it follows the pitch. Its upsampling starts as linear interpolation; held there for a while, it cannot buzz, and
+        shapes the harmonic source instead.
+        """
+        train, rate = self.config.train, learning_rate(self.config, state.epoch)
         for group in [*self.optim_g.param_groups, *self.optim_d.param_groups]:
             group["lr"] = rate
-
-    def begin(self, step: int, has_base: bool) -> None:
-        """What of the beginning of a training still counts, by `train.adversarial_from` and `train.steady_steps`.
-
-        An untrained decoder learns within twenty steps to buzz at the frame rate, which fits all mels a little, and it
-        takes thousands until it sings the pitch. Its upsampling starts as linear interpolation; kept so for a while,
-        it has no way to buzz, and shapes the harmonic source instead. A base that was made so stays so; to straighten
-        any other would ruin it.
-
-        Args:
-            step: updates made so far.
-            has_base: the training began with trained networks.
-        """
-        train = self.config.train
-        self.is_adversarial = has_base or step >= train.adversarial_from
-        if self._began_straight is None:
-            self._began_straight = self.net_g.dec.is_interpolation()
-        self.is_steady = self._began_straight and step < train.steady_steps
+        self.is_adversarial = state.has_base or state.step >= train.adversarial_from
+        if self._began_linear is None:  # a base that was made so stays so; making any other linear would ruin it
+            self._began_linear = self.net_g.dec.is_interpolation()
+        self.is_linear = self._began_linear and state.step < train.linear_upsampling_steps
+        return rate
 
     def run(self, batches: Batch | list[Batch]) -> StepReport:
         """Updates both networks once.
@@ -133,74 +140,66 @@ class VitsStep:
             The report of the last batch, with losses averaged over all.
         """
         batches = [batches] if isinstance(batches, Batch) else batches
+        weight = 1 / len(batches)
         for optimizer in (self.optim_d, self.optim_g):
             optimizer.zero_grad(set_to_none=True)
-        reports, norm_d = [], None
+        losses, norm_d = [], None
         for index, batch in enumerate(batches):
-            with unshared(self._generate, self._judge, when=index < len(batches) - 1):
-                out, y, y_hat, mel_real, mel_made = self._sing(batch)
-                loss_d = self._discriminate(y, y_hat.detach(), 1 / len(batches))
+            with no_sync(self._generator, self._discriminator, when=index < len(batches) - 1):
+                generated = self._generator_forward(batch)
+                loss_d = self._discriminator_loss(generated.real, generated.wav.detach(), weight)
                 if len(batches) == 1:
                     norm_d = self._update_discriminators()
-                losses = self._teach(out, y, y_hat, mel_real, mel_made, loss_d, 1 / len(batches))
-            reports.append(losses)
+                losses.append(self._generator_loss(generated, loss_d, weight))
         if norm_d is None:
             norm_d = self._update_discriminators()
         norm_g = self._update(self.optim_g, "g_update")
-        if self.is_steady:
+        if self.is_linear:
             self.net_g.dec.hold_interpolation()
         self.updates.end()
         if self.averaged is not None:
             self.averaged.update_parameters(self.net_g)
-        losses = Losses(*(torch.stack(values).mean() for values in zip(*reports)))
+        mean = Losses(*(torch.stack(values).mean() for values in zip(*losses)))
+        out = generated.out
         curves = (None if x is None else x.detach() for x in (out.lf0, out.norm_lf0, out.pred_lf0))
-        return StepReport(losses, norm_d, norm_g, mel_real, mel_made.detach(), *curves)
+        return StepReport(mean, (norm_d, norm_g), generated.mel_real, generated.mel.detach(), *curves)
 
-    def _sing(self, batch: Batch) -> tuple:
-        """What the generator makes of a batch, real and made wave (B, 1, segment), and the mels of both in fp32."""
+    def _generator_forward(self, batch: Batch) -> Generated:
         hop = self.audio.hop_length
         with autocast(self.device, self.dtype):
-            out = self._generate(
+            out = self._generator(
                 batch.units, batch.f0, batch.uv, batch.spec, batch.speakers, batch.lengths, batch.lengths, batch.volume
             )
-        y = slice_frames(batch.wav, out.ids_slice * hop, self.segment_frames * hop)
-        y_hat = out.y_hat.float()
+        real = slice_frames(batch.wav, out.ids_slice * hop, self.segment_frames * hop)
+        wav = out.y_hat.float()
         mel_real = mel_from_spectrogram(slice_frames(batch.spec, out.ids_slice, self.segment_frames), self.audio)
-        mel_made = mel_spectrogram(y_hat.squeeze(1), self.audio)
+        mel = mel_spectrogram(wav.squeeze(1), self.audio)
         self.clock("g_forward")
-        return out, y, y_hat, mel_real, mel_made
+        return Generated(out, real, wav, mel_real, mel)
 
-    def _discriminate(self, y: torch.Tensor, y_hat: torch.Tensor, weight: float) -> torch.Tensor:
-        """The discriminators' loss and its gradient; real and made waves go through in one batch."""
+    def _discriminator_loss(self, real: torch.Tensor, generated: torch.Tensor, weight: float) -> torch.Tensor:
+        """The discriminators' loss and its gradient; real and generated waves go through in one batch."""
         if not self.is_adversarial:
             return torch.zeros((), device=self.device)
         self.net_d.requires_grad_(True)
         with autocast(self.device, self.dtype):
-            scores, _ = self._judge(torch.cat([y, y_hat]))
-        real, made = zip(*(score.chunk(2) for score in scores))
-        loss = discriminator_loss(list(real), list(made))
+            scores, _ = self._discriminator(torch.cat([real, generated]))
+        scores_real, scores_generated = zip(*(score.chunk(2) for score in scores))
+        loss = discriminator_loss(list(scores_real), list(scores_generated))
         self.clock("d_forward")
         self.updates.backward(loss * weight)
         self.clock("d_backward")
         return loss.detach()
 
-    def _teach(
-        self,
-        out: NamedTuple,
-        y: torch.Tensor,
-        y_hat: torch.Tensor,
-        mel_real: torch.Tensor,
-        mel_made: torch.Tensor,
-        loss_d: torch.Tensor,
-        weight: float,
-    ) -> Losses:
+    def _generator_loss(self, generated: Generated, loss_d: torch.Tensor, weight: float) -> Losses:
         """The generator's losses and their gradient."""
-        gen, fm = self._deceive(y, y_hat)
-        self.clock("judge")
+        out, real, wav, mel_real, mel_generated = generated
+        gen, fm = self._adversarial_loss(real, wav)
+        self.clock("adversarial")
         train, zero = self.config.train, torch.zeros((), device=self.device)
-        mel = train.c_mel * F.l1_loss(mel_made, mel_real)
+        mel = train.c_mel * F.l1_loss(mel_generated, mel_real)
         kl = train.c_kl * kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.z_mask)
-        stft = train.c_stft * stft_loss(y.squeeze(1), y_hat.squeeze(1)) if train.c_stft else zero
+        stft = train.c_stft * stft_loss(real.squeeze(1), wav.squeeze(1)) if train.c_stft else zero
         lf0 = zero if out.pred_lf0 is None else F.mse_loss(out.pred_lf0.float(), out.lf0.float())
         total = gen + fm + mel + kl + lf0 + stft
         self.clock("losses")
@@ -208,15 +207,15 @@ class VitsStep:
         self.clock("g_backward")
         return Losses(*(loss.detach() for loss in (loss_d, gen, fm, mel, kl, lf0, stft, total)))
 
-    def _deceive(self, y: torch.Tensor, y_hat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _adversarial_loss(self, real: torch.Tensor, generated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Adversarial and feature loss of the generator; no gradient is spent on the discriminators' weights."""
         if not self.is_adversarial:
             return torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         self.net_d.requires_grad_(False)
         with autocast(self.device, self.dtype):
             with torch.no_grad():
-                _, maps_real = self.net_d(y)
-            scores, maps = self.net_d(y_hat)
+                _, maps_real = self.net_d(real)
+            scores, maps = self.net_d(generated)
         return adversarial_loss(scores), feature_loss(maps_real, maps)
 
     def _update_discriminators(self) -> torch.Tensor:

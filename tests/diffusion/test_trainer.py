@@ -3,20 +3,22 @@
 import logging
 import signal
 import threading
+from functools import partial
 
 import pytest
 import torch
 from tiny_diffusion import make_diffusion_workspace, make_vocoder_files
 from tiny_voices import tiny_config
 
+import train_diff
 from diffusion.dataset import DiffusionDataset, make_loader
-from diffusion.state import save_state
-from diffusion.trainer import DiffusionTrainer
+from diffusion.state import load_start, save_state
+from diffusion.trainer import DiffusionMonitor, DiffusionStep
 from diffusion.unit2mel import build_unit2mel
 from modules.config.vocoder import PUBLISHED_MEL
 from modules.errors import CheckpointError, UserError
-from modules.training.distributed import alone
-from modules.training.randomness import random_state
+from modules.training.distributed import Group, random_state
+from modules.training.loop import TrainingLoop
 from modules.weights.checkpoint import load_weights, save_weights
 from vdecoder.mel_vocoder import load_vocoder
 
@@ -24,25 +26,29 @@ CPU = torch.device("cpu")
 
 
 class Run:
-    """A trainer in `logs/NAME` with what it needs, as train_diff.py builds it."""
+    """A training in `logs/NAME`, put together as train_diff.py does it; calling it goes on up to a step."""
 
     def __init__(self, config, folder, device=CPU, vocoder=None):
         audio = tiny_config().audio
         torch.manual_seed(config.train.seed)
         network = build_unit2mel(config, 128).to(device)
-        self.folder = folder
+        self.folder, group = folder, Group(device=device)
         folder.mkdir(parents=True, exist_ok=True)
-        self.trainer = DiffusionTrainer(network, config, alone(device), folder, vocoder, show_progress=False)
-        self.trainer.start()
+        self.step = DiffusionStep(network, config, group)
+        self.state, saved = load_start(folder, self.step, group)
+        save = partial(save_state, folder, self.state, self.step)
+        self.loop = TrainingLoop(self.step, self.state, group, save, saved, show_progress=False)
         self.loader = make_loader(DiffusionDataset("filelists/train.txt", config, audio, PUBLISHED_MEL), device)
-        self.validation = [DiffusionDataset("filelists/val.txt", config, audio, PUBLISHED_MEL, training=False).item(0)]
+        clips = [DiffusionDataset("filelists/val.txt", config, audio, PUBLISHED_MEL, training=False).item(0)]
+        self.monitor = DiffusionMonitor(self.step, self.state, folder / "logs", clips, vocoder)
 
     def __call__(self, max_steps):
-        return self.trainer.run(self.loader, self.validation, max_steps)
+        train_diff.train_steps(self.loop, self.step, self.loader, max_steps, self.monitor)
+        return self.loop
 
     @property
     def weights(self):
-        return {name: value.clone() for name, value in self.trainer.learner.network.named_parameters()}
+        return {name: value.clone() for name, value in self.step.network.named_parameters()}
 
 
 @pytest.fixture
@@ -64,14 +70,14 @@ def test_the_loss_falls(workspace, tmp_path):
     workspace.model.n_chans = 160  # narrower than the mel, it could not copy its noise
     run = Run(workspace, tmp_path / "logs/a")
     losses = []
-    original = run.trainer.advance
+    original = run.step.run
 
     def watched(batches):
         report = original(batches)
         losses.append(float(report.losses.noise))
         return report
 
-    run.trainer.advance = watched
+    run.step.run = watched
     run(200)
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
 
@@ -83,7 +89,7 @@ def test_resuming_is_identical_to_not_stopping(workspace, tmp_path):
         resumed = Run(workspace, tmp_path / "logs/resumed")
         resumed(steps)
     assert equal(straight.weights, resumed.weights)
-    assert vars(resumed.trainer.state) == vars(straight.trainer.state)
+    assert vars(resumed.state) == vars(straight.state)
     before, after = (load_weights(run.folder / "state_7.pth")["optimizer"]["state"] for run in (straight, resumed))
     assert all(torch.equal(before[key]["exp_avg_sq"], after[key]["exp_avg_sq"]) for key in before)
 
@@ -124,11 +130,11 @@ def test_a_base_model_is_started_from_and_never_written(workspace, tmp_path, cap
     donor = Run(workspace, tmp_path / "logs/donor")
     donor(3)
     folder.mkdir()
-    content = {"global_step": 0, "model": donor.trainer.learner.network.state_dict()}
+    content = {"global_step": 0, "model": donor.step.network.state_dict()}
     save_weights(folder / "model_0.pt", content)
     before = (folder / "model_0.pt").read_bytes()
     run = Run(workspace, folder)
-    assert equal(run.weights, donor.weights) and run.trainer.state.step == 0
+    assert equal(run.weights, donor.weights) and run.state.step == 0
     run(2)
     assert (folder / "model_0.pt").read_bytes() == before and names(folder)[:2] == ["model_0.pt", "model_2.pt"]
     workspace.model.n_spk = 3
@@ -145,10 +151,10 @@ def test_upstreams_checkpoint_is_gone_on_from(workspace, tmp_path, caplog):
     donor(3)
     folder = tmp_path / "logs/a"
     folder.mkdir()
-    save_weights(folder / "model_500.pt", {"global_step": 500, "model": donor.trainer.learner.network.state_dict()})
+    save_weights(folder / "model_500.pt", {"global_step": 500, "model": donor.step.network.state_dict()})
     run = Run(workspace, folder)
-    assert run.trainer.state.step == 500 and "holds no optimizer state" in caplog.text
-    assert run(501).step == 501
+    assert run.state.step == 500 and "holds no optimizer state" in caplog.text
+    assert run(501).state.step == 501
 
 
 def test_the_rate_falls_by_gamma_and_a_restart_does_not_repeat_it(workspace, tmp_path):
@@ -156,8 +162,8 @@ def test_the_rate_falls_by_gamma_and_a_restart_does_not_repeat_it(workspace, tmp
     run = Run(workspace, tmp_path / "logs/a")
     rates = []
     for step in range(5):
-        run.trainer.state.step = step
-        rates.append(run.trainer.learning_rate())
+        run.state.step = step
+        rates.append(run.step.prepare(run.state))
     assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4])
 
 
@@ -187,7 +193,7 @@ def test_damaged_files_are_named(workspace, tmp_path):
 def test_a_loss_that_is_not_finite_stops_and_nothing_is_saved(workspace, tmp_path):
     run = Run(workspace, tmp_path / "logs/a")
     with torch.no_grad():
-        run.trainer.learner.network.unit_embed.bias.fill_(float("nan"))
+        run.step.network.unit_embed.bias.fill_(float("nan"))
     with pytest.raises(UserError, match=r"step 10: for 10 steps in a row .*\(noise nan\).*clip.*train\.lr"):
         run(30)
     assert names(run.folder) == []
@@ -204,17 +210,17 @@ def test_a_clip_that_goes_missing_does_not_cost_the_steps_before(workspace, tmp_
 
 def test_a_request_to_stop_saves_the_current_step(workspace, tmp_path):
     run = Run(workspace, tmp_path / "logs/a")
-    original = run.trainer.advance
+    original = run.step.run
 
     def stopping(batches):
-        if run.trainer.state.step == 2:
+        if run.state.step == 2:
             signal.raise_signal(signal.SIGINT)
         return original(batches)
 
     assert threading.current_thread() is threading.main_thread()
-    run.trainer.advance = stopping
+    run.step.run = stopping
     outcome = run(9)
-    assert outcome.interrupted and outcome.step == 3 and "model_3.pt" in names(run.folder)
+    assert outcome.stop.requested and outcome.state.step == 3 and "model_3.pt" in names(run.folder)
 
 
 def test_half_precision_finds_nearly_the_same_loss(workspace, tmp_path):
@@ -225,7 +231,7 @@ def test_half_precision_finds_nearly_the_same_loss(workspace, tmp_path):
     losses = []
     for run in (full, half):
         torch.manual_seed(3)
-        losses.append(float(run.trainer.advance([batch]).losses.noise))
+        losses.append(float(run.step.run([batch]).losses.noise))
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
@@ -233,8 +239,8 @@ def test_only_the_trained_levels_are_drawn_and_shallow_validation_starts_from_th
     workspace.model.k_step_max, workspace.train.interval_val = 10, 1
     caplog.set_level(logging.INFO)
     run = Run(workspace, tmp_path / "logs/a")
-    assert run.trainer.learner.network.decoder.k_step_max == 10
-    assert run(1).step == 1 and "validation clips, loss" in caplog.text
+    assert run.step.network.decoder.k_step_max == 10
+    assert run(1).state.step == 1 and "validation clips, loss" in caplog.text
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(workspace, tmp_path, monkeypatch):
@@ -245,9 +251,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(workspace, tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    run.trainer.state.step = 2
+    run.state.step = 2
     with pytest.raises(CheckpointError, match="Free some disk space"):
-        save_state(run.folder, run.trainer.state, run.trainer.learner, workspace, [random_state(CPU)])
+        save_state(run.folder, run.state, run.step, [random_state(CPU)])
     assert names(run.folder) == ["model_1.pt", "state_1.pth"]
 
 
@@ -258,4 +264,4 @@ def test_a_run_on_a_gpu_saves_resumes_and_validates(workspace, tmp_path, amp_dty
     workspace.train.amp_dtype, workspace.train.interval_val = amp_dtype, 2
     for steps in (3, 5):
         outcome = Run(workspace, tmp_path / "logs/a", torch.device("cuda:0"))(steps)
-    assert outcome.step == 5
+    assert outcome.state.step == 5

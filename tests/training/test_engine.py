@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from tiny_training import CPU, Run, names, weights
+from tiny_training import CPU, SMALL_DECODER, Run, names, weights
 from tiny_voices import make_workspace
 from torch.utils.data import DataLoader
 
@@ -19,20 +19,18 @@ from modules.errors import UsageError
 from modules.f0.base import build_predictor
 from modules.training.auto_batch import largest_batch_size, largest_that_fits
 from modules.training.optim import AveragedWeights, Updates, make_adamw
-from modules.training.scores import Judge
+from modules.training.scores import Scorer
 from modules.weights.checkpoint import load_weights, save_weights
 
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return make_workspace(tmp_path, vol_aug=True)
+    return make_workspace(tmp_path, model=SMALL_DECODER, vol_aug=True)
 
 
-def judged(config, folder) -> Run:
-    run = Run(config, folder)
-    run.trainer.judge = Judge(config.audio, build_predictor("pm", config.audio))
-    return run
+def scored(config, folder, **more) -> Run:
+    return Run(config, folder, scorer=Scorer(config.audio, build_predictor("pm", config.audio)), **more)
 
 
 def rows(folder) -> list[dict[str, str]]:
@@ -43,14 +41,14 @@ def rows(folder) -> list[dict[str, str]]:
 def losses_of(run: Run, max_steps: int) -> list[tuple[float, ...]]:
     """The losses of every step up to `max_steps`, to the last bit."""
     found = []
-    original = run.trainer.advance
+    original = run.step.run
 
     def watched(batches):
         report = original(batches)
         found.append(tuple(map(float, report.losses)))
         return report
 
-    run.trainer.advance = watched
+    run.step.run = watched
     run(max_steps)
     return found
 
@@ -60,7 +58,7 @@ def losses_of(run: Run, max_steps: int) -> list[tuple[float, ...]]:
     [
         {},
         {"accumulate": 3, "ema_decay": 0.9, "clip_grad": 5.0},
-        {"adversarial_from": 2, "steady_steps": 4},
+        {"adversarial_from": 2, "linear_upsampling_steps": 4},
         {"adversarial_from": 3, "accumulate": 3},
     ],
 )
@@ -69,23 +67,23 @@ def test_losses_after_any_interruption_are_those_of_a_run_without(workspace, tmp
         setattr(workspace.train, key, value)
     workspace.train.batch_size = 1  # four batches an epoch: of steps of three, every other is cut short by its end
     straight = losses_of(Run(workspace, tmp_path / "logs/straight"), 6)
-    pieces = []
+    parts = []
     for step in range(1, 7):
-        run = Run(workspace, tmp_path / "logs/pieces")
-        original = run.trainer.advance
+        run = Run(workspace, tmp_path / "logs/parts")
+        original = run.step.run
 
         def told(batches, original=original):
             signal.raise_signal(signal.SIGTERM)
             return original(batches)
 
-        run.trainer.advance = told
-        pieces += losses_of(run, 99)
-        assert run.trainer.state.step == step, "told to stop within its first step"
-    assert pieces == straight and len(straight) == 6
+        run.step.run = told
+        parts += losses_of(run, 99)
+        assert run.state.step == step, "told to stop within its first step"
+    assert parts == straight and len(straight) == 6
 
 
-def test_the_upsampling_stays_straight_and_the_discriminators_wait_at_the_beginning(workspace, tmp_path):
-    workspace.train.steady_steps, workspace.train.adversarial_from = 3, 2
+def test_the_upsampling_stays_linear_and_the_discriminators_wait_at_the_beginning(workspace, tmp_path):
+    workspace.train.linear_upsampling_steps, workspace.train.adversarial_from = 3, 2
     changed = []
     for n_steps in range(1, 5):
         run = Run(workspace, tmp_path / "logs/run")
@@ -96,11 +94,11 @@ def test_the_upsampling_stays_straight_and_the_discriminators_wait_at_the_beginn
         kernels = [value for name, value in weights(run).items() if name.startswith("0.dec.ups.") and "_v" in name]
         assert len(kernels) == len({name for name in moved if name.startswith("0.dec.ups.") and "_v" in name})
         discriminators = any(name.startswith("1.") for name in moved)
-        changed.append((all(map(is_straight, kernels)), discriminators, losses[0][0] > 0, losses[0][1] > 0))
+        changed.append((all(map(is_linear, kernels)), discriminators, losses[0][0] > 0, losses[0][1] > 0))
     assert changed == [(True, False, False, False)] * 2 + [(True, True, True, True), (False, True, True, True)]
 
 
-def is_straight(kernels: torch.Tensor) -> bool:
+def is_linear(kernels: torch.Tensor) -> bool:
     """Whether kernels (C, C', K) run up to their middles and down again in a straight line, each in its own height."""
     half = kernels.shape[2] // 2
     line = torch.arange(half) + 0.5
@@ -108,18 +106,18 @@ def is_straight(kernels: torch.Tensor) -> bool:
     return torch.allclose(kernels, wanted, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("straight", [True, False])
-def test_on_a_base_the_discriminators_join_at_once_and_its_upsampling_stays_straight_if_it_is(
-    workspace, tmp_path, straight
+@pytest.mark.parametrize("linear", [True, False])
+def test_on_a_base_the_discriminators_join_at_once_and_its_upsampling_stays_linear_if_it_is(
+    workspace, tmp_path, linear
 ):
-    workspace.train.steady_steps = workspace.train.adversarial_from = 9
+    workspace.train.linear_upsampling_steps = workspace.train.adversarial_from = 9
     Run(workspace, tmp_path / "logs/run")(1)
     for letter in "GD":
         (tmp_path / f"logs/run/{letter}_1.pth").rename(tmp_path / f"logs/run/{letter}_0.pth")
     content = load_weights(tmp_path / "logs/run/G_0.pth")
     for name, value in content["model"].items():
         if name.startswith("dec.ups.") and name.endswith("_v"):  # as 8 bits leave it, or as a free training does
-            value += (0.005 if straight else 0.05) * value.std() * torch.randn_like(value)
+            value += (0.005 if linear else 0.05) * value.std() * torch.randn_like(value)
     save_weights(tmp_path / "logs/run/G_0.pth", content)
     for n_steps in (1, 2):  # the second goes on from the first
         run = Run(workspace, tmp_path / "logs/run")
@@ -127,7 +125,7 @@ def test_on_a_base_the_discriminators_join_at_once_and_its_upsampling_stays_stra
         assert losses_of(run, n_steps)[0][0] > 0
         kernels = {k: v for k, v in weights(run).items() if k.startswith("0.dec.ups.") and "_v" in k}
         assert all(not torch.equal(value, before[name]) for name, value in kernels.items())
-        assert {is_straight(value) for value in kernels.values()} == {straight}
+        assert {is_linear(value) for value in kernels.values()} == {linear}
 
 
 def test_clipping_shortens_long_gradients_and_leaves_short_ones():
@@ -210,12 +208,12 @@ def test_the_saved_voice_is_the_average_and_the_trained_weights_lie_beside_it(wo
     assert all(torch.equal(a, b) for a, b in zip(weights(run).values(), weights(plain).values())), "it only watches"
     content = load_weights(run.folder / "G_4.pth")
     name = "enc_q.pre.weight"
-    assert torch.equal(content["trained_model"][name], run.trainer.step.net_g.get_parameter(name))
-    assert torch.equal(content["model"][name], run.trainer.step.averaged.module.get_parameter(name))
+    assert torch.equal(content["trained_model"][name], run.step.net_g.get_parameter(name))
+    assert torch.equal(content["model"][name], run.step.averaged.module.get_parameter(name))
     assert not torch.equal(content["model"][name], content["trained_model"][name])
     workspace.train.ema_decay = 0.0  # switched off: on with the trained weights
     again = Run(workspace, run.folder)
-    assert torch.equal(again.trainer.step.net_g.get_parameter(name), content["trained_model"][name])
+    assert torch.equal(again.step.net_g.get_parameter(name), content["trained_model"][name])
 
 
 def test_a_stop_that_reaches_the_workers_too_costs_nothing(workspace, tmp_path, monkeypatch):
@@ -223,32 +221,32 @@ def test_a_stop_that_reaches_the_workers_too_costs_nothing(workspace, tmp_path, 
     workers = functools.partial(DataLoader, num_workers=2, persistent_workers=True)
     monkeypatch.setattr(dataset, "DataLoader", lambda *args, **kwargs: workers(*args, **{**kwargs, **workers.keywords}))
     run = Run(workspace, tmp_path / "logs/a")
-    original = run.trainer.step.run
+    original = run.step.run
 
     def stopping(batches):
-        if run.trainer.state.step == 2:
+        if run.state.step == 2:
             for worker in multiprocessing.active_children():
                 worker.terminate()
             signal.raise_signal(signal.SIGTERM)
             time.sleep(0.5)
         return original(batches)
 
-    run.trainer.step.run = stopping
+    run.step.run = stopping
     outcome = run(99)
-    assert outcome.interrupted and outcome.step == 3 and "G_3.pth" in names(run.folder)
+    assert outcome.stop.requested and outcome.state.step == 3 and "G_3.pth" in names(run.folder)
 
 
 def test_a_step_of_several_batches_counts_each_once(workspace, tmp_path):
     workspace.train.batch_size, workspace.train.accumulate, workspace.train.epochs = 1, 3, 2
     sizes, run = [], Run(workspace, tmp_path / "logs/a")
-    original = run.trainer.step.run
+    original = run.step.run
 
     def watched(batches):
         sizes.append(len(batches))
         return original(batches)
 
-    run.trainer.step.run = watched
-    assert run(None).step == 4 and sizes == [3, 1, 3, 1], "a step does not reach into the next epoch"
+    run.step.run = watched
+    assert run(None).state.step == 4 and sizes == [3, 1, 3, 1], "a step does not reach into the next epoch"
 
 
 def test_each_evaluation_is_scored_and_the_best_voice_kept(workspace, tmp_path, caplog):
@@ -256,8 +254,7 @@ def test_each_evaluation_is_scored_and_the_best_voice_kept(workspace, tmp_path, 
 
     caplog.set_level(logging.INFO)
     workspace.train.eval_interval, workspace.train.keep_ckpts, workspace.train.patience = 1, 1, 2
-    run = judged(workspace, tmp_path / "logs/a")
-    run.trainer.card = {"notes": "mine", "steps": 0}
+    run = scored(workspace, tmp_path / "logs/a", card={"notes": "mine", "steps": 0})
     run(3)
     table = rows(run.folder)
     assert [row["step"] for row in table] == ["1", "2", "3"]
@@ -274,13 +271,13 @@ def test_each_evaluation_is_scored_and_the_best_voice_kept(workspace, tmp_path, 
 
 def test_a_run_that_goes_back_to_an_earlier_step_gives_up_the_scores_after_it(workspace, tmp_path):
     workspace.train.eval_interval = 1
-    run = judged(workspace, tmp_path / "logs/a")
+    run = scored(workspace, tmp_path / "logs/a")
     run(3)
     before = rows(run.folder)
     for prefix in "GD":
         (run.folder / f"{prefix}_3.pth").write_bytes(b"broken")
-    again = judged(workspace, run.folder)
-    assert again.trainer.state.step == 2
+    again = scored(workspace, run.folder)
+    assert again.state.step == 2
     again(3)
     assert rows(run.folder) == before, "the step trained again scores as it did"
 
@@ -288,14 +285,14 @@ def test_a_run_that_goes_back_to_an_earlier_step_gives_up_the_scores_after_it(wo
 def test_it_is_said_when_the_score_does_not_improve_any_more(workspace, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     workspace.train.eval_interval, workspace.train.patience = 1, 2
-    run = judged(workspace, tmp_path / "logs/a")
-    scored = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
-    original = run.trainer.judge.score
+    run = scored(workspace, tmp_path / "logs/a")
+    mels = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    original = run.monitor.scorer.score
 
     class Scripted:
-        score = staticmethod(lambda made, real: original(made, real)._replace(mel=next(scored)))
+        score = staticmethod(lambda generated, real: original(generated, real)._replace(mel=next(mels)))
 
-    run.trainer.judge = Scripted
+    run.monitor.scorer = Scripted
     run(6)
     said = [record.getMessage() for record in caplog.records if "has not improved" in record.getMessage()]
     assert len(said) == 2 and "for 2 evaluations" in said[0] and "for 4 evaluations" in said[1]
@@ -315,22 +312,22 @@ def test_the_largest_batch_is_found_in_few_tries(limit):
 
 def test_auto_batch_is_refused_where_memory_has_no_limit_of_its_own(workspace, tmp_path):
     with pytest.raises(UsageError, match=r"--auto_batch needs a CUDA GPU.*train\.batch_size"):
-        largest_batch_size(Run(workspace, tmp_path / "logs/a").trainer.step, 4)
+        largest_batch_size(Run(workspace, tmp_path / "logs/a").step, 4)
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
 def test_auto_batch_finds_a_size_on_a_gpu(workspace, tmp_path):
-    assert largest_batch_size(Run(workspace, tmp_path / "logs/a", torch.device("cuda:0")).trainer.step, 4) == 4
+    assert largest_batch_size(Run(workspace, tmp_path / "logs/a", torch.device("cuda:0")).step, 4) == 4
 
 
 def test_compiled_networks_find_the_same_losses(workspace, tmp_path):
     plain, compiled = Run(workspace, tmp_path / "logs/plain"), Run(workspace, tmp_path / "logs/compiled")
     batch = next(iter(plain.loader))
-    compiled.trainer.step.compile(backend="eager")  # all of torch.compile but the C++ compiler, which takes minutes
+    compiled.step.compile(backend="eager")  # all of torch.compile but the C++ compiler, which takes minutes
     losses = []
     for run in (plain, compiled):
         torch.manual_seed(3)
-        losses.append(run.trainer.step.run(batch).losses)
+        losses.append(run.step.run(batch).losses)
     assert torch.stack([*losses[1]]).tolist() == pytest.approx(torch.stack([*losses[0]]).tolist(), rel=1e-4)
-    assert compiled.trainer.step.net_g.state_dict().keys() == plain.trainer.step.net_g.state_dict().keys()
+    assert compiled.step.net_g.state_dict().keys() == plain.step.net_g.state_dict().keys()

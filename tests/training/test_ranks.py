@@ -1,44 +1,44 @@
 """Several ranks learn what one process with the whole batch would learn."""
 
+import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import rank_work
 import torch
 from tiny_voices import make_clip, tiny_config
 
 from modules.config.io import save_config
 from modules.data.filelist import write_list
+from modules.training.distributed import Group
 from modules.training.launch import launch
 from modules.weights.checkpoint import load_weights
 
-SCRIPT = Path(__file__).with_name("rank_training.py")
-CPU = torch.device("cpu")
 # Sums of floats in another order: what differs is rounding of the largest terms.
 TOLERANCE = 1e-4
 
 
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    """Four clips of the same length, so that every frame counts alike in a batch and in its halves."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SVC_TIMEOUT_SECONDS", "60")
-    clips = [make_clip(Path("dataset/44k/alto") / f"clip {n}.wav", 0.5, 200 + 20 * n) for n in range(4)]
-    write_list(Path("filelists/train.txt"), clips)
-    save_config(tiny_config({"p_dropout": 0.0}), "configs/config.json")
-    return tmp_path
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory):
+    """The gradients of (ranks, batch size, batches a step), of four clips of the same length: every frame counts alike
+    in a batch and in its halves."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("SVC_TIMEOUT_SECONDS", "120")
+        clips = [make_clip(Path("dataset/44k/alto") / f"clip {n}.wav", 0.5, 200 + 20 * n) for n in range(4)]
+        write_list(Path("filelists/train.txt"), clips)
+        save_config(tiny_config({"p_dropout": 0.0}), "configs/config.json")
+        assert launch(functools.partial(rank_work.two_steps, folder), [torch.device("cpu")] * 2) == 0
+        rank_work.step(folder, Group(), 4, 1)
+        rank_work.step(folder, Group(), 2, 2)
+    seen = [json.loads((folder / f"seen_2_2_1_{rank}").read_text()) for rank in range(2)]
+    assert len(seen[0]) == len(seen[1]) == 2 and len({*seen[0], *seen[1]}) == 4, "each sees half of the data"
+    return {key: load_weights(folder / "gradients_{}_{}_{}.pth".format(*key)) for key in [*RANKS, *RANKS.values()]}
 
 
-def gradients(folder: Path) -> dict[str, torch.Tensor]:
-    return load_weights(folder / "gradients.pth")["gradients"]
-
-
-def alone(folder: Path, batch_size: int, accumulate: int = 1) -> dict[str, torch.Tensor]:
-    folder.mkdir()
-    subprocess.run([sys.executable, SCRIPT, folder, str(batch_size), str(accumulate)], check=True)
-    return gradients(folder)
+RANKS = {(2, 2, 1): (1, 4, 1), (2, 1, 2): (1, 2, 2)}  # what two ranks do, and one process with as many clips a step
 
 
 def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], prefix: str) -> None:
@@ -52,30 +52,16 @@ def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
             assert torch.nn.functional.cosine_similarity(found[name].flatten(), wanted[name].flatten(), 0) > 0.999, name
 
 
-def test_two_ranks_see_half_the_data_each_and_find_the_gradient_of_the_doubled_batch(workspace):
-    folder = workspace / "two"
-    folder.mkdir()
-    assert launch(SCRIPT, [str(folder), "2", "1"], [CPU, CPU]) == 0
-    seen = [json.loads((folder / f"seen_{rank}.json").read_text()) for rank in range(2)]
-    assert len(seen[0]) == len(seen[1]) == 2 and len({*seen[0], *seen[1]}) == 4
-    wanted = alone(workspace / "one", 4)
-    assert_equal(gradients(folder), wanted, "D.")
-    assert_equal(gradients(folder), wanted, "G.")
+@pytest.mark.parametrize("ranks", RANKS)
+def test_two_ranks_find_the_gradient_of_one_process_with_as_many_clips_a_step(gradients, ranks):
+    for prefix in ("D.", "G."):
+        assert_equal(gradients[ranks], gradients[RANKS[ranks]], prefix)
 
 
-def test_two_batches_of_one_step_have_the_gradient_of_the_doubled_batch(workspace):
-    found, wanted = alone(workspace / "twice", 2, accumulate=2), alone(workspace / "once", 4)
+def test_two_batches_of_one_step_have_the_gradient_of_the_doubled_batch(gradients):
+    found, wanted = gradients[1, 2, 2], gradients[1, 4, 1]
     assert_equal(found, wanted, "D.")
     # The generator learns from discriminators before their update here, and after it there: nearly the same.
     names = [name for name in wanted if name.startswith("G.")]
     a, b = (torch.cat([which[name].flatten() for name in names]) for which in (found, wanted))
     assert torch.nn.functional.cosine_similarity(a, b, 0) > 0.99
-
-
-def test_ranks_with_two_batches_a_step_have_the_gradient_of_one_process_with_them(workspace):
-    folder = workspace / "two"
-    folder.mkdir()
-    assert launch(SCRIPT, [str(folder), "1", "2"], [CPU, CPU]) == 0
-    wanted = alone(workspace / "one", 2, accumulate=2)
-    assert_equal(gradients(folder), wanted, "D.")
-    assert_equal(gradients(folder), wanted, "G.")

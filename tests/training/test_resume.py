@@ -11,9 +11,9 @@ from tiny_voices import tiny_config
 
 from models import build_synthesizer
 from modules.errors import CheckpointError
-from modules.training.distributed import Group, alone
-from modules.training.randomness import random_state
-from modules.training.resume import TrainState, find_starts, load_start, prune_pairs, save_state
+from modules.training.distributed import Group, random_state
+from modules.training.loop import TrainState
+from modules.training.resume import find_pairs, load_start, prune_pairs, save_state
 from modules.training.step import VitsStep
 from modules.weights.checkpoint import load_weights, save_weights
 from vdecoder.discriminators import MultiPeriodDiscriminator
@@ -28,21 +28,21 @@ def make_step(config, seed=1) -> VitsStep:
 
 
 def resume(folder, config) -> TrainState:
-    return load(folder, make_step(config, seed=2), config)
+    return load(folder, make_step(config, seed=2))
 
 
-def load(folder, step, config) -> TrainState:
-    return load_start(folder, step, config, alone(CPU))[0]
+def load(folder, step, group=None) -> TrainState:
+    return load_start(folder, step, group or Group())[0]
 
 
-def save(folder, state, step, config, **more):
-    return save_state(folder, state, step, config, [random_state(CPU)], **more)
+def save(folder, state, step, **more):
+    return save_state(folder, state, step, [random_state(CPU)], **more)
 
 
 def saved_run(folder, config, *steps) -> VitsStep:
     step = make_step(config)
     for number in steps:
-        save(folder, TrainState(number, 3, 1), step, config)
+        save(folder, TrainState(number, 3, 1), step)
     return step
 
 
@@ -78,22 +78,22 @@ def test_a_checkpoint_has_upstreams_layout_and_only_plain_content(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_what_a_generator_carries_besides_replaces_nothing_and_is_not_needed_to_go_on(tmp_path):
+def test_the_card_of_a_generator_is_not_needed_to_go_on(tmp_path):
     config = tiny_config()
-    save(tmp_path, TrainState(12, 3, 1), make_step(config), config, extras={"notes": [1, 2], "iteration": 99})
+    save(tmp_path, TrainState(12, 3, 1), make_step(config), card={"notes": [1, 2]})
     g, d = (load_weights(tmp_path / f"{prefix}_12.pth") for prefix in "GD")
-    assert g["notes"] == [1, 2] and g["iteration"] == 3 and "notes" not in d
-    assert set(g) - set(d) == {"notes"} and resume(tmp_path, config) == TrainState(12, 3, 1)
+    assert g["card"] == {"notes": [1, 2], "steps": 12}
+    assert set(g) - set(d) == {"card"} and resume(tmp_path, config) == TrainState(12, 3, 1)
 
 
 def test_what_was_saved_is_what_a_run_goes_on_from(tmp_path):
     config = tiny_config()
     step = make_step(config)
     train_a_little(step)
-    save(tmp_path, TrainState(12, 3, 1), step, config)
+    save(tmp_path, TrainState(12, 3, 1), step)
     state = torch.get_rng_state()
     other = make_step(config, seed=2)
-    assert load(tmp_path, other, config) == TrainState(12, 3, 1)
+    assert load(tmp_path, other) == TrainState(12, 3, 1)
     assert torch.equal(torch.get_rng_state(), state)
     for a, b in ((step.net_g, other.net_g), (step.net_d, other.net_d)):
         assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
@@ -120,17 +120,17 @@ def test_settings_of_the_optimizer_are_those_of_the_config(tmp_path):
     config = tiny_config()
     step = make_step(config)
     train_a_little(step)
-    save(tmp_path, TrainState(1), step, config)
+    save(tmp_path, TrainState(1), step)
     config.train.betas, config.train.learning_rate = [0.5, 0.6], 7e-4
     other = make_step(config)
-    load(tmp_path, other, config)
+    load(tmp_path, other)
     group = other.optim_g.param_groups[0]
     assert tuple(group["betas"]) == (0.5, 0.6) and group["lr"] == 7e-4
 
 
 def test_the_newest_pair_counts_by_step_not_by_date(tmp_path):
     saved_run(tmp_path, tiny_config(keep_ckpts=0), 1000, 900)
-    assert find_starts(tmp_path)[0].step == 1000
+    assert find_pairs(tmp_path)[0][0].name == "G_1000.pth"
 
 
 @pytest.mark.parametrize("lost", ["G_20.pth", "D_20.pth"])
@@ -146,13 +146,13 @@ def test_a_generator_without_discriminators_is_refused_with_the_ways_out(tmp_pat
     saved_run(tmp_path, tiny_config(), 20)
     (tmp_path / "D_20.pth").unlink()
     with pytest.raises(CheckpointError, match=r"G_20\.pth: has no D_20\.pth beside it.*rename G_20\.pth to G_0\.pth"):
-        find_starts(tmp_path)[0]
+        find_pairs(tmp_path)
 
 
 def test_a_kill_within_the_very_first_save_leaves_nothing_in_the_way(tmp_path, caplog):
     saved_run(tmp_path, tiny_config(), 20)
     (tmp_path / "G_20.pth").unlink()  # the discriminators take their name first
-    assert find_starts(tmp_path)[0].step == 0 and "D_20.pth" in caplog.text
+    assert find_pairs(tmp_path) == [] and "D_20.pth" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["G_20.pth", "D_20.pth"])
@@ -246,7 +246,7 @@ def test_a_base_gives_weights_only(tmp_path):
     train_a_little(step)
     like_published(tmp_path, step, "0")
     other = make_step(config, seed=2)
-    assert load(tmp_path, other, config) == TrainState(0, 1, 0, has_base=True)
+    assert load(tmp_path, other) == TrainState(0, 1, 0, has_base=True)
     assert torch.equal(other.net_g.emb_g.weight, step.net_g.emb_g.weight)
     assert torch.equal(
         other.net_d.discriminators[3].conv_post.weight_v, step.net_d.discriminators[3].conv_post.weight_v
@@ -267,7 +267,7 @@ def test_the_speakers_of_a_base_keep_their_vectors_and_new_ones_start_between_th
     ):
         save_weights(tmp_path / "G_0.pth", {**content, "config": stored})
         other = make_step(config, seed=2)
-        load(tmp_path, other, config)
+        load(tmp_path, other)
         average = vectors[list(known.values())].mean(0) if known else vectors.mean(0)
         for name, number in config.spk.items():
             wanted = vectors[known[name]] if name in known else average
@@ -294,7 +294,7 @@ def test_half_a_base_is_used_and_said(tmp_path, caplog):
 def test_step_zero_is_never_written(tmp_path):
     config = tiny_config()
     with pytest.raises(AssertionError):
-        save(tmp_path, TrainState(), make_step(config), config)
+        save(tmp_path, TrainState(), make_step(config))
 
 
 def test_pruning_counts_whole_pairs(tmp_path):
@@ -316,7 +316,7 @@ def test_a_damaged_pair_does_not_outlive_the_whole_ones_before_it(tmp_path):
     (tmp_path / "G_20.pth").write_bytes(b"broken")
     config.train.keep_ckpts = 1
     assert resume(tmp_path, config).step == 10
-    save(tmp_path, TrainState(15, 3, 1), step, config)
+    save(tmp_path, TrainState(15, 3, 1), step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["D_15.pth", "D_20.pth", "G_15.pth", "G_20.pth"]
     assert resume(tmp_path, config).step == 15
 
@@ -338,25 +338,25 @@ def test_another_learning_rate_is_said(tmp_path, caplog):
 
 def test_all_random_numbers_go_on_where_they_were(tmp_path):
     config, step = tiny_config(), make_step(tiny_config())
-    save(tmp_path, TrainState(12, 3, 1), step, config)
+    save(tmp_path, TrainState(12, 3, 1), step)
     wanted = torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()  # noqa: NPY002
     resume(tmp_path, config)
     assert (torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()) == wanted  # noqa: NPY002
 
 
 def test_more_ranks_than_saved_get_random_numbers_of_their_own(tmp_path):
-    config, step = tiny_config(), make_step(tiny_config())
-    save(tmp_path, TrainState(12, 3, 1), step, config)
+    step = make_step(tiny_config())
+    save(tmp_path, TrainState(12, 3, 1), step)
     drawn = set()
     for rank in range(3):
-        load_start(tmp_path, step, config, Group(rank, 3))
+        load(tmp_path, step, Group(rank, 3))
         drawn.add(float(torch.rand(1)))
     assert len(drawn) == 3
 
 
 def test_the_place_in_the_epoch_is_kept_when_batches_change_their_size(tmp_path):
-    step = make_step(tiny_config())
-    save(tmp_path, TrainState(12, 3, 6), step, tiny_config(batch_size=4))
+    step = make_step(tiny_config(batch_size=4))
+    save(tmp_path, TrainState(12, 3, 6), step)
     assert resume(tmp_path, tiny_config(batch_size=2)) == TrainState(12, 3, 12)
     assert resume(tmp_path, tiny_config(batch_size=8)) == TrainState(12, 3, 3)
-    assert load_start(tmp_path, step, tiny_config(batch_size=4), Group(0, 2))[0] == TrainState(12, 3, 3)
+    assert load(tmp_path, step, Group(0, 2)) == TrainState(12, 3, 3)

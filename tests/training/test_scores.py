@@ -15,7 +15,7 @@ from modules.config.audio import AudioSpec
 from modules.contracts import F0
 from modules.errors import AudioError
 from modules.f0.base import build_predictor
-from modules.training.scores import COLUMNS, ScoreBoard, Scores, describe, mean_scores, score_clip
+from modules.training.scores import COLUMNS, ScoreBoard, Scorer, Scores, mean_scores
 
 AUDIO = AudioSpec(16000, 512, 160, 512, 40, 0.0, 8000.0)
 RATE = AUDIO.sampling_rate
@@ -50,13 +50,8 @@ def tone(hz: float, seconds: float = 1.5) -> torch.Tensor:
     return torch.from_numpy(sung(np.full(int(seconds * RATE), hz), RATE))
 
 
-def curve_of(wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    found = PM.predict(wav.numpy())
-    return torch.from_numpy(found.f0), torch.from_numpy(found.uv)
-
-
-def score(made, real, predictor=PM, encoder=None, curve=None) -> Scores:
-    return score_clip(made, real, *(curve or curve_of(real)), AUDIO, predictor, encoder)
+def score(generated, real, predictor=PM, encoder=None, f0=None) -> Scores:
+    return Scorer(AUDIO, predictor, encoder).score(generated, real, f0)
 
 
 def test_identical_clips_have_no_error():
@@ -73,22 +68,22 @@ def test_a_tone_that_is_off_is_off_by_its_cents(cents):
 
 
 def test_the_pitch_error_is_the_median_of_frames_voiced_in_both():
-    wanted = torch.full((100,), 100.0), (torch.arange(100) < 80).float()
+    wanted = F0(np.full(100, 100.0), (np.arange(100) < 80).astype(np.float32))
     off = np.full(100, 100 * 2 ** (10 / 1200))
     off[:30] *= 2  # of the 70 frames voiced in both, 40 are off by 10 cents and 30 by an octave more
     off[70:] *= 4  # what a predictor fills a gap with does not count
     uv = np.r_[np.ones(70), np.zeros(30)]
-    found = score(tone(100, 1), tone(100, 1), FixedPredictor(off, uv), curve=wanted)
+    found = score(tone(100, 1), tone(100, 1), FixedPredictor(off, uv), f0=wanted)
     assert found.f0_cents == pytest.approx(10, abs=0.01)
     assert found.voicing == pytest.approx(0.1)
 
 
 def test_half_the_frames_unvoiced_is_a_voicing_error_of_one_half():
     real = tone(220, 2)
-    made = real.clone()
-    made[len(made) // 2 :] = 0
-    assert score(made, real).voicing == pytest.approx(0.5, abs=0.03)  # two or three frames at the edge
-    assert score(real, real, curve=(torch.full((200,), 220.0), torch.ones(200))).voicing < 0.05
+    generated = real.clone()
+    generated[len(generated) // 2 :] = 0
+    assert score(generated, real).voicing == pytest.approx(0.5, abs=0.03)  # two or three frames at the edge
+    assert score(real, real, f0=F0(np.full(200, 220.0), np.ones(200))).voicing < 0.05
 
 
 def test_the_mel_distance_is_that_of_the_log_mels():
@@ -111,26 +106,27 @@ def test_silence_is_scored_and_has_no_pitch():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_broken_wave_is_no_number_and_no_crash(bad):
     real = tone(220)
-    made = real.clone()
-    made[500] = bad
-    assert all(math.isnan(value) for value in score(made, real, encoder=LevelEncoder()))
-    assert score(made, real).similarity is None
+    generated = real.clone()
+    generated[500] = bad
+    assert all(math.isnan(value) for value in score(generated, real, encoder=LevelEncoder()))
+    assert score(generated, real).similarity is None
 
 
 def test_lengths_need_not_agree():
     real = tone(220)
     longer = torch.cat([real, tone(300, 0.2)])
-    f0, uv = curve_of(real)
-    curves = [(f0, uv), (f0[:-3], uv[:-3]), (torch.cat([f0, f0[-3:]]), torch.cat([uv, uv[-3:]]))]
-    for made, wanted in ((real, real), (longer, real), (real, longer)):
+    found = PM.predict(real.numpy())
+    longer_curve = F0(np.r_[found.f0, found.f0[-3:]], np.r_[found.uv, found.uv[-3:]])
+    curves = [found, F0(found.f0[:-3], found.uv[:-3]), longer_curve]
+    for generated, wanted in ((real, real), (longer, real), (real, longer)):
         for curve in curves:
-            assert score(made, wanted, curve=curve) == pytest.approx((0, 0, 0, None), abs=1e-6)
+            assert score(generated, wanted, f0=curve) == pytest.approx((0, 0, 0, None), abs=1e-6)
 
 
 def test_gradients_and_precision_of_the_network_do_not_matter():
     real = tone(220)
-    made = real.double().requires_grad_(True)
-    assert score(made, real, encoder=LevelEncoder()) == pytest.approx((0, 0, 0, 1), abs=1e-6)
+    generated = real.double().requires_grad_(True)
+    assert score(generated, real, encoder=LevelEncoder()) == pytest.approx((0, 0, 0, 1), abs=1e-6)
 
 
 def test_too_short_for_a_spectrum_is_refused():
@@ -148,11 +144,11 @@ def test_the_mean_leaves_out_what_could_not_be_measured():
 
 
 def test_the_line_for_the_log():
-    assert describe(Scores(0.5123, 14.2, 0.0321, 0.8099)) == (
+    assert str(Scores(0.5123, 14.2, 0.0321, 0.8099)) == (
         "mel 0.512, pitch off by 14 cents, voicing wrong in 3.2 %, similarity 0.81"
     )
-    assert describe(Scores(0.5, NAN, 0.0, None)) == "mel 0.500, voicing wrong in 0.0 %"
-    assert describe(Scores(NAN, NAN, NAN, NAN)) == "mel nan"
+    assert str(Scores(0.5, NAN, 0.0, None)) == "mel 0.500, voicing wrong in 0.0 %"
+    assert str(Scores(NAN, NAN, NAN, NAN)) == "mel nan"
 
 
 def of_mel(mel: float) -> Scores:
@@ -199,7 +195,7 @@ def test_the_best_is_the_lowest_mel_and_the_first_of_equals(path):
     board = ScoreBoard(path)
     mels = [math.inf, 0.9, 0.7, 0.8, 0.7, NAN, 0.6]
     assert [board.add(100 * at, at, of_mel(mel)) for at, mel in enumerate(mels, 1)] == [0, 1, 1, 0, 0, 0, 1]
-    assert board.best == (700, 0.6) and board.best.step == 700 and board.best.mel == 0.6
+    assert board.best == (700, 0.6)
     assert [row["step"] for row in table(path) if row["best"]] == ["700"]
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from tiny_training import Run, names, weights
+from tiny_training import SMALL_DECODER, Run, names, weights
 from tiny_voices import make_workspace
 
 from modules.errors import UserError
@@ -18,7 +18,7 @@ from modules.weights.checkpoint import list_checkpoints, load_weights
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return make_workspace(tmp_path, vol_aug=True)
+    return make_workspace(tmp_path, model=SMALL_DECODER, vol_aug=True)
 
 
 def test_the_mel_loss_falls_on_one_tiny_batch(tmp_path, monkeypatch):
@@ -26,7 +26,7 @@ def test_the_mel_loss_falls_on_one_tiny_batch(tmp_path, monkeypatch):
     config = make_workspace(tmp_path, 2, learning_rate=3e-3)
     run = Run(config, tmp_path / "logs/a")
     batch = next(iter(run.loader))
-    mels = [float(run.trainer.step.run(batch).losses.mel) for _ in range(40)]
+    mels = [float(run.step.run(batch).losses.mel) for _ in range(40)]
     assert sum(mels[-5:]) < 0.8 * sum(mels[:5]), "0.68 to 0.70 with other seeds"
 
 
@@ -38,7 +38,7 @@ def test_resuming_is_identical_to_not_stopping(workspace, tmp_path):
         resumed(steps)
     wanted, found = weights(straight), weights(resumed)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    assert vars(resumed.trainer.state) == vars(straight.trainer.state)
+    assert vars(resumed.state) == vars(straight.state)
     before, after = (load_weights(run.folder / "G_7.pth")["optimizer"]["state"] for run in (straight, resumed))
     assert all(torch.equal(before[key]["exp_avg_sq"], after[key]["exp_avg_sq"]) for key in before)
 
@@ -61,7 +61,7 @@ def test_half_precision_finds_nearly_the_same_losses(workspace, tmp_path):
     losses = []
     for run in (full, half):
         torch.manual_seed(3)
-        losses.append(run.trainer.step.run(batch).losses)
+        losses.append(run.step.run(batch).losses)
     for name, found, wanted in zip(losses[0]._fields, losses[1], losses[0]):
         # An untrained generator sings clean harmonics; bf16's rounding (2^-8) fills the gaps between them, which a
         # logarithm shows: the mel loss of this step differs by 9 %.
@@ -78,7 +78,7 @@ def test_a_run_on_a_gpu_saves_resumes_and_validates(workspace, tmp_path, half_ty
     workspace.train.eval_interval = workspace.train.log_interval = 2
     for steps in (3, 5):
         outcome = Run(workspace, tmp_path / "logs/a", torch.device("cuda:0"))(steps)
-    assert outcome.step == 5 and names(tmp_path / "logs/a")[-1] == "G_5.pth"
+    assert outcome.state.step == 5 and names(tmp_path / "logs/a")[-1] == "G_5.pth"
 
 
 @pytest.mark.cuda
@@ -86,10 +86,10 @@ def test_a_run_on_a_gpu_saves_resumes_and_validates(workspace, tmp_path, half_ty
 def test_a_broken_loss_on_a_gpu_is_found_a_step_later_at_most(workspace, tmp_path):
     run = Run(workspace, tmp_path / "logs/a", torch.device("cuda:0"))
     with torch.no_grad():
-        run.trainer.step.net_g.dec.conv_post.bias.fill_(float("nan"))
+        run.step.net_g.dec.conv_post.bias.fill_(float("nan"))
     with pytest.raises(UserError, match="step 10: for 10 steps in a row"):
         run(40)
-    assert run.trainer.state.step <= 11 and names(run.folder) == []
+    assert run.state.step <= 11 and names(run.folder) == []
 
 
 def test_the_rate_follows_the_epoch_and_is_not_multiplied_by_resuming(workspace, tmp_path):
@@ -97,8 +97,8 @@ def test_the_rate_follows_the_epoch_and_is_not_multiplied_by_resuming(workspace,
     for steps in (1, 2, 3, 4, 5):
         run = Run(workspace, tmp_path / "logs/a")
         run(steps)
-    assert run.trainer.state.epoch == 3
-    rates = {group["lr"] for group in run.trainer.step.optim_g.param_groups}
+    assert run.state.epoch == 3
+    rates = {group["lr"] for group in run.step.optim_g.param_groups}
     assert rates == {workspace.train.learning_rate * 0.25}
 
 
@@ -119,21 +119,22 @@ def test_only_the_newest_pairs_are_kept_and_the_base_always(workspace, tmp_path)
 def test_the_end_of_the_epochs_ends_the_run_with_a_checkpoint(workspace, tmp_path):
     workspace.train.epochs = 2
     outcome = Run(workspace, tmp_path / "logs/a")(None)
-    assert outcome.step == 4 and outcome.model_path.name == "G_4.pth" and not outcome.interrupted
+    assert outcome.state.step == 4 and outcome.saved.name == "G_4.pth" and not outcome.stop.requested
     again = Run(workspace, tmp_path / "logs/a")
-    assert again(None) == outcome and names(again.folder) == ["D_4.pth", "G_4.pth"]
+    assert again(None).state == outcome.state and names(again.folder) == ["D_4.pth", "G_4.pth"]
+    assert again.loop.saved == outcome.saved
 
 
 def break_batches(run, *steps):
     """Poisons what the networks see in these steps, counted from 1."""
-    original = run.trainer.step.run
+    original = run.step.run
 
     def broken(batches):
-        if run.trainer.state.step + 1 in steps:
+        if run.state.step + 1 in steps:
             batches = [batch._replace(spec=batch.spec * float("nan")) for batch in batches]
         return original(batches)
 
-    run.trainer.step.run = broken
+    run.step.run = broken
 
 
 def test_a_broken_batch_is_left_out_and_the_rest_is_learned(workspace, tmp_path, caplog):
@@ -146,7 +147,7 @@ def test_a_broken_batch_is_left_out_and_the_rest_is_learned(workspace, tmp_path,
     assert all(torch.equal(found[name], before[name]) for name in before)
     assert "step 2: the loss is not finite (" in caplog.text and "left out. Its batch held: dataset/44k" in caplog.text
     run(3)
-    assert run.trainer.watch.n_left_out == 1 and names(run.folder)[-1] == "G_3.pth"
+    assert run.loop.watch.n_left_out == 1 and names(run.folder)[-1] == "G_3.pth"
     assert not torch.equal(weights(run)["0.pre.weight"], before["0.pre.weight"])
 
 
@@ -167,7 +168,7 @@ def test_weights_that_are_not_finite_are_never_saved(workspace, tmp_path):
     run = Run(workspace, tmp_path / "logs/a")
     run(2)
     with torch.no_grad():
-        run.trainer.step.net_g.dec.conv_post.bias.fill_(float("nan"))
+        run.step.net_g.dec.conv_post.bias.fill_(float("nan"))
     with pytest.raises(UserError, match="step 12: for 10 steps in a row"):
         run(99)
     assert names(run.folder) == ["D_2.pth", "G_2.pth"]
@@ -175,15 +176,15 @@ def test_weights_that_are_not_finite_are_never_saved(workspace, tmp_path):
 
 def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(workspace, tmp_path):
     run = Run(workspace, tmp_path / "logs/a")
-    original = run.trainer.step.run
+    original = run.step.run
 
     def breaking(batches):
         report = original(batches)
         with torch.no_grad():
-            run.trainer.step.net_d.discriminators[2].conv_post.bias.fill_(float("inf"))
+            run.step.net_d.discriminators[2].conv_post.bias.fill_(float("inf"))
         return report
 
-    run.trainer.step.run = breaking
+    run.step.run = breaking
     with pytest.raises(UserError, match="step 1: weights are not finite"):
         run(1)
     assert names(run.folder) == []
@@ -199,14 +200,14 @@ def test_a_clip_that_cannot_be_loaded_stops_the_run_by_name(workspace, tmp_path)
 
 def test_a_file_that_goes_missing_does_not_cost_the_steps_before(workspace, tmp_path):
     run = Run(workspace, tmp_path / "logs/a")
-    original = run.trainer.step.run
+    original = run.step.run
 
     def breaking(batches):
         for path in tmp_path.rglob("*.soft.pt"):
             path.unlink()
         return original(batches)
 
-    run.trainer.step.run = breaking
+    run.step.run = breaking
     with pytest.raises(UserError, match=r"soft\.pt: is missing.*preprocess_hubert_f0"):
         run(9)
     assert names(run.folder) == ["D_1.pth", "G_1.pth"]
@@ -214,17 +215,17 @@ def test_a_file_that_goes_missing_does_not_cost_the_steps_before(workspace, tmp_
 
 def test_a_request_to_stop_saves_the_current_step(workspace, tmp_path):
     run = Run(workspace, tmp_path / "logs/a")
-    original = run.trainer.step.run
+    original = run.step.run
 
     def stopping(batches):
-        if run.trainer.state.step == 2:
+        if run.state.step == 2:
             signal.raise_signal(signal.SIGTERM)
         return original(batches)
 
-    run.trainer.step.run = stopping
+    run.step.run = stopping
     handler = signal.getsignal(signal.SIGTERM)
     outcome = run(100)
-    assert outcome.interrupted and outcome.step == 3 and outcome.model_path.name == "G_3.pth"
+    assert outcome.stop.requested and outcome.state.step == 3 and outcome.saved.name == "G_3.pth"
     assert names(run.folder) == ["D_3.pth", "G_3.pth"] and signal.getsignal(signal.SIGTERM) is handler
 
 
@@ -281,5 +282,5 @@ def test_curves_pictures_and_sounds_have_upstreams_names(workspace, tmp_path, ca
 def test_no_step_means_no_checkpoint(workspace, tmp_path):
     workspace.train.epochs = 1
     run = Run(workspace, tmp_path / "logs/a")
-    run.trainer.state.epoch = 2
-    assert run(None).model_path is None and not list_checkpoints(run.folder, "G")
+    run.state.epoch = 2
+    assert run(None).saved is None and not list_checkpoints(run.folder, "G")

@@ -1,0 +1,126 @@
+"""Reading checkpoints of runs: what the trainings of the voice model and of the diffusion model have in common."""
+
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from modules.errors import CheckpointError
+from modules.training.distributed import Group, seed_rank, set_random_state
+from modules.weights.checkpoint import DamagedFile, check_whole, load_weights, step_of
+
+logger = logging.getLogger(__name__)
+
+
+def read_newest(checkpoints: list[tuple[Path, ...]]) -> tuple[tuple[Path, ...], list[dict[str, Any]]]:
+    """The first checkpoint that can be read, with the contents of its files; each damaged one is warned about.
+
+    Args:
+        checkpoints: newest first; files that belong together.
+
+    Raises:
+        CheckpointError: every one is damaged.
+    """
+    for paths, before in itertools.zip_longest(checkpoints, checkpoints[1:]):
+        try:
+            for path in paths:
+                check_whole(path)
+            return paths, [load_weights(path) for path in paths]
+        except DamagedFile as error:
+            if before is None:
+                raise
+            lost = step_of(paths[0]) - step_of(before[0])
+            logger.warning("%s Going back to %s instead; %d steps are to be trained again", error, before[0], lost)
+    raise AssertionError("no checkpoints")
+
+
+def require_same_config(
+    path: Path, stored: Any, config: BaseModel, keys: dict[str, tuple[str, ...]], remedy: str
+) -> None:
+    """Compares the config that a checkpoint carries with the run's, where a difference would break the model.
+
+    Args:
+        stored: what the checkpoint holds as its config.
+        keys: by section.
+        remedy: how else than by restoring the values a user goes on.
+
+    Raises:
+        CheckpointError: names every differing key with both values.
+    """
+    if not isinstance(stored, dict):
+        return  # a published checkpoint; its tensors are compared instead
+    try:
+        before = type(config).model_validate(stored)
+    except ValidationError:
+        raise CheckpointError(
+            f"{path}: the config stored in it cannot be read; it was made by another version"
+        ) from None
+    changed = []
+    for section, names in keys.items():
+        for key in names:
+            was, now = (getattr(getattr(which, section), key) for which in (before, config))
+            if was != now:
+                changed.append(f"{section}.{key} was {was!r}, now {now!r}")
+    for speaker, number in before.spk.items():
+        if config.spk.get(speaker, number) != number:
+            changed.append(f"spk: the id of {speaker!r} was {number}, now {config.spk[speaker]}")
+    if changed:
+        raise CheckpointError(
+            f"{path}: was trained with another config: {'; '.join(changed)}. Restore these values in "
+            f"{getattr(config, 'path', None) or 'the config'} to go on, or {remedy}."
+        )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, path: Path) -> None:
+    """Takes the moments; rates and other settings stay those of the config.
+
+    A checkpoint without moments (stripped to save space) trains on with fresh ones.
+    """
+    saved_state = saved.get("state") if isinstance(saved, dict) else None
+    if not saved_state:
+        logger.warning("%s: holds no optimizer state; the optimizer starts afresh", path)
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, moments in saved_state.items():
+        shape = list(moments["exp_avg"].shape)
+        wanted = list(parameters[index].shape) if index < len(parameters) else "no such tensor"
+        if shape != wanted:
+            raise CheckpointError(
+                f"{path}: the optimizer state of tensor {index} has the shape {shape}, the network {wanted}. "
+                "Use the config.json that was saved with this checkpoint."
+            )
+    # Clones: the file is memory-mapped, and the moments are changed in place from now on.
+    state = {
+        index: {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in moments.items()}
+        for index, moments in saved_state.items()
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def read_place(content: dict[str, Any], batch_size: int, world_size: int) -> int:
+    """The batches done in the epoch that a checkpoint was made in.
+
+    They may have another size now: what counts is how many items were seen.
+    """
+    items = batch_size * world_size
+    return int(content.get("batches_done", 0)) * int(content.get("items_per_batch", items)) // items
+
+
+def set_rank_random_state(content: dict[str, Any], group: Group, seed: int) -> None:
+    """Gives this rank its own random state of a checkpoint, or, if that was made by fewer ranks, one from `seed`."""
+    states = [content.get("random", {}), *content.get("random_of_other_ranks", [])]
+    if group.rank < len(states):
+        set_random_state(states[group.rank], group.device)
+    else:
+        seed_rank(seed, group)
+
+
+def report_changed_rate(path: Path, before: Any, now: float, key: str) -> None:
+    """Says so where a run goes on with another learning rate than it had: it takes effect at once."""
+    if isinstance(before, float) and before != now:
+        logger.info(
+            "%s was %g when %s was saved and is %g now: the new rate counts from here on", key, before, path, now
+        )
