@@ -109,7 +109,7 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
             remove_leftovers(folder, recursive=False)
         training = VoiceDataset(config.data.training_files, config)
         validation = VoiceDataset(config.data.validation_files, config, training=False)
-        clips = validation.some(VALIDATION_CLIPS)
+        clips = validation.evenly_spaced(VALIDATION_CLIPS)
         judge = _find_judge(config) if group.is_main else None
     if arguments.auto_batch:
         _choose_batch_size(config, training, group)

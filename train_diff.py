@@ -84,7 +84,7 @@ def _train(config: "DiffusionConfig", arguments: argparse.Namespace, group: "Gro
         cache = device if config.train.cache_device.startswith(device.type) else "cpu"
         training = DiffusionDataset(config.data.training_files, config, audio, mel, device=cache)
         validation = DiffusionDataset(config.data.validation_files, config, audio, mel, training=False)
-        clips = validation.some(VALIDATION_CLIPS)
+        clips = validation.evenly_spaced(VALIDATION_CLIPS)
         vocoder = _find_vocoder(config, device) if group.is_main else None
         if config.train.cache_all_data:
             training.fill_cache()
@@ -133,7 +133,7 @@ def _specs(config: "DiffusionConfig", config_path: Path) -> tuple["AudioSpec", "
     """Rate and hop of the clips, and the vocoder's mel; refuses two that do not share their frames."""
     from dataclasses import replace
 
-    from modules.data.augmentation import find_mel, require_same_frames
+    from modules.config.vocoder import find_mel, require_same_frames
 
     mel, found = find_mel(config.vocoder.ckpt)
     audio = replace(mel, sampling_rate=config.data.sampling_rate, hop_length=config.data.block_size)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modules.audio.rms import hop_energies, rms_from_energies
+from modules.audio.loudness import hop_energies, rms_from_energies
 
 HOP_MS = 20
 WINDOW_HOPS = 4

@@ -1,4 +1,4 @@
-"""Why a checkpoint does not fit a config: from tensor names and shapes to the key that most likely explains them."""
+"""Why a checkpoint does not fit a config: from the first mismatch to the config key that most likely explains it."""
 
 import re
 from collections.abc import Mapping
@@ -33,23 +33,20 @@ _SIZED_BY = (
     (r"dec\.", 0, "upsample_initial_channel"),
 )
 # Parts of which every tensor changes the sound: one that the network has no place for must not be dropped silently.
-# Left out: the posterior encoder, the pitch decoder as a whole, and the second names of shared flow weights.
+# Not in it: the posterior encoder, the F0 decoder as a whole, and the second names of shared flow weights.
 _NOT_TO_IGNORE = ("emb_vol.", "pre.", "enc_p.", "dec.", "flow.flows.")
 
 
 def explain_mismatch(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> str | None:
-    """Says what keeps a checkpoint's tensors from fitting a network, or None if they fit.
+    """The first mismatch between a checkpoint and a network as one line with the likely config key; None if they fit.
 
     Args:
         found: name -> tensor of the checkpoint; more than `wanted` is allowed, except what changes the sound.
         wanted: name -> tensor of the network.
         where: names the config that the network was built from.
-
-    Returns:
-        One line: tensor, both shapes, the likely config key and the way out.
     """
     way_out = f"or use the config.json that was saved with this model instead of {where}."
-    # The first difference is told. That of the units comes first: with another encoder much else differs as well.
+    # The layer of the units first: with another encoder much else differs as well.
     for name, tensor in sorted(wanted.items(), key=lambda item: item[0] != "pre.weight"):
         if name not in found:
             key = _first_match(_ABSENT_BECAUSE, name)
