@@ -51,31 +51,31 @@ def run_pool(
         show: whether there is a progress bar.
     """
     with tqdm(total=len(items), desc=description, unit="file", dynamic_ncols=True, disable=not (items and show)) as bar:
-        run = _in_this_process if workers <= 1 else _in_processes
-        for pair in run(function, items, workers, initializer, initargs):
+        if workers <= 1:
+            if initializer is not None and items:
+                initializer(*initargs)
+            results = ((item, _attempt(function, item)) for item in items)
+        else:
+            results = _in_processes(function, items, workers, (initializer, initargs))
+        for pair in results:
             bar.update()
             yield pair
 
 
-def _in_this_process(
-    function: Callable, items: Sequence, workers: int, initializer: Callable | None, initargs: tuple
-) -> Iterator[tuple[Any, Any]]:
-    if initializer is not None and items:
-        initializer(*initargs)
-    for item in items:
-        try:
-            yield item, function(item)
-        except Exception as error:
-            yield item, error
+def _attempt(function: Callable, item: Any) -> Any:
+    if _start_error is not None:
+        raise _StartFailed(_start_error)
+    try:
+        return function(item)
+    except Exception as error:
+        return error
 
 
-def _in_processes(
-    function: Callable, items: Sequence, workers: int, initializer: Callable | None, initargs: tuple
-) -> Iterator[tuple[Any, Any]]:
+def _in_processes(function: Callable, items: Sequence, workers: int, start: tuple) -> Iterator[tuple[Any, Any]]:
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
     with _thread_share(workers):
-        pool = ProcessPoolExecutor(workers, context, _start_worker, (initializer, initargs))
+        pool = ProcessPoolExecutor(workers, context, _start_worker, start)
         try:
             queue, running = iter(items), {}
             while True:
@@ -90,7 +90,7 @@ def _in_processes(
                         raise error.args[0]
                     if isinstance(error, BrokenProcessPool):
                         error = WorkerDied("a worker process died; it may have run out of memory")
-                    yield item, future.result() if error is None else error
+                    yield item, error or future.result()
         except BaseException:  # Ctrl-C, or the reader stopped: give up what the workers are doing
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
@@ -102,7 +102,7 @@ def _in_processes(
 def _submit(pool: ProcessPoolExecutor, function: Callable, item: Any) -> Future:
     """The result to come; a pool that is broken already gives one that has failed."""
     try:
-        return pool.submit(_call, function, item)
+        return pool.submit(_attempt, function, item)
     except BrokenProcessPool as error:
         failed = Future()
         failed.set_exception(error)
@@ -131,12 +131,6 @@ def _end_with_parent() -> None:
     """A killed parent cannot end its workers; without this they would wait for work for ever."""
     multiprocessing.parent_process().join()
     os._exit(1)
-
-
-def _call(function: Callable, item: Any) -> Any:
-    if _start_error is not None:
-        raise _StartFailed(_start_error)
-    return function(item)
 
 
 @contextlib.contextmanager

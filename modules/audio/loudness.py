@@ -90,7 +90,7 @@ def match_envelope(out: np.ndarray, out_rate: int, source: np.ndarray, source_ra
 
 
 def _envelope(wav: np.ndarray, rate: int, n_samples: int) -> np.ndarray:
-    """Loudness of `wav` stretched to `n_samples` values; the ends are held."""
+    """Loudness of `wav` interpolated to `n_samples` values; the ends are held."""
     rms = centered_rms(wav, rate // 2, 2)
     positions = (np.arange(n_samples) + 0.5) * (len(rms) / n_samples) - 0.5
     return np.interp(positions, np.arange(len(rms)), rms)
