@@ -18,8 +18,8 @@ from modules.config.audio import AudioSpec
 from modules.config.diffusion import DiffusionConfig
 from modules.config.io import load_config
 from modules.config.schema import Config
+from modules.config.vocoder import require_same_frames
 from modules.contracts import Retriever, Synthesizer
-from modules.data.augmentation import require_same_frames
 from modules.device import choose_device, choose_dtype
 from modules.encoders.base import ENCODERS, build_encoder, encoder_dim
 from modules.errors import CheckpointError, ConfigError, UsageError

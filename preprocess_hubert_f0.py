@@ -1,12 +1,12 @@
-"""Step 3 of the recipe: what training needs to know about each clip.
+"""Step 3 of the recipe: the features of each clip that training needs.
 
 Reads configs/config.json and dataset/44k/SPEAKER/*.wav.
-Writes, beside each X.wav: X.wav.soft.pt (what is said), X.wav.f0.npy (the melody), X.spec.pt (the spectrum),
-X.wav.vol.npy (the loudness, if model.vol_embedding is set) and X.wav.features.json (how they were made); and once for
-all, dataset/44k/f0_histograms.json (which notes each speaker sings, for the transposition of songs).
+Writes, beside each X.wav: X.wav.soft.pt (units), X.wav.f0.npy (F0), X.spec.pt (the spectrum), X.wav.vol.npy (volume,
+if model.vol_embedding is set) and X.wav.features.json (how they were made); and dataset/44k/f0_histograms.json (which
+notes each speaker sings, for the transposition of songs).
 With --use_diff it reads configs/diffusion.yaml too, and also writes X.wav.vol.npy, X.wav.mel.npy (the mel of the
 vocoder) and X.wav.aug_mel.npy, X.wav.aug_vol.npy, X.wav.aug_shift.npy (the clip at another loudness and pitch).
-What is there and up to date stays; run it again after an interruption or a change, and only the rest is made.
+What is up to date stays; run it again after an interruption or a change, and only the rest is made.
 
 Example: python preprocess_hubert_f0.py --f0_predictor fcpe --num_processes 2
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.cli import configure_logging, make_parser, next_step, run
-from modules.errors import ConfigError, DataError, UsageError, UserError
+from modules.errors import ConfigError, DataError, UsageError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +34,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--f0_predictor",
         default="fcpe",
-        help="what hears the melody: rmvpe, fcpe, crepe, harvest, dio, pm or swift. fcpe is exact, quick and needs no "
-        "download; README.md compares them",
+        help="F0 predictor: rmvpe, fcpe, crepe, harvest, dio, pm or swift. fcpe is exact, quick and needs no download; "
+        "docs/encoders-and-f0.md compares them",
     )
     parser.add_argument("--num_processes", type=int, default=1, help="worker processes; 0 = one for each core")
     parser.add_argument(
         "--use_diff",
         action="store_true",
-        help="make what the diffusion model needs as well: loudness, the vocoder's mel, and both of the clip made "
-        "louder or quieter and higher or lower",
+        help="make what the diffusion model needs as well: volume, the vocoder's mel, and both of the clip at another "
+        "loudness and pitch",
     )
     arguments = parser.parse_args(argv)
     if arguments.num_processes < 0:
         raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
+
+    from tqdm import tqdm
 
     from modules.data.features import missing
     from modules.data.pitch import write_histograms
@@ -58,11 +60,17 @@ def main(argv: list[str] | None = None) -> int:
     clips = _find_clips(arguments.in_dir)
     recipe = _read_recipe(arguments.config, arguments.f0_predictor, arguments.use_diff)
     remove_leftovers(arguments.in_dir)
-    todo = {path: names for path in _with_bar(clips, "check") if (names := missing(path, recipe))}
-    made, skipped = _extract_all(todo, recipe, arguments.device, arguments.num_processes)
+    bar = tqdm(clips, desc="check", unit="file", dynamic_ncols=True, leave=False, delay=1)
+    todo = {path: names for path in bar if (names := missing(path, recipe))}
+    made, n_skipped = _extract_all(todo, recipe, arguments.device, arguments.num_processes)
     write_histograms(arguments.in_dir, clips)
-    _report(len(clips), len(clips) - len(todo), made, len(skipped))
-    if skipped:
+    order = ("units", "f0", "spec", "volume", "mel", "augmented")
+    detail = ", ".join(f"{made[name]} {name}" for name in order if made[name])
+    shown = f"{made['clips']} made ({detail})" if detail else "0 made"
+    n_current = len(clips) - len(todo)
+    logger.info("%d clips: %s, %d up to date, %d skipped", len(clips), shown, n_current, n_skipped)
+    if n_skipped:
+        logger.warning("fix or remove the skipped clips, then run preprocess_flist_config.py and this again")
         return 1
     print(next_step(f"python train.py -c {arguments.config.as_posix()} -m 44k"))
     if arguments.use_diff:
@@ -105,7 +113,7 @@ def _read_recipe(config_path: Path, predictor: str, use_diff: bool):
 def _read_mel(config, config_path: Path):
     """The mel of the vocoder that diffusion.yaml names; refuses one that does not go with the config."""
     from modules.config.diffusion import load_diffusion_config
-    from modules.data.augmentation import find_mel, require_same_frames
+    from modules.config.vocoder import find_mel, require_same_frames
 
     diffusion = load_diffusion_config(DIFFUSION_CONFIG)
     if diffusion.data.encoder != config.model.speech_encoder:
@@ -122,39 +130,29 @@ def _read_mel(config, config_path: Path):
     return mel
 
 
-def _with_bar(clips: list[Path], description: str):
-    from tqdm import tqdm
-
-    return tqdm(clips, desc=description, unit="file", dynamic_ncols=True, leave=False, delay=1)
-
-
 @dataclass(frozen=True)
 class _Plan:
-    """Who does what.
-
-    Args:
-        recipe: what is wanted.
-        device: where the networks run.
-        workers: processes that prepare clips; 1 is a thread of this process.
-        threads: for the computations of one worker.
-        later: features that the workers leave to this process.
-        needed: features that are missing anywhere.
-    """
+    """Which process runs which network."""
 
     recipe: object
-    device: object
-    workers: int
-    threads: int
-    later: tuple[str, ...]
-    needed: frozenset[str]
+    device: object  # where the networks run
+    workers: int  # processes that prepare clips; 1 is a thread of this process
+    threads: int  # for the computations of one worker
+    later: tuple[str, ...]  # features that the workers leave to this process
+    needed: frozenset[str]  # features that are missing anywhere
 
-    @property
-    def predictor_here(self) -> bool:
-        return "f0" in self.needed and "f0" in self.later
+    def networks(self, here: bool) -> tuple:
+        """Encoder and F0 predictor of this process, or of a worker; None where it does not need one."""
+        from modules.encoders.base import build_encoder
+        from modules.f0.base import build_predictor
 
-    @property
-    def encoder_here(self) -> bool:
-        return "units" in self.needed and "units" in self.later
+        recipe = self.recipe
+        wanted = {name for name in self.needed if (name in self.later) == here}
+        encoder = build_encoder(recipe.encoder_name, self.device) if "units" in wanted else None
+        limits = {"threshold": recipe.threshold, "f0_min": recipe.f0_min, "f0_max": recipe.f0_max}
+        if "f0" not in wanted:
+            return encoder, None
+        return encoder, build_predictor(recipe.predictor_name, recipe.audio, device=self.device, **limits)
 
 
 def _make_plan(todo: dict[Path, list[str]], recipe, device: str | None, wanted_workers: int) -> _Plan:
@@ -172,20 +170,10 @@ def _make_plan(todo: dict[Path, list[str]], recipe, device: str | None, wanted_w
     else:
         later = ("units",) if workers == 1 else ()
     threads = max(1, (os.cpu_count() or 1) // max(2, workers))
-    needed = frozenset(name for names in todo.values() for name in names)
-    return _Plan(recipe, chosen, workers, threads, later, needed)
+    return _Plan(recipe, chosen, workers, threads, later, frozenset(name for names in todo.values() for name in names))
 
 
-@dataclass
-class _Worker:
-    """What one worker keeps from clip to clip: the plan and the networks that it needs."""
-
-    plan: _Plan
-    encoder: object = None
-    predictor: object = None
-
-
-_worker: _Worker | None = None
+_worker: tuple | None = None  # of this process: the plan, the encoder, the F0 predictor
 
 
 def _start_worker(plan: _Plan) -> None:
@@ -193,71 +181,41 @@ def _start_worker(plan: _Plan) -> None:
     import torch
 
     torch.set_num_threads(plan.threads)
-    _worker = _Worker(plan)
-    if "units" in plan.needed and not plan.encoder_here:
-        _worker.encoder = _build_encoder(plan)
-    if "f0" in plan.needed and not plan.predictor_here:
-        _worker.predictor = _build_predictor(plan)
-
-
-def _build_encoder(plan: _Plan):
-    from modules.encoders.base import build_encoder
-
-    return build_encoder(plan.recipe.encoder_name, plan.device)
-
-
-def _build_predictor(plan: _Plan):
-    from modules.f0.base import build_predictor
-
-    recipe = plan.recipe
-    limits = {"threshold": recipe.threshold, "f0_min": recipe.f0_min, "f0_max": recipe.f0_max}
-    return build_predictor(recipe.predictor_name, recipe.audio, device=plan.device, **limits)
+    _worker = (plan, *plan.networks(here=False))
 
 
 def _prepare_one(path: Path):
     from modules.data.extraction import extract
 
-    return extract(path, _worker.plan.recipe, _worker.encoder, _worker.predictor, _worker.plan.later)
+    plan, encoder, predictor = _worker
+    return extract(path, plan.recipe, encoder, predictor, plan.later)
 
 
-def _extract_all(todo: dict[Path, list[str]], recipe, device: str | None, wanted_workers: int):
-    """How many of each feature were made, and the reason for every clip that gave none."""
+def _extract_all(todo: dict[Path, list[str]], recipe, device: str | None, wanted_workers: int) -> tuple[Counter, int]:
+    """How many of each feature were made, and the number of clips that gave none."""
     from tqdm import tqdm
 
     from modules.data.extraction import BATCH_SECONDS, QUEUE_CLIPS, Networks, in_background
     from modules.parallel import run_pool
 
-    made, skipped = Counter(), {}
+    made, n_skipped = Counter(), 0
     if not todo:
-        return made, skipped
+        return made, n_skipped
     plan = _make_plan(todo, recipe, device, wanted_workers)
-    encoder = _build_encoder(plan) if plan.encoder_here else None
-    predictor = _build_predictor(plan) if plan.predictor_here else None
-    networks = Networks(recipe, encoder, predictor, BATCH_SECONDS if plan.device.type == "cuda" else 0.0)
+    networks = Networks(recipe, *plan.networks(here=True), BATCH_SECONDS if plan.device.type == "cuda" else 0.0)
     prepared = run_pool(_prepare_one, list(todo), plan.workers, _start_worker, (plan,), show=False)
     ahead = in_background(prepared, QUEUE_CLIPS)
     with contextlib.closing(ahead), tqdm(total=len(todo), desc="features", unit="file", dynamic_ncols=True) as bar:
         for path, result in networks.finish(ahead):
             bar.update()
             if isinstance(result, Exception):
-                reason = str(result) if isinstance(result, UserError) else f"{type(result).__name__}: {result}"
-                skipped[path] = reason.removeprefix(f"{path}: ")
-                logger.warning("%s: %s", path, skipped[path])
+                n_skipped += 1
+                logger.warning("%s: %s", path, reason_of(result, path))
                 continue
             made.update([*result.names, "clips"])
             if result.unvoiced:
-                logger.warning("%s: no pitch was found in it; a clip without a voice teaches nothing", path)
-    return made, skipped
-
-
-def _report(n_clips: int, n_current: int, made: Counter, n_skipped: int) -> None:
-    detail = ", ".join(
-        f"{made[name]} {name}" for name in ("units", "f0", "spec", "volume", "mel", "augmented") if made[name]
-    )
-    shown = f"{made['clips']} made ({detail})" if detail else "0 made"
-    logger.info("%d clips: %s, %d up to date, %d skipped", n_clips, shown, n_current, n_skipped)
-    if n_skipped:
-        logger.warning("mend or remove the skipped clips, then run preprocess_flist_config.py and this again")
+                logger.warning("%s: no pitch was found in it; remove the clip if nobody sings in it", path)
+    return made, n_skipped
 
 
 if __name__ == "__main__":

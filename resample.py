@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from modules.cli import configure_logging, make_parser, next_step, run
-from modules.errors import UsageError, UserError
+from modules.errors import UsageError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,82 +37,61 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.num_processes < 0:
         raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
 
-    from modules.data.clips import Manifest
-    from modules.data.recordings import ResampleSettings, find_recordings
+    from modules.data.recordings import Manifest, find_recordings
     from modules.files import remove_leftovers
 
     configure_logging()
-    settings = ResampleSettings(arguments.sr2, not arguments.skip_loudnorm)
-    found = find_recordings(arguments.in_dir, arguments.out_dir2, settings)
-    if arguments.out_dir2.is_dir():
-        remove_leftovers(arguments.out_dir2)
-    manifest = Manifest(arguments.out_dir2)
-    states = {recording: manifest.state_of(recording) for recording in found.recordings}
-    todo = [recording for recording in found.recordings if arguments.overwrite or states[recording] == "new"]
-    kept = [] if arguments.overwrite else [entry for entry in found.recordings if states[entry] == "foreign"]
-    _warn_about(found, manifest.orphans(found.recordings))
-    written, skipped = _make_clips(manifest, todo, arguments.num_processes)
-    skipped |= dict.fromkeys(found.misnamed, "its name is not valid Unicode or has a line break; rename it")
-    return _report(arguments.out_dir2, written, len(found.recordings) - len(todo) - len(kept), kept, skipped)
+    out_dir = arguments.out_dir2
+    recordings, skipped = find_recordings(arguments.in_dir, out_dir, arguments.sr2, not arguments.skip_loudnorm)
+    if out_dir.is_dir():
+        remove_leftovers(out_dir)
+    manifest = Manifest(out_dir)
+    orphans = manifest.orphans(recordings)
+    if orphans:
+        text = "%d clips have no recording any more (%s); delete them if the model should not learn them"
+        logger.warning(text, len(orphans), _first(orphans))
+    states = {recording: manifest.state_of(recording) for recording in recordings}
+    todo = [recording for recording in recordings if arguments.overwrite or states[recording] == "new"]
+    kept = [] if arguments.overwrite else [entry.target for entry in recordings if states[entry] == "foreign"]
+    failed = _make_clips(manifest, todo, arguments.num_processes)
+    if kept:
+        text = "%d clips in %s were not written by resample.py as they are now and stay (%s); --overwrite replaces them"
+        logger.warning(text, len(kept), out_dir, _first([target.relative_to(out_dir) for target in kept]))
+
+    skipped |= failed
+    reasons = Counter(re.split(r" \(|: |[.;] ", reason)[0] for reason in skipped.values())  # without the details
+    why = ": " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) if reasons else ""
+    written, unchanged = len(todo) - len(failed), len(recordings) - len(todo) - len(kept)
+    print(f"{written} written, {unchanged} unchanged, {len(kept)} kept, {len(skipped)} skipped{why}")
+    if written + unchanged + len(kept):
+        print(next_step("python preprocess_flist_config.py"))
+    return 1 if skipped else 0
 
 
-def _make_clips(manifest, todo, wanted_workers) -> tuple[int, dict[Path, str]]:
-    """Number of clips written, and the reason for every source that gave none."""
-    from modules.data.clips import make_clip
+def _make_clips(manifest, todo, wanted_workers) -> dict[Path, str]:
+    """Writes the clips; the reason for every source that gave none."""
+    from modules.data.recordings import make_clip
     from modules.parallel import choose_workers, run_pool
 
-    written, skipped = 0, {}
+    failed = {}
     manifest.begin(todo)
     try:
         workers = choose_workers(wanted_workers, len(todo))
         for recording, result in run_pool(make_clip, todo, workers, description="resample"):
             if isinstance(result, Exception):
-                reason = str(result) if isinstance(result, UserError) else f"{type(result).__name__}: {result}"
-                reason = reason.removeprefix(f"{recording.source}: ")
-                skipped[recording.source] = reason.replace(f"{recording.target}: ", "the clip ")
-                logger.warning("%s: %s", recording.source, skipped[recording.source])
+                reason = reason_of(result, recording.source).replace(f"{recording.target}: ", "the clip ")
+                failed[recording.source] = reason
+                logger.warning("%s: %s", recording.source, reason)
             else:
                 manifest.finish(recording, result)
-                written += 1
     finally:
         if todo:
             manifest.flush()
-    return written, skipped
-
-
-def _warn_about(found, orphans: list[Path]) -> None:
-    """Says what lies around and is neither clip nor usable recording."""
-    for path in found.misnamed:
-        logger.warning("%a: its name is not valid Unicode or has a line break, skipped. Rename it.", str(path))
-    for path in found.loose:
-        logger.warning("%s: lies outside any speaker folder, left out. Move it to %s/SPEAKER/", path, path.parent)
-    for path in found.empty:
-        logger.warning("%s: speaker folder without audio", path)
-    if found.ignored:
-        logger.info("%d files that are not audio were left out", len(found.ignored))
-    if orphans:
-        logger.warning(
-            "%d clips have no recording any more (%s); delete them if they should not be learnt",
-            len(orphans), _first(orphans),
-        )  # fmt: skip
+    return failed
 
 
 def _first(paths: list[Path]) -> str:
     return ", ".join(str(path) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
-
-
-def _report(out_dir: Path, written: int, unchanged: int, kept: list, skipped: dict[Path, str]) -> int:
-    if kept:
-        logger.warning(
-            "%d clips in %s were not written by resample.py as they are now, and stay (%s); --overwrite replaces them",
-            len(kept), out_dir, _first([entry.target.relative_to(out_dir) for entry in kept]),
-        )  # fmt: skip
-    reasons = Counter(re.split(r" \(|: |[.;] ", reason)[0] for reason in skipped.values())  # without the details
-    why = ": " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) if reasons else ""
-    print(f"{written} written, {unchanged} unchanged, {len(kept)} kept, {len(skipped)} skipped{why}")
-    if written + unchanged + len(kept):
-        print(next_step("python preprocess_flist_config.py"))
-    return 1 if skipped else 0
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
             configure_logging(folder / "train.log")
             remove_leftovers(folder, recursive=False)
         training = VoiceDataset(config.data.training_files, config)
-        clips = VoiceDataset(config.data.validation_files, config, training=False).some(VALIDATION_CLIPS)
+        clips = VoiceDataset(config.data.validation_files, config, training=False).evenly_spaced(VALIDATION_CLIPS)
         scorer = _find_scorer(config) if group.is_main else None
     if arguments.auto_batch:
         _choose_batch_size(config, training, group)

@@ -93,7 +93,7 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
         cache = device if config.train.cache_device.startswith(device.type) else "cpu"
         training = DiffusionDataset(config.data.training_files, config, audio, mel, device=cache)
         validation = DiffusionDataset(config.data.validation_files, config, audio, mel, training=False)
-        clips = validation.some(VALIDATION_CLIPS)
+        clips = validation.evenly_spaced(VALIDATION_CLIPS)
         vocoder = _find_vocoder(config, device) if group.is_main else None
         if config.train.cache_all_data:
             training.fill_cache()

@@ -36,7 +36,7 @@ def halve_on_out_of_memory(
     """`run(items)`; where the GPU has no memory for it, the same of each half, down to single items.
 
     Args:
-        on_halve: is told each batch that was too large.
+        on_halve: called with each batch that was too large.
 
     Raises:
         torch.OutOfMemoryError: a single item is too large.

@@ -1,4 +1,4 @@
-"""What all scripts share: the parser, logging, and the end of `main()` (exit codes, one-line errors).
+"""What all scripts share: the parser, logging, exit codes and one-line errors.
 
 Exit codes: 0 done · 1 a batch finished but some files failed · 2 the user must change something · 130 interrupted.
 """
@@ -28,12 +28,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def make_parser(script: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser whose description is the script's docstring and whose help names every default.
-
-    Args:
-        script: the script's `__file__`, so that help shows its name even when tests call `main()`.
-        description: the script's `__doc__`.
-    """
+    """A parser for a script's `__file__` (whose name help shows) and `__doc__`; its help names every default."""
     return argparse.ArgumentParser(prog=Path(script).name, description=description, formatter_class=_HelpFormatter)
 
 
@@ -71,9 +66,7 @@ def configure_logging(log_file: Path | None = None, level: int = logging.INFO) -
         if getattr(handler, "_ours", False):
             root.removeHandler(handler)
             handler.close()
-    console = _TqdmHandler()
-    console.setFormatter(_ConsoleFormatter())
-    handlers: list[logging.Handler] = [console]
+    handlers: list[logging.Handler] = [_Console()]
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(log_file, encoding="utf-8")
@@ -87,29 +80,22 @@ def configure_logging(log_file: Path | None = None, level: int = logging.INFO) -
 
 
 def _say(level: int, text: str) -> None:
-    """Logs the last words of a script, also of one that ended before it set up its logging."""
+    """Logs how a script ended, also one that ended before it set up its logging."""
     if not any(getattr(handler, "_ours", False) for handler in logging.getLogger().handlers):
         configure_logging()
     logger.log(level, "%s", text)
 
 
-class _ConsoleFormatter(logging.Formatter):
-    """Plain text for information, a level name before anything that needs attention."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
-
-
-class _TqdmHandler(logging.Handler):
-    """Writes a record above a running progress bar instead of through it."""
+class _Console(logging.Handler):
+    """Writes a record above a running progress bar; a level name stands before what needs attention."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        tqdm.write(level + self.format(record), file=sys.stderr)
 
 
 def next_step(command: str) -> str:
-    """The line by which a script tells what a user would type next."""
+    """The line that names the next command of the recipe."""
     return f"Next: {command}"

@@ -18,13 +18,10 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """The device of that name, or the best there is: CUDA, then Apple MPS, then the CPU.
-
-    Args:
-        name: "cpu", "cuda", "cuda:1", "mps", or None or "auto" to choose.
+    """The device "cpu", "cuda", "cuda:1" or "mps"; for None or "auto" CUDA, then Apple MPS, then the CPU.
 
     Raises:
-        UsageError: no such device on this machine; the text lists what there is.
+        UsageError: no such device on this machine; the text lists the available ones.
     """
     available = available_devices()
     if name in (None, "", "auto"):
@@ -48,11 +45,7 @@ def available_devices() -> list[str]:
 
 
 def choose_dtype(precision: str) -> torch.dtype:
-    """The torch dtype of "fp32", "fp16" or "bf16".
-
-    Raises:
-        UsageError: another word.
-    """
+    """The torch dtype of "fp32", "fp16" or "bf16"; a UsageError for anything else."""
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}. Known: {', '.join(PRECISIONS)}.")
     return PRECISIONS[precision]
@@ -90,7 +83,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 @contextlib.contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Random numbers on the CPU and `device` start at `seed`; afterwards both generators are where they were."""
+    """Random numbers on the CPU and `device` start at `seed`; afterwards both generators are restored."""
     if device.type == "mps":
         state = torch.mps.get_rng_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -106,10 +99,9 @@ def seeded(device: torch.device, seed: int) -> Iterator[None]:
 
 
 class WithoutDrawing(TorchFunctionMode):
-    """Networks built inside get no random start values: quick, for weights that a file is about to replace.
+    """Networks built inside get no random start values: quick, for weights that a file is about to replace."""
 
-    (The device "meta" would do it too, but its first use imports torch's compiler, which takes a second.)
-    """
+    # The device "meta" would do it too, but its first use imports torch's compiler, which takes a second.
 
     _DRAWS = frozenset(
         "normal_ uniform_ trunc_normal_ kaiming_normal_ kaiming_uniform_ xavier_normal_ xavier_uniform_".split()

@@ -5,7 +5,7 @@ Nothing here is raised for our own mistakes: those stay `AssertionError`, `TypeE
 
 
 class UserError(Exception):
-    """Something the user can mend. The text names what was found, where, what was expected and what to do."""
+    """Something the user can fix. The text names what was found, where, what was expected and what to do."""
 
 
 class ConfigError(UserError):
@@ -34,3 +34,9 @@ class UsageError(UserError):
 
 class DownloadError(UserError):
     """A transfer failed, or what came is not what was published. The text says whether the same command goes on."""
+
+
+def reason_of(error: Exception, path: object) -> str:
+    """Why the file at `path` failed, without its name in front; an error of ours gets the name of its class."""
+    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return reason.removeprefix(f"{path}: ")

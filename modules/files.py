@@ -51,11 +51,7 @@ def write_json(path: Path | str, value: object, indent: int | None = 2) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder with all above it.
-
-    Raises:
-        UsageError: there is something else in its place, or it may not be made.
-    """
+    """Makes a folder with all above it; a UsageError where something else is in its place or it may not be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -67,17 +63,7 @@ def make_folder(folder: Path) -> None:
 def check_output(
     output: Path, inputs: Iterable[Path], overwrite: bool, suffixes: tuple[str, ...] = (".pth", ".pt")
 ) -> None:
-    """Refuses a name for a new model that would cost somebody a file.
-
-    Args:
-        output: what `-o/--output` says.
-        inputs: files that it is made from.
-        overwrite: whether another file of that name may be replaced.
-        suffixes: endings that such a file may have.
-
-    Raises:
-        UsageError: it is an input (also by way of a link), it exists and may not be replaced, or has another ending.
-    """
+    """Refuses an `-o/--output` that is an input (also by way of a link), is not allowed to exist, or ends wrongly."""
     for path in inputs:
         if output.resolve() == path.resolve() or (output.exists() and path.exists() and output.samefile(path)):
             raise UsageError(
@@ -88,7 +74,7 @@ def check_output(
     if output.is_dir():
         raise UsageError(f"-o/--output {output}: is a folder; name a file")
     if output.exists() and not overwrite:
-        raise UsageError(f"-o/--output {output}: exists already; use another name, or add --overwrite")
+        raise UsageError(f"-o/--output {output}: already exists; use another name, or add --overwrite")
 
 
 def is_zip(path: Path | str) -> bool:
@@ -100,19 +86,16 @@ def is_zip(path: Path | str) -> bool:
 
 
 def sha256_of(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits, read in 1 MiB pieces."""
+    """SHA-256 of a file's bytes, as 64 hex digits, read in blocks of 1 MiB."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
 def remove_leftovers(folder: Path | str, recursive: bool = True) -> int:
-    """Deletes the temporary files that killed processes left below `folder`; returns how many.
-
-    A temporary whose process still runs is kept.
-    """
+    """Deletes the temporary files that processes which no longer run left below `folder`; returns how many."""
     folder = Path(folder)
     removed = 0
     for path in folder.rglob(".*.partial*") if recursive else folder.glob(".*.partial*"):
@@ -124,7 +107,7 @@ def remove_leftovers(folder: Path | str, recursive: bool = True) -> int:
 
 
 def discard(path: Path) -> None:
-    """Deletes a file of ours that is not needed any more; one that another program holds open stays, which is said."""
+    """Deletes a file of ours that is not needed any more; one that another program holds open stays, with a warning."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:

@@ -1,10 +1,11 @@
-"""One worker pool with one progress bar, for the scripts that treat many files alike.
+"""A pool of worker processes with one progress bar, for scripts that do the same to many files.
 
-Processes are spawned on every platform (CUDA and OpenMP do not survive a fork), so `function`, its items and results
-must be importable at module level and picklable.
+Processes are spawned on every platform (CUDA and OpenMP do not survive a fork), so the function, its items and its
+results must be importable at module level and picklable.
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -23,11 +24,11 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 class WorkerDied(UserError):
-    """A worker process ended without an answer: out of memory, or killed from outside."""
+    """A worker process ended without a result: out of memory, or killed from outside."""
 
 
 def choose_workers(wanted: int, n_items: int) -> int:
-    """How many processes to start: `wanted`, or one for each core where it is 0, but never more than items."""
+    """How many processes to start: `wanted`, or one per core where it is 0, but never more than items."""
     return max(1, min(wanted if wanted > 0 else os.cpu_count() or 1, n_items))
 
 
@@ -40,73 +41,57 @@ def run_pool(
     description: str = "",
     show: bool = True,
 ) -> Iterator[tuple[Item, Any]]:
-    """Applies `function` to every item and yields (item, result) as they finish, below one progress bar.
+    """Yields (item, result) for every item, in the order in which they finish.
 
-    An exception that `function` raises is yielded in place of the result, and so is `WorkerDied` for what a dead worker
-    leaves behind; the others go on. With one worker all runs in this process. Each worker gets an equal share of the
-    cores for its own threads.
+    An exception of `function` is yielded in place of the result, and `WorkerDied` for the items that a dead worker
+    leaves behind; the others go on. One worker is this process. Each worker gets an equal share of the cores.
 
     Args:
-        function: what to do with an item.
-        items: all the work.
-        workers: processes.
-        initializer: called once in each worker before its first item.
-        initargs: arguments of `initializer`.
-        description: text before the bar.
-        show: whether there is a bar; without it, whoever takes the results shows one.
-
-    Raises:
-        Exception: whatever `initializer` raises.
+        initializer: called once in each worker before its first item; what it raises is raised here.
+        show: whether there is a progress bar.
     """
     with tqdm(total=len(items), desc=description, unit="file", dynamic_ncols=True, disable=not (items and show)) as bar:
-        runner = _run_here if workers <= 1 else _run_in_processes
-        for item, result in runner(function, items, workers, initializer, initargs):
+        if workers <= 1:
+            if initializer is not None and items:
+                initializer(*initargs)
+            results = ((item, _attempt(function, item)) for item in items)
+        else:
+            results = _in_processes(function, items, workers, (initializer, initargs))
+        for pair in results:
             bar.update()
-            yield item, result
+            yield pair
 
 
-def _run_here(
-    function: Callable, items: Sequence, workers: int, initializer: Callable | None, initargs: tuple
-) -> Iterator[tuple[Any, Any]]:
-    if initializer is not None and items:
-        initializer(*initargs)
-    for item in items:
-        try:
-            yield item, function(item)
-        except Exception as error:
-            yield item, error
+def _attempt(function: Callable, item: Any) -> Any:
+    if _start_error is not None:
+        raise _StartFailed(_start_error)
+    try:
+        return function(item)
+    except Exception as error:
+        return error
 
 
-def _run_in_processes(
-    function: Callable, items: Sequence, workers: int, initializer: Callable | None, initargs: tuple
-) -> Iterator[tuple[Any, Any]]:
-    failure = None
+def _in_processes(function: Callable, items: Sequence, workers: int, start: tuple) -> Iterator[tuple[Any, Any]]:
     others = set(multiprocessing.active_children())
-    with _threads_for(workers):
-        pool = ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), _start_worker, (initializer, initargs)
-        )
+    context = multiprocessing.get_context("spawn")
+    with _thread_share(workers):
+        pool = ProcessPoolExecutor(workers, context, _start_worker, start)
         try:
-            # A few items in flight for each worker: results stream back, and an interruption need not wait for all.
             queue, running = iter(items), {}
-            _submit(pool, function, queue, running, 2 * workers)
-            while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    item = running.pop(future)
-                    error = future.exception()
+            while True:
+                # A few items per worker and no more: finished results must not pile up faster than they are used.
+                for item in itertools.islice(queue, 2 * workers - len(running)):
+                    running[_submit(pool, function, item)] = item
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    item, error = running.pop(future), future.exception()
+                    if isinstance(error, _StartFailed):
+                        raise error.args[0]
                     if isinstance(error, BrokenProcessPool):
-                        failure = failure or WorkerDied("a worker process died; it may have run out of memory")
-                        yield item, failure
-                    elif isinstance(error, _StartFailed):
-                        raise error.reason
-                    else:
-                        yield item, error if error is not None else future.result()
-                if failure is None:
-                    failure = _submit(pool, function, queue, running, len(done))
-            for item in queue:
-                yield item, failure
-        except BaseException:  # Ctrl-C, or the reader stopped asking: what is being worked on is given up
+                        error = WorkerDied("a worker process died; it may have run out of memory")
+                    yield item, error or future.result()
+        except BaseException:  # Ctrl-C, or the reader stopped: give up what the workers are doing
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
@@ -114,33 +99,21 @@ def _run_in_processes(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _submit(
-    pool: ProcessPoolExecutor, function: Callable, queue: Iterator, running: dict[Future, Any], count: int
-) -> UserError | None:
-    """Puts up to `count` more items to work; the error where the pool is broken already."""
-    for _ in range(count):
-        item = next(queue, _NOTHING)
-        if item is _NOTHING:
-            return None
-        try:
-            running[pool.submit(_guarded, function, item)] = item
-        except BrokenProcessPool:
-            failed: Future = Future()
-            failed.set_exception(BrokenProcessPool())
-            running[failed] = item
-    return None
+def _submit(pool: ProcessPoolExecutor, function: Callable, item: Any) -> Future:
+    """The result to come; a pool that is broken already gives one that has failed."""
+    try:
+        return pool.submit(_attempt, function, item)
+    except BrokenProcessPool as error:
+        failed = Future()
+        failed.set_exception(error)
+        return failed
 
 
-_NOTHING = object()
-_start_error: Exception | None = None
+_start_error: Exception | None = None  # of this worker's initializer
 
 
 class _StartFailed(Exception):
-    """Carries what an initializer raised to the parent, instead of a dead pool without a reason."""
-
-    def __init__(self, reason: Exception) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    """Carries what an initializer raised to the parent: the executor alone would only say that the pool is broken."""
 
 
 def _start_worker(initializer: Callable | None, initargs: tuple) -> None:
@@ -155,28 +128,20 @@ def _start_worker(initializer: Callable | None, initargs: tuple) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot end its workers; without this they would wait for work for ever and hold their memory."""
+    """A killed parent cannot end its workers; without this they would wait for work for ever."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-def _guarded(function: Callable, item: Any) -> Any:
-    if _start_error is not None:
-        raise _StartFailed(_start_error)
-    return function(item)
-
-
 @contextlib.contextmanager
-def _threads_for(workers: int) -> Iterator[None]:
-    """While workers are started, their libraries see their share of the cores as the number of threads."""
+def _thread_share(workers: int) -> Iterator[None]:
+    """Libraries read their number of threads when they are loaded, which is as a worker starts."""
     share = str(max(1, (os.cpu_count() or 1) // workers))
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    before = {name: os.environ.pop(name, None) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, share))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in _THREAD_VARIABLES:
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if value is not None})

@@ -15,25 +15,20 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A table of public names, filled by the files of one package.
+    """A table of public names, filled by the files of one package; files starting with `_` are left out.
 
     Args:
         kind: what the table holds, in words, for messages ("speech encoder").
-        package: dotted name of the package whose files register themselves; files starting with `_` are left out.
+        package: dotted name of the package whose files register themselves.
     """
 
     def __init__(self, kind: str, package: str) -> None:
-        self.kind = kind
-        self.package = package
+        self.kind, self.package = kind, package
         self._entries: dict[str, T] = {}
         self._searched = False
 
     def register(self, *names: str) -> Callable[[T], T]:
-        """Decorator that stores a class or function under one or more public names.
-
-        Raises:
-            ValueError: a name is taken already.
-        """
+        """Decorator that stores a class or function under one or more public names."""
 
         def store(entry: T) -> T:
             for name in names:
@@ -50,11 +45,7 @@ class Registry(Generic[T]):
         return sorted(self._entries)
 
     def get(self, name: str) -> T:
-        """The entry of that name.
-
-        Raises:
-            UsageError: there is none; the text lists what there is.
-        """
+        """The entry of that name; a UsageError lists the known ones where there is none."""
         self._search()
         if name not in self._entries:
             raise UsageError(unknown_name(self.kind, name, self.names()))
@@ -75,7 +66,7 @@ class Registry(Generic[T]):
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
-    """The text for a name that does not exist: the nearest one there is, and all of them."""
+    """The text for an unknown name: the nearest known one, and all of them."""
     near = get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."

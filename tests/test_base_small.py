@@ -11,7 +11,7 @@ import torch
 import inference_main
 from models import build_synthesizer, load_synthesizer
 from modules.audio.io import resample
-from modules.audio.volume import frame_volume
+from modules.audio.loudness import frame_volume
 from modules.config.audio import AudioSpec
 from modules.config.io import load_config, parse_config
 from modules.config.presets import preset_values

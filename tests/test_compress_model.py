@@ -221,7 +221,7 @@ def test_no_input_is_overwritten_and_others_only_on_demand(trained):
         compress(trained, "-o", trained, "--overwrite")
     output = trained.with_name("G_800_release.pth")
     output.write_text("precious")
-    with pytest.raises(UsageError, match="exists already; use another name, or add --overwrite"):
+    with pytest.raises(UsageError, match="already exists; use another name, or add --overwrite"):
         compress(trained)
     assert output.read_text() == "precious" and trained.read_bytes() == before
     compress(trained, "--overwrite")

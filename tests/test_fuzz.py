@@ -32,8 +32,7 @@ from models import build_synthesizer
 from modules.audio.io import probe, read
 from modules.config.diffusion import DiffusionConfig, load_diffusion_config
 from modules.config.io import load_config, save_config, to_plain
-from modules.config.schema import Config
-from modules.config.size import MOST_PARAMETERS
+from modules.config.schema import MOST_PARAMETERS, Config
 from modules.config.vocoder import load_vocoder_config
 from modules.errors import UserError
 from modules.inference.speaker_mix import load_mix

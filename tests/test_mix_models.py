@@ -172,7 +172,7 @@ def test_an_input_is_never_overwritten(tmp_path, pair, way):
 def test_another_file_is_overwritten_only_on_demand(tmp_path, pair):
     output = tmp_path / "mixed.pth"
     output.write_text("precious")
-    with pytest.raises(UsageError, match="exists already; use another name, or add --overwrite"):
+    with pytest.raises(UsageError, match="already exists; use another name, or add --overwrite"):
         mix(pair, [50, 50], output)
     assert output.read_text() == "precious"
     mix(pair, [50, 50], output, "--overwrite")

@@ -235,7 +235,7 @@ def test_the_descriptor_names_the_encoders_file(encoder, width, wanted):
         (["--encoder", "vec768l12", "--source_inputs"], "--source_inputs does not belong to --encoder"),
         (["-c", "config.json"], "-c/--config does not belong"),
         (["-m", "G_1.pth", "--opset", "16"], "--opset is 16; it must lie between 17 and 20"),
-        (["-m", "G_1.pth", "-o", "there.onnx"], "there.onnx: exists already"),
+        (["-m", "G_1.pth", "-o", "there.onnx"], "there.onnx: already exists"),
         (["-m", "G_1.pth", "-o", "voice.pth"], "voice.pth"),
         (["-m", "G_1.pth", "-o", "config.onnx", "--overwrite"], "config.json: is the input"),
         (["-m", "config.json"], "config"),

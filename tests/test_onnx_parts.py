@@ -83,7 +83,7 @@ def test_the_parts_of_a_diffusion_model_walk_the_chain_as_our_sampler_does(folde
 def test_diffusion_files_are_not_replaced_either(folder):
     save_diffusion({"alto": 0}, n_spk=1)
     Path("model_1_pred.onnx").write_bytes(b"mine")
-    with pytest.raises(UsageError, match=r"model_1_pred\.onnx: exists already"):
+    with pytest.raises(UsageError, match=r"model_1_pred\.onnx: already exists"):
         onnx_export.main(["--diffusion", "model_1.pt"])
     with pytest.raises(UserError, match=r"gone\.pt|config\.yaml"):
         onnx_export.main(["--diffusion", "elsewhere/gone.pt"])

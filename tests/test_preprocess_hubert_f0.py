@@ -130,19 +130,6 @@ def test_leftovers_of_killed_runs_are_removed(workspace):
     assert run() == 0 and not leftover.exists()
 
 
-@pytest.mark.slow
-def test_two_workers_make_the_same_as_one(workspace):
-    assert run("--num_processes", "2") == 0
-    two = {path: path.read_bytes() for path in made() if path.suffix == ".npy"}
-    units = {path: torch.load(path, weights_only=True) for path in Path("dataset").rglob("*.soft.pt")}
-    for path in made():
-        path.unlink()
-    assert run() == 0
-    assert {path: path.read_bytes() for path in made() if path.suffix == ".npy"} == two
-    for path, tensor in units.items():
-        torch.testing.assert_close(torch.load(path, weights_only=True), tensor, atol=1e-3, rtol=1e-3)
-
-
 def write_diffusion_config(encoder: str = "whisper-ppg-base") -> None:
     config = DiffusionConfig()
     config.data.encoder = encoder
@@ -175,22 +162,23 @@ def test_use_diff_makes_what_the_diffusion_model_needs(workspace, capsys, caplog
 
 
 @pytest.mark.slow
-def test_two_workers_draw_the_same_augmentation_as_one(workspace):
+def test_two_workers_make_the_same_as_one(workspace):
+    write_config(vol_embedding=True)
     write_diffusion_config()
-    kinds = ("*.vol.npy", "*.mel.npy", "*.aug_mel.npy", "*.aug_vol.npy", "*.aug_shift.npy")
     found = []
-    for workers in ("2", "1", "1"):
+    for workers in ("2", "1"):
         assert run("--use_diff", "--num_processes", workers) == 0
-        paths = [path for kind in kinds for path in Path("dataset").rglob(kind)]
-        found.append({path: np.load(path) for path in paths})
+        paths = [path for kind in ("*.npy", "*.soft.pt", "*.spec.pt") for path in Path("dataset").rglob(kind)]
+        load = {".npy": np.load, ".pt": lambda path: torch.load(path, weights_only=True).numpy()}
+        found.append({path: load[path.suffix](path) for path in paths})
         for path in paths:
             path.unlink()
-    two, one, again = found
-    assert len(one) == 20 and two.keys() == one.keys() == again.keys()
+    two, one = found
+    assert len(one) == 4 * 8 and two.keys() == one.keys()
     for path in one:
-        np.testing.assert_array_equal(again[path], one[path])
         # A matrix product on another number of threads may add in another order: some 5e-7 in a log mel.
-        np.testing.assert_allclose(two[path], one[path], rtol=0, atol=1e-5 if "mel" in path.name else 0)
+        tolerance = {"mel": 1e-5, "aug_mel": 1e-5, "soft": 1e-3, "spec": 1e-5}.get(path.name.split(".")[-2], 0)
+        np.testing.assert_allclose(two[path], one[path], rtol=tolerance, atol=tolerance)
 
 
 def test_use_diff_needs_a_diffusion_config_that_goes_with_the_config(workspace):
@@ -225,8 +213,8 @@ def listed() -> dict[Path, list[str]]:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_killed_run_resumes_and_leaves_nothing_half_written(workspace):
-    for index in range(12):
-        soundfile.write(f"dataset/44k/alto/more{index}.wav", sung(np.full(88200, 200.0 + index), 44100), 44100)
+    for index in range(8):
+        soundfile.write(f"dataset/44k/alto/more{index}.wav", sung(np.full(44100, 200.0 + index), 44100), 44100)
     command = [sys.executable, str(ROOT / "preprocess_hubert_f0.py"), "-d", "cpu", "--f0_predictor", "dio"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -235,9 +223,9 @@ def test_a_killed_run_resumes_and_leaves_nothing_half_written(workspace):
     process.send_signal(signal.SIGKILL)
     process.wait()
     done, before = listed(), made()
-    assert 3 <= sum("units" in names for names in done.values()) < 16
+    assert 3 <= sum("units" in names for names in done.values()) < 12
     assert run() == 0
-    assert all(set(names) == {"units", "f0", "spec"} for names in listed().values()) and len(listed()) == 16
+    assert all(set(names) == {"units", "f0", "spec"} for names in listed().values()) and len(listed()) == 12
     kept = [path_of(clip, name) for clip, names in done.items() for name in names]
     assert all(made()[path] == before[path] for path in kept), "finished features are not made again"
     assert not list(Path("dataset").rglob(".*partial*"))

@@ -13,8 +13,7 @@ import soundfile
 
 import resample
 from modules.audio.io import to_int16
-from modules.data.clips import make_clip
-from modules.data.recordings import ResampleSettings, find_recordings
+from modules.data.recordings import find_recordings, make_clip
 from modules.errors import DataError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -241,10 +240,9 @@ def test_a_kill_at_any_moment_leaves_whole_clips_and_the_next_run_goes_on(worksp
 
 
 def test_workers_and_one_process_make_the_same_clips(workspace):
-    settings = ResampleSettings(44100, True)
     for name in ("a", "b"):
         save(workspace / f"dataset_raw/s/{name}.wav")
-    for recording in find_recordings(Path("dataset_raw"), Path("here"), settings).recordings:
+    for recording in find_recordings(Path("dataset_raw"), Path("here"), 44100, True)[0]:
         make_clip(recording)
     assert resample.main(["--num_processes", "2"]) == 0
     for name in ("a", "b"):

@@ -180,10 +180,10 @@ def test_the_config_of_a_run_can_be_used_in_place(workspace):
         (lambda: Path("configs/config.json").unlink(), ConfigError, "preprocess_flist_config"),
         (lambda: Path("filelists/train.txt").unlink(), DataError, r"train\.txt.*preprocess_flist_config"),
         (lambda: Path("filelists/val.txt").write_text("\n"), DataError, r"val\.txt.*preprocess_flist_config"),
-        (lambda: Path("dataset/44k/bass/clip 1.wav").unlink(), DataError, r"clip 1\.wav, which is not there"),
+        (lambda: Path("dataset/44k/bass/clip 1.wav").unlink(), DataError, r"clip 1\.wav, which does not exist"),
         (lambda: Path("dataset/44k/bass/clip 1.spec.pt").unlink(), DataError, r"clip 1\.spec\.pt.*preprocess_hubert"),
         (lambda: Path("dataset/44k/f0_histograms.json").write_text("{"), DataError, r"f0_hist.*preprocess_hubert_f0"),
-        (lambda: Path("dataset/44k/alto").rename("dataset/44k/tenor"), DataError, "which is not there"),
+        (lambda: Path("dataset/44k/alto").rename("dataset/44k/tenor"), DataError, "which does not exist"),
     ],
 )
 def test_what_is_missing_is_named_with_the_command_that_makes_it(workspace, break_it, error, message):

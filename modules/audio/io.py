@@ -1,8 +1,4 @@
-"""Audio files in and out: mono float32 arrays, any format soundfile reads, mistakes named.
-
-Nothing here knows about speakers or models. soundfile reads wav, flac, ogg, opus, mp3, aiff and more; m4a and other
-AAC files need converting first, and the message says so.
-"""
+"""Audio files in and out: mono float32 arrays, any format soundfile reads (not m4a and other AAC files)."""
 
 import contextlib
 from collections.abc import Iterator
@@ -30,20 +26,16 @@ _RATES = range(1000, 1_000_001)  # a header that says anything else is damaged, 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a header announces: `rate` Hz, `n_samples` per channel, `channels`, `seconds`."""
+    """What a header announces."""
 
-    rate: int
-    n_samples: int
+    rate: int  # Hz
+    n_samples: int  # per channel
     channels: int
     seconds: float
 
 
 def probe(path: Path | str) -> AudioInfo:
-    """Rate, length and channels from the header, without decoding.
-
-    Raises:
-        AudioError: missing, empty, a folder, or not audio.
-    """
+    """Rate, length and channels from the header, without decoding; an AudioError where it is no audio file."""
     with _open(Path(path)) as file:
         return AudioInfo(file.samplerate, file.frames, file.channels, file.frames / file.samplerate)
 
@@ -60,11 +52,7 @@ def read(path: Path | str) -> tuple[np.ndarray, int]:
 
 
 def read_blocks(path: Path | str, block_seconds: float = 10.0) -> Iterator[np.ndarray]:
-    """The file from start to end in mono float32 blocks; only one block is in memory.
-
-    Args:
-        path: file of any format soundfile reads.
-        block_seconds: length of each block; the last one is shorter.
+    """The file from start to end in mono float32 blocks, of which only one is in memory; the last one is shorter.
 
     Raises:
         AudioError: as `read`, when the reading reaches the damage.
@@ -94,11 +82,7 @@ def read_blocks(path: Path | str, block_seconds: float = 10.0) -> Iterator[np.nd
 
 
 def load(path: Path | str, rate: int) -> np.ndarray:
-    """A whole file as mono at `rate` Hz: wav (T,) float32.
-
-    Raises:
-        AudioError: as `read`.
-    """
+    """A whole file as mono at `rate` Hz: wav (T,) float32; raises as `read`."""
     wav, found = read(path)
     return resample(wav, found, rate)
 
@@ -116,11 +100,7 @@ def to_int16(wav: np.ndarray) -> np.ndarray:
 
 
 def write(path: Path | str, wav: np.ndarray, rate: int, subtype: str = "PCM_16") -> None:
-    """Writes a mono WAV, whole or not at all; float samples are rounded and clipped, int16 samples stay as they are.
-
-    Raises:
-        AudioError: the folder cannot be written or the disk is full.
-    """
+    """Writes a mono WAV, whole or not at all; float samples are rounded and clipped, int16 samples stay as they are."""
     samples = wav if subtype in ("FLOAT", "DOUBLE") else _for_subtype(wav, subtype)
     try:
         with atomic_path(path) as temporary:
@@ -137,15 +117,13 @@ def _for_subtype(wav: np.ndarray, subtype: str) -> np.ndarray:
 
 
 class StreamWriter:
-    """Writes a mono file piece by piece under a temporary name; it takes its own name when all is written.
+    """Writes a mono file block by block under a temporary name; it takes its own name when all is written.
 
     Use it as a context manager: leaving it by an exception removes the temporary file and keeps an older result.
 
     Args:
-        path: the file to write.
-        rate: Hz.
         format: soundfile's name of the container in any case ("wav", "flac", "ogg", "mp3", "aiff"), or "opus".
-        tags: texts about it by soundfile's names ("title", "artist", "comment", ...); a container without room for one
+        tags: metadata by soundfile's names ("title", "artist", "comment", ...); a container without room for one
             goes without it.
 
     Raises:
@@ -182,11 +160,7 @@ class StreamWriter:
         return self
 
     def write(self, wav: np.ndarray) -> None:
-        """Appends (T,) float samples; beyond -1 to 1 they are clipped.
-
-        Raises:
-            AudioError: the disk is full, the format refuses, or a WAV grows beyond what its header can say.
-        """
+        """Appends (T,) float samples; beyond -1 to 1 they are clipped."""
         if self._format == "WAV" and self.n_samples + len(wav) > _LONGEST_WAV:
             raise AudioError(f"{self.path}: a wav file holds at most 4 GB. Choose flac.")
         try:

@@ -1,11 +1,59 @@
-"""Level: peak normalisation, trimming of silent ends, and following the loudness of a source."""
+"""Level: RMS in windows and per frame, peak normalisation, trimming of silence, a source's envelope."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modules.audio.rms import centered_rms
+if TYPE_CHECKING:
+    import torch
 
 _TRIM_HOP, _TRIM_HOPS = 512, 4
 _DB_FLOOR = 1e-5  # amplitude that counts as silence in decibels
+
+
+def hop_energies(wav: np.ndarray, hop_length: int) -> np.ndarray:
+    """Sum of squares of each hop, (ceil(T / hop_length),) float64; the last hop may be a part."""
+    whole = len(wav) // hop_length * hop_length
+    hops = wav[:whole].reshape(-1, hop_length)
+    energies = np.einsum("ij,ij->i", hops, hops, dtype=np.float64)  # squares and sums without a copy in float64
+    rest = float(np.sum(wav[whole:].astype(np.float64) ** 2))
+    return np.append(energies, rest) if whole < len(wav) else energies
+
+
+def rms_from_energies(energies: np.ndarray, n_samples: int, hop_length: int, hops: int) -> np.ndarray:
+    """Root mean square of windows of `hops` hops (an even number) centred on every hop's first sample.
+
+    Beyond both ends the signal counts as zero. Same numbers as librosa.feature.rms with its default centring.
+
+        hops = 4:   frame i  =  hops i-2, i-1, i, i+1
+
+    `energies` come from `hop_energies` of a signal of T = `n_samples`; the result is (T // hop_length + 1,) float64.
+    """
+    n_frames, half = n_samples // hop_length + 1, hops // 2
+    padded = np.pad(energies, (half, half + 1))
+    total = sum(padded[offset : offset + n_frames] for offset in range(hops))
+    return np.sqrt(total / (hops * hop_length))
+
+
+def centered_rms(wav: np.ndarray, hop_length: int, hops: int) -> np.ndarray:
+    """Root mean square of (T,) in windows of `hops` hops: (T // hop_length + 1,); see `rms_from_energies`."""
+    return rms_from_energies(hop_energies(wav, hop_length), len(wav), hop_length, hops)
+
+
+def frame_volume(wav: "torch.Tensor", hop_length: int) -> "torch.Tensor":
+    """The volume that models with volume embedding see: (T,) in [-1, 1] to (T // hop_length,) float32, linear.
+
+    Root mean square of the hop centred on each frame's first sample. With hop 4 and samples 1..11 the squares are
+    reflected by 2 at both ends and cut in fours: (9 4 1 4)(9 16 25 36)... -> 2.1213, 4.6368.
+    """
+    import torch  # here: workers that need only numpy start fast
+
+    n_frames = wav.shape[-1] // hop_length
+    if n_frames == 0:
+        return wav.new_zeros(0, dtype=torch.float32)
+    power = wav.float().square()
+    padded = torch.nn.functional.pad(power[None, None], (hop_length // 2, (hop_length + 1) // 2), mode="reflect")[0, 0]
+    return padded[: n_frames * hop_length].reshape(n_frames, hop_length).mean(dim=-1).sqrt()
 
 
 def peak_normalise(wav: np.ndarray, peak: float = 1.0) -> np.ndarray:
@@ -28,20 +76,13 @@ def trim_silence(wav: np.ndarray, top_db: float = 40.0) -> np.ndarray:
 
 
 def match_envelope(out: np.ndarray, out_rate: int, source: np.ndarray, source_rate: int, ratio: float) -> np.ndarray:
-    """Gives a result the loudness curve of its source.
+    """Gives a result (T,) the loudness curve of its source (T',), which covers the same time; returns (T,) float32.
 
     Loudness is measured each half second in windows of one second and interpolated:
     out * rms(source)^(1 - ratio) * rms(out)^(ratio - 1).
 
     Args:
-        out: (T,) result at `out_rate`.
-        out_rate: Hz.
-        source: (T',) the same moments at `source_rate`.
-        source_rate: Hz.
         ratio: 1 keeps the result's own loudness, 0 takes the source's.
-
-    Returns:
-        (T,) float32.
     """
     wanted = _envelope(source, source_rate, len(out))
     found = np.maximum(_envelope(out, out_rate, len(out)), 1e-6)
@@ -49,7 +90,7 @@ def match_envelope(out: np.ndarray, out_rate: int, source: np.ndarray, source_ra
 
 
 def _envelope(wav: np.ndarray, rate: int, n_samples: int) -> np.ndarray:
-    """Loudness of `wav` stretched to `n_samples` values; the ends are held."""
+    """Loudness of `wav` interpolated to `n_samples` values; the ends are held."""
     rms = centered_rms(wav, rate // 2, 2)
     positions = (np.arange(n_samples) + 0.5) * (len(rms) / n_samples) - 0.5
     return np.interp(positions, np.arange(len(rms)), rms)

@@ -1,7 +1,7 @@
 """Spectra: the linear spectrogram of training, its mel, the vocoder's mel with key shift, and the centred log mel.
 
-All run in fp32 whatever the input, on the input's device, and can be differentiated. Windows and filter banks are made
-once for each `AudioSpec` and device.
+All run in fp32 whatever the input, on the input's device, and can be differentiated. Windows and filter banks are
+cached by `AudioSpec` and device.
 """
 
 from functools import lru_cache
@@ -18,18 +18,9 @@ LOG_FLOOR = 1e-5
 def spectrogram(wav: torch.Tensor, audio: AudioSpec) -> torch.Tensor:
     """Linear magnitude spectrum with exactly T // hop_length frames (for T above the padding).
 
-    The wave is reflected by (n_fft - hop_length) / 2 at both ends and not centred, so frame i looks at the samples
-    around the middle of hop i. Magnitude is sqrt(re^2 + im^2 + 1e-6).
-
-    Args:
-        wav: (..., T) in [-1, 1] at audio.sampling_rate.
-        audio: spectrum parameters.
-
-    Returns:
-        (..., F, N) float32.
-
-    Raises:
-        AudioError: T is too short to be reflected.
+    (..., T) in [-1, 1] at audio.sampling_rate to (..., F, N) float32. The wave is reflected by (n_fft - hop_length) / 2
+    at both ends and not centred, so frame i looks at the samples around the middle of hop i. Magnitude is
+    sqrt(re^2 + im^2 + 1e-6). Raises AudioError where T is too short to be reflected.
     """
     pad = (audio.n_fft - audio.hop_length) // 2
     flat = wav.reshape(-1, wav.shape[-1]).float()
@@ -51,17 +42,10 @@ def mel_spectrogram(wav: torch.Tensor, audio: AudioSpec) -> torch.Tensor:
 
 
 def vocoder_mel(wav: torch.Tensor, audio: AudioSpec, key_shift: float = 0.0) -> torch.Tensor:
-    """Natural-log mel of the pretrained NSF-HiFiGAN, optionally as if the voice were sung higher or lower.
+    """Natural-log mel of the pretrained NSF-HiFiGAN: (..., T) at audio.sampling_rate to (..., M, N) float32.
 
-    A key shift of k semitones stretches FFT and window by 2^(k/12) and reads the bins as if they were not stretched.
-
-    Args:
-        wav: (..., T) at audio.sampling_rate.
-        audio: the vocoder's own parameters.
-        key_shift: semitones.
-
-    Returns:
-        (..., M, N) float32.
+    A key shift of k semitones, as if the voice were that much higher, stretches FFT and window by 2^(k/12) and reads
+    the bins as if they were not stretched.
     """
     factor = 2 ** (key_shift / 12)
     n_fft, win_length = round(audio.n_fft * factor), round(audio.win_length * factor)
@@ -80,15 +64,7 @@ def vocoder_mel(wav: torch.Tensor, audio: AudioSpec, key_shift: float = 0.0) -> 
 
 
 def centered_log_mel(wav: torch.Tensor, audio: AudioSpec) -> torch.Tensor:
-    """Natural-log mel with centred frames and the HTK scale, the front end of RMVPE.
-
-    Args:
-        wav: (T,) at audio.sampling_rate.
-        audio: spectrum parameters.
-
-    Returns:
-        (M, T // hop_length + 1) float32.
-    """
+    """Natural-log mel with centred frames and the HTK scale, for RMVPE: (T,) to (M, T // hop_length + 1) float32."""
     window = _hann(audio.win_length, wav.device)
     spec = torch.stft(
         wav.float(), audio.n_fft, audio.hop_length, audio.win_length, window, center=True, return_complex=True

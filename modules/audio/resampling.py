@@ -1,7 +1,4 @@
-"""Windowed-sinc resampling with the filters that voices were trained to be converted with, each made once.
-
-Features for training come from another resampler (`modules/audio/io.py`); conversion has always used this one.
-"""
+"""Windowed-sinc resampling for conversion; features for training come from soxr (`modules/audio/io.py`)."""
 
 import math
 
@@ -16,7 +13,7 @@ LARGEST_KERNEL = 1 << 22
 
 
 class SincResampler:
-    """torchaudio's resampler, one filter bank for each pair of rates.
+    """torchaudio's resampler, one cached filter bank for each pair of rates.
 
     Args:
         device: where the filters live and the audio is filtered.
@@ -39,10 +36,8 @@ class SincResampler:
             return torch.from_numpy(self._with_soxr(wav.cpu().numpy(), from_rate, to_rate)).to(self.device)
         key = (from_rate, to_rate)
         if key not in self._filters:
-            transforms = import_torchaudio().transforms
-            self._filters[key] = transforms.Resample(from_rate, to_rate, lowpass_filter_width=self.filter_width).to(
-                self.device
-            )
+            make = import_torchaudio().transforms.Resample
+            self._filters[key] = make(*key, lowpass_filter_width=self.filter_width).to(self.device)
         return self._filters[key](wav.to(self.device))
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Silence to segments: where a song can be cut without anybody hearing it.
+"""Silence to segments: where a song can be cut inaudibly.
 
 Works on one loudness value per 20 ms, so a file of any length is measured as it streams by and never held.
 """
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modules.audio.rms import hop_energies, rms_from_energies
+from modules.audio.loudness import hop_energies, rms_from_energies
 
 HOP_MS = 20
 WINDOW_HOPS = 4
@@ -17,19 +17,15 @@ MAX_SILENCE_KEPT_MS = 5000
 
 @dataclass(frozen=True)
 class Segment:
-    """Samples `start` to `end` (exclusive) of a file; `voiced` says whether there is something to convert."""
+    """A part of a file that is voiced or silent."""
 
-    start: int
-    end: int
-    voiced: bool
+    start: int  # samples
+    end: int  # exclusive
+    voiced: bool  # whether there is something to convert
 
 
 class RmsMeter:
-    """Loudness of a stream, one value each 20 ms, whatever the sizes of the blocks it comes in.
-
-    Args:
-        rate: Hz.
-    """
+    """Loudness of a stream, one value each 20 ms, whatever the sizes of the blocks it comes in."""
 
     def __init__(self, rate: int) -> None:
         self.hop_length = slicer_hop(rate)
@@ -67,9 +63,7 @@ def slice_silence(
     so-vits-svc compares samples with frames there, and segment borders depend on it.
 
     Args:
-        rms: what `RmsMeter.finish` gives.
-        n_samples: length of the file.
-        rate: Hz.
+        rms: what `RmsMeter.finish` gives for the file of `n_samples` at `rate` Hz.
         threshold_db: loudness in dB (full scale 0) below which a frame is silent.
         min_length_ms: shortest segment before a cut in the middle.
 
@@ -78,15 +72,14 @@ def slice_silence(
     """
     hop = slicer_hop(rate)
     min_length = round(rate * min_length_ms / 1000 / hop)
-    if n_samples <= min_length:
-        tags = []
-    else:
+    tags = []
+    if n_samples > min_length:
         min_interval = round(rate * MIN_INTERVAL_MS / 1000 / hop)
         keep = round(rate * MAX_SILENCE_KEPT_MS / 1000 / hop)
         tags = _silences(rms, 10 ** (threshold_db / 20), min_length, min_interval, keep)
-    edges = [(min(start * hop, n_samples), min(end * hop, n_samples)) for start, end in tags]
     segments, position = [], 0
-    for start, end in edges:
+    for first, last in tags:
+        start, end = min(first * hop, n_samples), min(last * hop, n_samples)
         segments += [Segment(position, start, True), Segment(start, end, False)]
         position = end
     segments.append(Segment(position, n_samples, True))
@@ -96,7 +89,7 @@ def slice_silence(
 def _silences(
     rms: np.ndarray, threshold: float, min_length: int, min_interval: int, keep: int
 ) -> list[tuple[int, int]]:
-    """Silent stretches in frames, (start, end) each; equal numbers mean a cut without anything taken out."""
+    """(start, end) of silent segments in frames; equal numbers mean a cut without anything taken out."""
 
     def quietest(first: int, last: int) -> int:
         return first + int(np.argmin(rms[first : last + 1]))

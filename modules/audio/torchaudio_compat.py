@@ -2,8 +2,8 @@
 
 torchaudio 2.11.0's Linux wheel is built for CUDA 13.0. Beside a CPU torch, or a torch of another CUDA minor version,
 its compiled part cannot load and `import torchaudio` raises OSError. Nothing we use needs that part, so when the import
-fails we put an inert stand-in in its place and import again. On machines where it loads, this does nothing.
-It leans on a private module name: requirements.txt pins torchaudio exactly. Ends when torchaudio has a CPU wheel.
+fails an inert stand-in takes its place and the import is repeated.
+It relies on a private module name: requirements.txt pins torchaudio exactly. Ends when torchaudio has a CPU wheel.
 """
 
 import importlib

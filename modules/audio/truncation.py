@@ -1,6 +1,6 @@
-"""Finds audio files that end early by their own bookkeeping, which libsndfile reads without a word.
+"""Finds audio files that are shorter than their header says, which libsndfile reads without a warning.
 
-Formats that compress (flac, mp3) show it while they are decoded and are not looked at here.
+Formats that compress (flac, mp3) show it while they are decoded and are not examined here.
 """
 
 import struct
@@ -13,15 +13,12 @@ from modules.errors import AudioError
 _UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # written by programs that cannot seek back to fill in the real size
 _OGG_TAIL = 1 << 17  # an Ogg page is at most 65307 bytes, so the last one starts within this many bytes of the end
 _OGG_END_OF_STREAM = 4
+_W64_LAYOUT = "<16sQ"  # Sony's chunks: a name of 16 bytes, and a size that counts the header
 _MOST_CHUNKS = 10_000  # gigabytes of zeros would read as hundreds of millions of empty chunks
 
 
 def refuse_truncated(path: Path) -> None:
-    """Compares the sizes that a wav, rf64, w64, aiff, au, caf or ogg file announces with what is there.
-
-    Raises:
-        AudioError: the file is shorter than it says.
-    """
+    """Raises AudioError where a wav, rf64, w64, aiff, au, caf or ogg file is shorter than it announces."""
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
@@ -45,7 +42,7 @@ def _announced(file: BinaryIO, size: int) -> tuple[int, int]:
     if kind == b"FORM" and form in (b"AIFF", b"AIFC"):
         return _samples(file, size, ">4sI", 12, b"SSND")
     if kind == b"riff" and head[24:28] == b"wave":
-        return _w64_samples(file, size)
+        return _samples(file, size, _W64_LAYOUT, 40, b"data", alignment=8)
     if kind == b"caff":
         return _samples(file, size, ">4sq", 8, b"data", alignment=1)
     if kind in (b".snd", b"dns."):
@@ -66,23 +63,9 @@ def _riff_samples(file: BinaryIO, size: int) -> tuple[int, int]:
     return 0, 0
 
 
-def _w64_samples(file: BinaryIO, size: int) -> tuple[int, int]:
-    """Sony's chunks are named by 16 bytes, and their 64-bit sizes count the 24 bytes of their own header."""
-    at = 40
-    for _ in range(_MOST_CHUNKS):
-        if at + 24 > size:
-            break
-        file.seek(at)
-        name, length = struct.unpack("<16sQ", file.read(24))
-        if name[:4] == b"data":
-            return max(0, length - 24), at + 24
-        at += max(24, -(-length // 8) * 8)
-    return 0, 0
-
-
 def _samples(file: BinaryIO, size: int, layout: str, first: int, wanted: bytes, alignment: int = 2) -> tuple[int, int]:
     for name, length, start in _chunks(file, size, layout, first, alignment):
-        if name == wanted:
+        if name.startswith(wanted):
             return (0 if length < 0 or length in _UNKNOWN_SIZES else length), start
     return 0, 0
 
@@ -95,6 +78,8 @@ def _chunks(file: BinaryIO, size: int, layout: str, first: int, alignment: int) 
             return
         file.seek(at)
         name, length = struct.unpack(layout, file.read(header))
+        if layout == _W64_LAYOUT:
+            length -= header
         yield name, length, at + header
         at += header + -(-max(length, 0) // alignment) * alignment
 
@@ -109,5 +94,5 @@ def _ogg_is_whole(file: BinaryIO, size: int) -> bool:
     page = tail[tail.rfind(b"OggS") :]
     if len(page) < 27 or not page[5] & _OGG_END_OF_STREAM:
         return False
-    sizes = page[27 : 27 + page[26]]  # lengths of the page's pieces; they follow the table
+    sizes = page[27 : 27 + page[26]]  # lengths of the page's segments; they follow the table
     return len(page) >= 27 + page[26] + sum(sizes)

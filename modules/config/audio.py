@@ -11,26 +11,17 @@ class AudioSpec:
 
     Derived values (`n_freqs`, `frame_rate`, `n_frames()`) are computed, never configured.
 
-    Args:
-        sampling_rate: Hz.
-        n_fft: FFT size in samples.
-        hop_length: samples from one frame to the next.
-        win_length: window length in samples, at most `n_fft`.
-        n_mels: mel bands.
-        fmin: lowest mel edge in Hz.
-        fmax: highest mel edge in Hz, at most half the sampling rate.
-
     Raises:
         ConfigError: the values contradict each other.
     """
 
-    sampling_rate: int
-    n_fft: int
-    hop_length: int
-    win_length: int
+    sampling_rate: int  # Hz
+    n_fft: int  # samples
+    hop_length: int  # samples from one frame to the next
+    win_length: int  # samples, at most n_fft
     n_mels: int
-    fmin: float
-    fmax: float
+    fmin: float  # Hz, lowest mel edge
+    fmax: float  # Hz, highest mel edge, at most half the sampling rate
 
     def __post_init__(self) -> None:
         for name in ("sampling_rate", "n_fft", "hop_length", "win_length", "n_mels"):

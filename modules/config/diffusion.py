@@ -8,8 +8,7 @@ import yaml
 from pydantic import Field
 
 from modules.config.io import report_unknown_keys, to_plain, validate
-from modules.config.schema import Depth, Positive, Section, Width
-from modules.config.size import denoiser_parameters, refuse_absurd
+from modules.config.schema import Depth, Positive, Section, Width, denoiser_parameters, refuse_absurd
 from modules.errors import ConfigError
 from modules.files import write_text
 
@@ -118,14 +117,14 @@ def load_diffusion_config(path: Path | str) -> DiffusionConfig:
         raise ConfigError(f"{path}: no such file. Make it with: python preprocess_flist_config.py") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2001-99-99 for a date
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise ConfigError(f"{path}: cannot be read as YAML ({reason}). Mend it.") from None
+        raise ConfigError(f"{path}: cannot be read as YAML ({reason}). Fix it.") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds a {type(values).__name__}; expected sections data, model, train, ...")
     return parse_diffusion_config(values, path)
 
 
 def parse_diffusion_config(values: dict[str, Any], path: Path | None = None) -> DiffusionConfig:
-    """A checked config from parsed YAML; `path` is only for messages. Raises ConfigError as `load_diffusion_config`."""
+    """A checked config from parsed YAML, with the errors of `load_diffusion_config`; `path` is for messages."""
     name = str(path) if path else "diffusion config"
     values = {key: value for key, value in values.items() if value is not None}
     if isinstance(values.get("spk"), dict):  # a name of digits is a number in YAML

@@ -1,7 +1,7 @@
-"""Reading and writing config.json: plain JSON that people edit, with mistakes named and nothing lost.
+"""Reading and writing config.json: key order and unknown keys survive, mistakes are named.
 
-`load(save(load(x))) == load(x)`. Key order and unknown keys survive. An unknown key close to a known one is taken for
-a typing mistake and refused; any other is kept, with one warning (configs of forks carry some).
+An unknown key close to a known one is taken for a typing mistake and refused; any other is kept, with one warning
+(configs of forks carry some).
 """
 
 import json
@@ -39,11 +39,7 @@ def load_config(path: Path | str) -> Config:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; a byte-order mark is accepted.
-
-    Raises:
-        ConfigError: no such file, not UTF-8, not JSON (with line and column), or not an object.
-    """
+    """The JSON object in a file; a byte-order mark is accepted, what is not one is a ConfigError."""
     try:
         value = json.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
@@ -52,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from None
     except json.JSONDecodeError as error:
         raise ConfigError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. Mend that line."
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. Fix that line."
         ) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; nested thousands deep
         reason = str(error).split(";")[0][:120] or type(error).__name__
@@ -63,11 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_config(values: dict[str, Any], path: Path | None = None) -> Config:
-    """A checked config from parsed JSON; `path` is only for messages and for `Config.path`.
-
-    Raises:
-        ConfigError: as `load_config`, with the path in front.
-    """
+    """A checked config from parsed JSON, with the errors of `load_config`; `path` is for messages and `Config.path`."""
     name = str(path) if path else "config"
     values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     for section, aliases in ALIASES.items():
@@ -101,11 +93,7 @@ def to_plain(config: BaseModel) -> dict[str, Any]:
 
 
 def validate(schema: type[Section], values: dict[str, Any], name: str) -> Any:
-    """Builds a schema from values.
-
-    Raises:
-        ConfigError: a value has the wrong type or range; the first is named with its key.
-    """
+    """Builds a schema from values; a ConfigError names the key of the first value of a wrong type or range."""
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -118,13 +106,14 @@ def validate(schema: type[Section], values: dict[str, Any], name: str) -> Any:
 
 
 def report_unknown_keys(schema: type[BaseModel], values: dict[str, Any], name: str) -> None:
-    """Refuses keys that look like typing mistakes and warns once about the other unknown ones.
-
-    Raises:
-        ConfigError: an unknown key is close to a known one that is itself absent.
-    """
+    """Refuses keys close to a known one that is itself absent, and warns once about the other unknown ones."""
     unknown = []
-    for prefix, section, found in _sections(schema, values):
+    sections = [("", schema, values)]
+    for key, field in schema.model_fields.items():
+        is_section = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        if is_section and isinstance(values.get(key), dict):
+            sections.append((f"{key}.", field.annotation, values[key]))
+    for prefix, section, found in sections:
         for key in found:
             if not isinstance(key, str):  # in YAML
                 raise ConfigError(f"{name}: {prefix}{key!r} is not a name. Expected names of settings there.")
@@ -137,17 +126,6 @@ def report_unknown_keys(schema: type[BaseModel], values: dict[str, Any], name: s
             unknown.append(prefix + key)
     if unknown:
         logger.warning("%s: unknown keys kept but not used: %s", name, ", ".join(unknown))
-
-
-def _sections(schema: type[BaseModel], values: dict[str, Any]) -> list[tuple[str, type[BaseModel], dict]]:
-    """(key prefix, schema, values) of the top level and of each section below it."""
-    sections = [("", schema, values)]
-    for key, field in schema.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            value = values.get(key)
-            if isinstance(value, dict):
-                sections.append((f"{key}.", field.annotation, value))
-    return sections
 
 
 def _in_order(values: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:

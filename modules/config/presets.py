@@ -14,7 +14,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "flow_share_parameter": True,
         },
     },
-    # Sings faster than real time on two CPU cores; the shape of pretrain/base-small. See configs/README.md.
+    # Converts faster than real time on two CPU cores; the shape of pretrain/base-small. See configs/README.md.
     "small": {
         "data": {"unit_interpolate_mode": "nearest"},
         "train": {
@@ -90,16 +90,10 @@ DECIDED_MODEL_KEYS = (
 
 
 def preset_values(name: str, encoder: str, encoder_dim: int) -> dict[str, Any]:
-    """The values of a new config.json: a preset, with the widths that go with the encoder.
+    """The values of a new config.json: a preset, with the widths that go with the encoder's `encoder_dim`-wide units.
 
-    Speaker vector and feed-forward layers grow with the units, as in so-vits-svc: both are as wide as the units, the
-    feed-forward layers at least 768. `tiny` keeps its 512, `small` and `micro` all of
-    their own.
-
-    Args:
-        name: "base", "tiny", "small" or "micro".
-        encoder: name of the speech encoder.
-        encoder_dim: width of its units.
+    Speaker vector and feed-forward layers are as wide as the units, the latter at least 768, as in so-vits-svc. `tiny`
+    keeps its 512, `small` and `micro` all of their own.
     """
     values = copy.deepcopy(PRESETS[name])
     model = values.setdefault("model", {})

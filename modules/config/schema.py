@@ -5,18 +5,16 @@ A default is what an absent key means in a published 4.0 or 4.1 config; what a n
 "other tools" are not used here; they stay so that the file still works elsewhere.
 """
 
-import logging
 import math
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from modules.config.audio import AudioSpec
-from modules.config.size import refuse_absurd, voice_parts
 from modules.errors import ConfigError
-
-logger = logging.getLogger(__name__)
 
 # Upper bounds are far above anything useful: they keep a slip or a damaged file from asking for all memory there is.
 Positive = Annotated[int, Field(gt=0, le=2**31 - 1)]
@@ -26,6 +24,9 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Sizes = Annotated[list[Annotated[int, Field(gt=0, le=4096)]], Field(min_length=1, max_length=16)]
 SizeLists = Annotated[list[Sizes], Field(min_length=1, max_length=16)]
+
+# Published voices hold 40 to 80 million.
+MOST_PARAMETERS = 1_000_000_000
 
 VOCODER_NAMES = ("nsf-hifigan", "nsf-snake-hifigan")
 UNIT_MODES = ("left", "nearest", "linear")
@@ -100,11 +101,7 @@ class ModelConfig(Section):
     p_dropout: Share = 0.1
     resblock: str = "1"
     resblock_kernel_sizes: Sizes = [3, 7, 11]
-    resblock_dilation_sizes: SizeLists = [
-        [1, 3, 5],
-        [1, 3, 5],
-        [1, 3, 5],
-    ]
+    resblock_dilation_sizes: SizeLists = [[1, 3, 5], [1, 3, 5], [1, 3, 5]]
     upsample_rates: Sizes = [8, 8, 2, 2, 2]
     upsample_initial_channel: Width = 512
     upsample_kernel_sizes: Sizes = [16, 16, 4, 4, 4]
@@ -159,22 +156,11 @@ class Config(Section):
 
     @property
     def audio(self) -> AudioSpec:
-        """Rate and spectrum of training.
-
-        Raises:
-            ConfigError: the values contradict each other.
-        """
+        """Rate and spectrum of training; a ConfigError where the values contradict each other."""
         data = self.data
         fmax = data.sampling_rate / 2 if data.mel_fmax is None else float(data.mel_fmax)
-        return AudioSpec(
-            data.sampling_rate,
-            data.filter_length,
-            data.hop_length,
-            data.win_length,
-            data.n_mel_channels,
-            float(data.mel_fmin),
-            fmax,
-        )
+        sizes = data.sampling_rate, data.filter_length, data.hop_length, data.win_length, data.n_mel_channels
+        return AudioSpec(*sizes, float(data.mel_fmin), fmax)
 
     @property
     def segment_frames(self) -> int:
@@ -187,7 +173,7 @@ class Config(Section):
         Raises:
             ConfigError: two values contradict each other; the text names both and what to set.
         """
-        problem = next(iter([*_audio_problems(self), *_model_problems(self.model), *_speaker_problems(self)]), None)
+        problem = next(chain(_audio_problems(self), _model_problems(self.model), _speaker_problems(self)), None)
         if problem:
             raise ConfigError(problem)
         refuse_absurd(voice_parts(self), "model")
@@ -197,80 +183,133 @@ class Config(Section):
             raise ConfigError(f"data: {error}") from None
 
 
-def _audio_problems(config: Config) -> list[str]:
+def _audio_problems(config: Config) -> Iterator[str]:
     train, data, model = config.train, config.data, config.model
-    problems = []
-    if math.prod(model.upsample_rates) != data.hop_length:
-        product = math.prod(model.upsample_rates)
-        problems.append(
+    product = math.prod(model.upsample_rates)
+    if product != data.hop_length:
+        yield (
             f"data.hop_length is {data.hop_length} but model.upsample_rates {model.upsample_rates} multiply to "
             f"{product}. Set data.hop_length to {product}, or choose upsample_rates whose product is {data.hop_length}."
         )
     if train.segment_size % data.hop_length:
         nearest = max(1, round(train.segment_size / data.hop_length)) * data.hop_length
-        problems.append(
+        yield (
             f"train.segment_size {train.segment_size} is not a multiple of data.hop_length {data.hop_length}. "
             f"Set it to {nearest}."
         )
     if train.window_frames < config.segment_frames:
-        problems.append(
+        yield (
             f"train.window_frames {train.window_frames} is less than the {config.segment_frames} frames of "
             f"train.segment_size {train.segment_size}. Set it to at least {config.segment_frames}."
         )
-    if data.unit_interpolate_mode not in UNIT_MODES:
-        problems.append(_not_one_of("data.unit_interpolate_mode", data.unit_interpolate_mode, UNIT_MODES))
-    return problems
+    yield from _unknown("data.unit_interpolate_mode", data.unit_interpolate_mode, UNIT_MODES)
 
 
-def _model_problems(model: ModelConfig) -> list[str]:
-    problems = []
+def _model_problems(model: ModelConfig) -> Iterator[str]:
     rates, kernels = model.upsample_rates, model.upsample_kernel_sizes
     if len(rates) != len(kernels):
-        problems.append(
+        yield (
             f"model.upsample_rates has {len(rates)} entries and model.upsample_kernel_sizes {len(kernels)}; "
             "give one kernel size for each rate."
         )
     for rate, kernel in zip(rates, kernels):
         if kernel < rate or (kernel - rate) % 2:
-            problems.append(
+            yield (
                 f"model.upsample_kernel_sizes has {kernel} for the rate {rate}; it must be at least the rate, and "
                 f"differ from it by an even number. Use {2 * rate}."
             )
     if len(model.resblock_kernel_sizes) != len(model.resblock_dilation_sizes):
-        problems.append("model.resblock_kernel_sizes and model.resblock_dilation_sizes must have as many entries.")
-    if model.resblock not in ("1", "2"):
-        problems.append(_not_one_of("model.resblock", model.resblock, ("1", "2")))
+        yield "model.resblock_kernel_sizes and model.resblock_dilation_sizes must have as many entries."
+    yield from _unknown("model.resblock", model.resblock, ("1", "2"))
     if model.hidden_channels % model.n_heads:
-        problems.append(
+        yield (
             f"model.n_heads {model.n_heads} does not divide model.hidden_channels {model.hidden_channels}. "
             "Choose heads that divide it."
         )
     for name in ("inter_channels", "hidden_channels"):
         if getattr(model, name) % 2:
-            problems.append(f"model.{name} is {getattr(model, name)}; it is split in halves: use an even number.")
+            yield f"model.{name} is {getattr(model, name)}; it is split in halves: use an even number."
     if model.upsample_initial_channel < 2 ** len(rates):
-        problems.append(
+        yield (
             f"model.upsample_initial_channel {model.upsample_initial_channel} cannot be halved {len(rates)} times; "
             f"use at least {2 ** len(rates)}."
         )
-    if model.vocoder_name not in VOCODER_NAMES:
-        problems.append(_not_one_of("model.vocoder_name", model.vocoder_name, VOCODER_NAMES))
-    return problems
+    yield from _unknown("model.vocoder_name", model.vocoder_name, VOCODER_NAMES)
 
 
-def _speaker_problems(config: Config) -> list[str]:
+def _speaker_problems(config: Config) -> Iterator[str]:
     names_by_id: dict[int, str] = {}
     for name, number in config.spk.items():
         if number in names_by_id:
-            return [f"spk: {names_by_id[number]!r} and {name!r} have the same id {number}. Give each its own."]
+            yield f"spk: {names_by_id[number]!r} and {name!r} have the same id {number}. Give each its own."
         names_by_id[number] = name
         if number >= config.model.n_speakers:
-            return [
+            yield (
                 f"spk: {name!r} has the id {number} but model.n_speakers is {config.model.n_speakers}. "
-                f"Ids run from 0 to n_speakers - 1."
-            ]
-    return []
+                "Ids run from 0 to n_speakers - 1."
+            )
 
 
-def _not_one_of(key: str, found: object, known: tuple[str, ...]) -> str:
-    return f"{key} is {found!r}. Known: {', '.join(known)}."
+def _unknown(key: str, found: object, known: tuple[str, ...]) -> Iterator[str]:
+    if found not in known:
+        yield f"{key} is {found!r}. Known: {', '.join(known)}."
+
+
+def refuse_absurd(parts: dict[str, int], section: str) -> None:
+    """Refuses a network that no machine of a user could hold: `parts` maps the keys that size a part to its parameters.
+
+    Raises:
+        ConfigError: all together are more than `MOST_PARAMETERS`; names the keys of the largest part.
+    """
+    total = sum(parts.values())
+    if total > MOST_PARAMETERS:
+        largest = max(parts, key=parts.__getitem__)
+        raise ConfigError(
+            f"{section} describes a network of {total:.2g} parameters, at most {MOST_PARAMETERS:.0e} are allowed. Most "
+            f"are in {largest}: correct these values."
+        )
+
+
+def voice_parts(config: Config) -> dict[str, int]:
+    """Parameters of each part of a voice in training, for `refuse_absurd`; biases and norms are left out."""
+    model = config.model
+    hidden, gin, latent, ffn = model.hidden_channels, model.gin_channels, model.inter_channels, model.filter_channels
+    transformer = model.n_layers * hidden * (4 * hidden + 2 * ffn * model.kernel_size)
+    flows = 1 if model.flow_share_parameter else model.n_flow_layer
+    if model.use_transformer_flow:
+        coupling = model.n_layers_trans_flow * hidden * (4 * hidden + 2 * ffn * 5 + 2 * gin) + 2 * hidden**2
+    else:
+        coupling = _wavenet(model, 4)
+    posterior = (config.data.filter_length // 2 + 1) * hidden + _wavenet(model, 16)
+    decoder = decoder_parameters(latent, model) + gin * model.upsample_initial_channel
+    return {
+        "model.n_speakers, gin_channels": model.n_speakers * gin,
+        "model.ssl_dim, hidden_channels": model.ssl_dim * hidden * 5,
+        "model.n_layers, hidden_channels, filter_channels, kernel_size": transformer * 2 + hidden * (gin + 2 * latent),
+        "model.n_flow_layer, hidden_channels, gin_channels": flows * coupling + model.n_flow_layer * latent * hidden,
+        "data.filter_length, model.hidden_channels, gin_channels": posterior + 2 * latent * hidden,
+        "model.upsample_initial_channel, upsample_kernel_sizes, resblock_kernel_sizes": decoder,
+    }
+
+
+def decoder_parameters(in_channels: int, sizes: Any) -> int:
+    """Parameters of a waveform decoder with residual blocks of the first kind; `sizes` has `ModelConfig`'s keys."""
+    channels, kernels = sizes.upsample_initial_channel, sizes.upsample_kernel_sizes
+    blocks = zip(sizes.resblock_kernel_sizes, sizes.resblock_dilation_sizes)
+    block = sum(2 * kernel * len(dilations) for kernel, dilations in blocks)
+    total = in_channels * channels * 7
+    for stage in range(min(len(sizes.upsample_rates), len(kernels))):
+        before, after = channels >> stage, channels >> (stage + 1)
+        total += before * after * kernels[stage] + after * after * block
+    return total
+
+
+def denoiser_parameters(n_layers: int, channels: int, hidden: int, units: int, speakers: int) -> int:
+    """Parameters of a diffusion model."""
+    return n_layers * channels * (9 * channels + 2 * hidden) + 8 * channels**2 + hidden * (units + speakers)
+
+
+def _wavenet(model: ModelConfig, n_layers: int) -> int:
+    hidden = model.hidden_channels
+    taps = 5 * hidden if not model.use_depthwise_conv else hidden
+    return n_layers * 2 * hidden * (taps + hidden + model.gin_channels)

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from modules.config.audio import AudioSpec
 from modules.config.io import read_json, validate
-from modules.config.schema import Section, SizeLists, Sizes, Width
-from modules.config.size import decoder_parameters, refuse_absurd
+from modules.config.schema import Section, SizeLists, Sizes, Width, decoder_parameters, refuse_absurd
 from modules.errors import ConfigError
+from modules.pretrained.find import find
 
 # The published 44.1 kHz vocoder. Mels for training are made with these where its files are not there yet.
 PUBLISHED_MEL = AudioSpec(44100, 2048, 512, 2048, 128, 40, 16000)
@@ -47,11 +47,7 @@ def vocoder_config_path(weights: Path | str) -> Path:
 
 
 def load_vocoder_config(path: Path | str) -> VocoderConfig:
-    """A checked vocoder config.
-
-    Raises:
-        ConfigError: no such file, not JSON, a value missing or wrong, or the mel's values contradict each other.
-    """
+    """A checked vocoder config; a ConfigError names the file and what is wrong in it."""
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such file. It comes with the vocoder: python pretrain/download.py nsf-hifigan")
@@ -65,15 +61,32 @@ def load_vocoder_config(path: Path | str) -> VocoderConfig:
         raise ConfigError(
             f"{path}: hop_size is {audio.hop_length} but upsample_rates {config.upsample_rates} multiply to {product}"
         )
-    decoder = decoder_parameters(
-        config.num_mels,
-        config.upsample_initial_channel,
-        config.upsample_rates,
-        config.upsample_kernel_sizes,
-        config.resblock_kernel_sizes,
-        config.resblock_dilation_sizes,
-    )
-    refuse_absurd(
-        {"num_mels, upsample_initial_channel, upsample_kernel_sizes, resblock_kernel_sizes": decoder}, str(path)
-    )
+    keys = "num_mels, upsample_initial_channel, upsample_kernel_sizes, resblock_kernel_sizes"
+    refuse_absurd({keys: decoder_parameters(config.num_mels, config)}, str(path))
     return config
+
+
+def find_mel(weights: str) -> tuple[AudioSpec, Path | None]:
+    """The mel of a vocoder and the config that says so; the published vocoder's mel and None where no config is there.
+
+    `weights` is `vocoder.ckpt` of diffusion.yaml.
+    """
+    path = find(vocoder_config_path(weights).as_posix())
+    return (PUBLISHED_MEL, None) if path is None else (load_vocoder_config(path).audio, path)
+
+
+def require_same_frames(audio: AudioSpec, audio_path: Path | str, mel: AudioSpec, mel_path: Path | str) -> None:
+    """Refuses a vocoder's mel whose frames are not those of the model's audio.
+
+    Raises:
+        ConfigError: rate or hop differ; the text names both files and both values.
+    """
+    for name, ours, theirs in (
+        ("sampling rate", audio.sampling_rate, mel.sampling_rate),
+        ("hop length", audio.hop_length, mel.hop_length),
+    ):
+        if ours != theirs:
+            raise ConfigError(
+                f"{audio_path} has the {name} {ours}, but {mel_path} has {theirs}; the diffusion model works between "
+                "the two and needs one. Use a vocoder made for the model's audio, or change data in the config"
+            )

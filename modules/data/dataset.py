@@ -1,7 +1,7 @@
 """Training items of the voice model: aligned features of one clip, a window of long ones, volume augmentation, batches.
 
-Nothing here depends on a global random state: what is drawn for an item follows from the seed, the epoch and the
-item's number, however many workers there are, so a resumed run sees what an uninterrupted one would have seen.
+What is drawn for an item follows from the seed, the epoch and the item's number alone, however many workers there are,
+so a resumed run sees what an uninterrupted one would have seen.
 """
 
 import itertools
@@ -34,33 +34,29 @@ _SPECTRUM_FLOOR = 1e-6  # what `modules.audio.mel.spectrogram` adds under its ro
 
 
 class Item(NamedTuple):
-    """One clip: units (D, N), f0 and uv (N,), spec (F, N), wav (N * hop_length,), volume (N,) or None."""
+    """One clip."""
 
-    units: torch.Tensor
-    f0: torch.Tensor
-    uv: torch.Tensor
-    spec: torch.Tensor
-    wav: torch.Tensor
+    units: torch.Tensor  # (D, N)
+    f0: torch.Tensor  # (N,) Hz
+    uv: torch.Tensor  # (N,), 1 = voiced
+    spec: torch.Tensor  # (F, N)
+    wav: torch.Tensor  # (N * hop_length,)
     speaker: int
-    volume: torch.Tensor | None
+    volume: torch.Tensor | None  # (N,)
     path: str
 
 
 class Batch(NamedTuple):
-    """Items padded with zeros to the longest, longest first.
+    """Items padded with zeros to the longest, longest first."""
 
-    `units` (B, D, N), `f0` and `uv` (B, N), `spec` (B, F, N), `wav` (B, 1, N * hop_length), `speakers` (B,),
-    `lengths` (B,) frames, `volume` (B, N) or None, `paths` of the clips.
-    """
-
-    units: torch.Tensor
-    f0: torch.Tensor
-    uv: torch.Tensor
-    spec: torch.Tensor
-    wav: torch.Tensor
-    speakers: torch.Tensor
-    lengths: torch.Tensor
-    volume: torch.Tensor | None
+    units: torch.Tensor  # (B, D, N)
+    f0: torch.Tensor  # (B, N)
+    uv: torch.Tensor  # (B, N)
+    spec: torch.Tensor  # (B, F, N)
+    wav: torch.Tensor  # (B, 1, N * hop_length)
+    speakers: torch.Tensor  # (B,)
+    lengths: torch.Tensor  # (B,) frames
+    volume: torch.Tensor | None  # (B, N)
     paths: list[str]
 
     def to(self, device: torch.device) -> "Batch":
@@ -76,11 +72,7 @@ class Draw(NamedTuple):
 
 
 class ClipDataset(Dataset):
-    """What data sets of clips share: an item is known by its clip's number and the epoch.
-
-    Attributes:
-        clips: the files.
-    """
+    """What data sets of clips share: an item is known by its clip's number and the epoch."""
 
     clips: list[Path]
 
@@ -88,7 +80,7 @@ class ClipDataset(Dataset):
         return len(self.clips)
 
     def __getitem__(self, draw: Draw) -> tuple | UserError:
-        """One item; an error that a user can mend is returned, for the trainer to raise it outside of the worker."""
+        """One item; a `UserError` is returned, for the trainer to raise it outside of the worker."""
         try:
             return self.item(*draw)
         except UserError as error:
@@ -98,40 +90,28 @@ class ClipDataset(Dataset):
     def item(self, index: int, epoch: int = 0) -> tuple:
         """Clip number `index` as the model sees it in `epoch`."""
 
-    def some(self, most: int) -> list[tuple]:
-        """At most that many clips, from all over the list: it goes speaker by speaker."""
-        wanted = min(most, len(self))
+    def evenly_spaced(self, limit: int) -> list[tuple]:
+        """At most that many items, from all over the list, which goes speaker by speaker."""
+        wanted = min(limit, len(self))
         return [self.item(index * len(self) // wanted) for index in range(wanted)]
 
 
 def require_listed(path: Path, list_path: Path, speakers: dict[str, int], where: object) -> None:
-    """Refuses a clip of a list that cannot be trained on.
-
-    Args:
-        path: the clip.
-        list_path: the list.
-        speakers: name to id.
-        where: the config that says so, for messages.
-
-    Raises:
-        DataError: its speaker is not known, or it is not there.
-    """
+    """Refuses a clip of a list whose speaker is not in the config `where`, or that does not exist."""
     if speaker_of(path) not in speakers:
         known = ", ".join(speakers) or "none"
         raise DataError(
-            f"{list_path}: {path} is by {speaker_of(path)!r}, whom {where} does not know. Known speakers: {known}. "
+            f"{list_path}: {path} is by {speaker_of(path)!r}, who is not in {where}. Known speakers: {known}. "
             "Make both again with: python preprocess_flist_config.py"
         )
     if not path.is_file():
-        raise DataError(f"{list_path}: lists {path}, which is not there. {_REMAKE}")
+        raise DataError(f"{list_path}: lists {path}, which does not exist. {_REMAKE}")
 
 
 class VoiceDataset(ClipDataset):
     """The clips of a file list.
 
     Args:
-        list_path: a list of clips; the speaker of each is its folder.
-        config: the run's configuration.
         training: cut long clips to random windows and, with `train.vol_aug`, change the volume of every other one.
 
     Raises:
@@ -223,16 +203,19 @@ def collate(items: list[Item | UserError]) -> Batch | UserError:
     if errors:
         return errors[0]
     items = sorted(items, key=lambda item: -len(item.f0))
-    has_volume = all(item.volume is not None for item in items)
+
+    def padded(name: str) -> torch.Tensor | None:
+        """(B, ..., longest), with zeros at the end of the last axis."""
+        tensors = [getattr(item, name) for item in items]
+        if any(tensor is None for tensor in tensors):
+            return None
+        return pad_sequence([tensor.movedim(-1, 0) for tensor in tensors], batch_first=True).movedim(1, -1).contiguous()
+
     return Batch(
-        units=_pad([item.units for item in items]),
-        f0=_pad([item.f0 for item in items]),
-        uv=_pad([item.uv for item in items]),
-        spec=_pad([item.spec for item in items]),
-        wav=_pad([item.wav for item in items]).unsqueeze(1),
+        **{name: padded(name) for name in ("units", "f0", "uv", "spec", "volume")},
+        wav=padded("wav").unsqueeze(1),
         speakers=torch.tensor([item.speaker for item in items]),
         lengths=torch.tensor([len(item.f0) for item in items]),
-        volume=_pad([item.volume for item in items]) if has_volume else None,
         paths=[item.path for item in items],
     )
 
@@ -240,18 +223,14 @@ def collate(items: list[Item | UserError]) -> Batch | UserError:
 class EpochBatches(Sampler):
     """Batches of `Draw`s in an order that is new in every epoch and follows from the seed.
 
-    Several ranks that train together share the batches of one: `world_size` times as many items, of which each rank
-    gets every `world_size`-th. So the same items meet in a step, however many ranks they are spread over. All ranks get
-    equally many batches and none an empty one; for that the last batch of an epoch may repeat items of its first.
+    Several ranks share the batches of one: `world_size` times as many items, of which each rank gets every
+    `world_size`-th. So the same items meet in a step, however many ranks they are spread over. All ranks get equally
+    many batches and none an empty one; for that the last batch of an epoch may repeat items of its first.
 
     Call `set_epoch` before each pass.
 
     Args:
-        n_items: length of the dataset.
         batch_size: items per batch and rank; the last one may be smaller.
-        seed: of the order.
-        rank: whose share this is.
-        world_size: ranks in all.
     """
 
     def __init__(self, n_items: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
@@ -265,7 +244,7 @@ class EpochBatches(Sampler):
 
     @property
     def items_per_batch(self) -> int:
-        """Items of a whole batch of all ranks together."""
+        """Items of a whole batch of all ranks."""
         return self.batch_size * self.world_size
 
     def set_epoch(self, epoch: int, skip: int = 0, last: int | None = None) -> None:
@@ -274,8 +253,7 @@ class EpochBatches(Sampler):
         Args:
             epoch: from 1.
             skip: batches of it that an interrupted run has done.
-            last: the pass goes on up to this epoch, so that workers need not pause between two; by default it ends with
-                the first.
+            last: epoch at whose end the pass ends, `epoch` by default; workers do not pause between two epochs.
         """
         self.epoch, self.skip, self.last = epoch, skip, epoch if last is None else last
 
@@ -310,10 +288,10 @@ def make_loader(dataset: VoiceDataset, device: torch.device, rank: int = 0, worl
 
 
 def quiet_worker(_: int) -> None:
-    """Ctrl-C and SIGTERM, which may go to a whole group of processes, are the trainer's business; it ends its workers
-    when it has saved. One that hangs outlives that, but not for long."""
+    """Leaves Ctrl-C and SIGTERM, which may go to a whole group of processes, to the trainer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
+        # The trainer ends its workers when it has saved; one that hangs outlives that, but not for long.
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKER_SECONDS))
     else:
         signal.signal(signal.SIGBREAK, signal.SIG_IGN)  # Windows, where ranks are stopped with Ctrl-Break
@@ -321,23 +299,11 @@ def quiet_worker(_: int) -> None:
 
 
 def _window(item: Item, start: int, n_frames: int, hop_length: int) -> Item:
-    frames = slice(start, start + n_frames)
-    return item._replace(
-        units=item.units[:, frames],
-        f0=item.f0[frames],
-        uv=item.uv[frames],
-        spec=item.spec[:, frames],
-        wav=item.wav[start * hop_length : (start + n_frames) * hop_length],
-        volume=None if item.volume is None else item.volume[frames],
-    )
+    curves = {name: getattr(item, name) for name in ("units", "f0", "uv", "spec", "volume")}
+    cut = {name: curve[..., start : start + n_frames] for name, curve in curves.items() if curve is not None}
+    return item._replace(**cut, wav=item.wav[start * hop_length : (start + n_frames) * hop_length])
 
 
 def place_generator(seed: int, *place: int) -> np.random.Generator:
     """Random numbers of one place in the run; a negative seed, which torch takes, is folded to 32 bits."""
     return np.random.default_rng((seed & 0xFFFFFFFF, *place))
-
-
-def _pad(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """Stacks along a new first axis, with zeros at the end of the last axis."""
-    flat = pad_sequence([tensor.movedim(-1, 0) for tensor in tensors], batch_first=True)
-    return flat.movedim(1, -1).contiguous()

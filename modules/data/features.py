@@ -1,4 +1,4 @@
-"""The features of one clip: how they are stored, found stale, and read. Owns every name, shape and dtype.
+"""The features of one clip: names, shapes and dtypes, how they are stored, found stale, and read.
 
     X.wav                the clip
     X.wav.soft.pt        units    (1, D, N') float32 at the encoder's 50 frames a second
@@ -27,11 +27,10 @@ import torch
 
 from modules.audio.io import probe, read
 from modules.config.audio import AudioSpec
-from modules.data.augmentation import Augmented
 from modules.errors import AudioError, DataError
 from modules.f0.base import DEFAULT_THRESHOLD
 from modules.f0.convert import F0_MAX, F0_MIN
-from modules.files import atomic_path, is_zip, sha256_of, write_json
+from modules.files import atomic_path, sha256_of, write_json
 
 COMMAND = "python preprocess_hubert_f0.py"
 DIFFUSION_COMMAND = COMMAND + " --use_diff"
@@ -44,32 +43,22 @@ _ENCODER_FRAMES_PER_SECOND = 50
 _ENDINGS = {"units": ".soft.pt", "f0": ".f0.npy", "volume": ".vol.npy", "mel": ".mel.npy"}
 _ENDINGS |= {"aug_mel": ".aug_mel.npy", "aug_volume": ".aug_vol.npy", "aug_shift": ".aug_shift.npy"}
 _COMPARED = ("version", *AudioSpec.__dataclass_fields__)  # what readers hold against the config
-_AUGMENTED_FILES = ("aug_mel", "aug_volume", "aug_shift")
+_AUGMENTED = ("aug_mel", "aug_volume", "aug_shift")
 
 
 @dataclass(frozen=True)
 class FeatureRecipe:
-    """Everything that features depend on besides the clip.
+    """Everything that features depend on besides the clip."""
 
-    Args:
-        encoder: `encoder_identity(name)`, the encoder's name and the checksum of its weights.
-        predictor: `predictor_identity(name)`, the predictor's name and its version or checksum.
-        audio: the model's rate and spectrum.
-        with_volume: whether a loudness curve is wanted.
-        threshold, f0_min, f0_max: as the predictor is built.
-        mel: the vocoder's mel, where features of the diffusion model are wanted; it wants a loudness curve too.
-        seed: decides what is drawn for the augmented clips.
-    """
-
-    encoder: str
-    predictor: str
-    audio: AudioSpec
+    encoder: str  # `encoder_identity(name)`: the name and the checksum of its weights
+    predictor: str  # `predictor_identity(name)`: the name and its version or checksum
+    audio: AudioSpec  # the model's rate and spectrum
     with_volume: bool = False
-    threshold: float = DEFAULT_THRESHOLD
+    threshold: float = DEFAULT_THRESHOLD  # this and the next two: as the predictor is built
     f0_min: float = F0_MIN
     f0_max: float = F0_MAX
-    mel: AudioSpec | None = None
-    seed: int = 0
+    mel: AudioSpec | None = None  # the vocoder's, where the diffusion model is trained too; that needs volume as well
+    seed: int = 0  # of the augmented clips
 
     @property
     def encoder_name(self) -> str:
@@ -101,46 +90,18 @@ class FeatureRecipe:
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """One clip as training needs it, all on the CPU and cut to the same N frames.
+    """One clip as training needs it, all float32 on the CPU and cut to the same N frames; None is not wanted."""
 
-    Args:
-        units: (D, N') float32, not aligned.
-        f0: (N,) float32 Hz.
-        uv: (N,) float32, 1 = voiced.
-        spec: (F, N) float32.
-        volume: (N,) float32, or None.
-        wav: (N * hop_length,) float32, up to 3 hops shorter at the end.
-    """
-
-    units: torch.Tensor
-    f0: torch.Tensor
-    uv: torch.Tensor
-    spec: torch.Tensor
-    volume: torch.Tensor | None
-    wav: torch.Tensor
-
-
-@dataclass(frozen=True)
-class DiffusionFeatures:
-    """One clip as training of the diffusion model needs it, all on the CPU and cut to the same N frames.
-
-    Args:
-        units: (D, N') float32, not aligned.
-        f0: (N,) float32 Hz, gaps filled.
-        volume: (N,) float32.
-        mel: (M, N) float32, natural log.
-        aug_mel: (M, N) float32 of the augmented clip, or None.
-        aug_volume: (N,) float32 of the augmented clip, or None.
-        aug_shift: semitones by which the augmented clip is higher; 0 without one.
-    """
-
-    units: torch.Tensor
-    f0: torch.Tensor
-    volume: torch.Tensor
-    mel: torch.Tensor
-    aug_mel: torch.Tensor | None = None
-    aug_volume: torch.Tensor | None = None
-    aug_shift: float = 0.0
+    units: torch.Tensor  # (D, N'), not aligned
+    f0: torch.Tensor  # (N,) Hz, gaps filled
+    uv: torch.Tensor  # (N,), 1 = voiced
+    spec: torch.Tensor | None = None  # (F, N)
+    volume: torch.Tensor | None = None  # (N,)
+    wav: torch.Tensor | None = None  # (N * hop_length,), up to 3 hops shorter at the end
+    mel: torch.Tensor | None = None  # (M, N) natural log, as all below for the diffusion model
+    aug_mel: torch.Tensor | None = None  # (M, N) of the augmented clip
+    aug_volume: torch.Tensor | None = None  # (N,)
+    aug_shift: float = 0.0  # semitones by which the augmented clip is higher
 
 
 def path_of(wav_path: Path, name: str) -> Path:
@@ -148,59 +109,65 @@ def path_of(wav_path: Path, name: str) -> Path:
     return wav_path.with_suffix(".spec.pt") if name == "spec" else wav_path.with_name(wav_path.name + _ENDINGS[name])
 
 
-def files_of(wav_path: Path, name: str) -> list[Path]:
-    """The files of one feature of a recipe."""
-    return [path_of(wav_path, part) for part in (_AUGMENTED_FILES if name == "augmented" else (name,))]
-
-
 def missing(wav_path: Path, recipe: FeatureRecipe) -> list[str]:
-    """Names of the features that are absent, or were made from another clip or with other settings."""
-    stored = _read_sidecar(wav_path)
-    current = stored.get("features", {}) if stored.get("wav_sha256") == sha256_of(wav_path) else {}
+    """Names of the features that are absent or unusable, or were made from another clip or with other settings."""
     wanted = recipe.by_feature()
+    try:
+        stored = _read_sidecar(wav_path)
+        if not stored or not _is_current(stored, wav_path):
+            return list(wanted)
+        n_samples = probe(wav_path).n_samples
+    except (OSError, AudioError):  # whoever makes the features says so
+        return list(wanted)
     return [
         name
-        for name in wanted
-        if current.get(name) != wanted[name] or not all(_is_whole(path) for path in files_of(wav_path, name))
+        for name, part in wanted.items()
+        if stored["features"].get(name) != part or not _is_usable(wav_path, name, recipe, n_samples)
     ]
 
 
-def store(wav_path: Path, recipe: FeatureRecipe, made: dict[str, torch.Tensor | np.ndarray | Augmented]) -> None:
+def _is_usable(wav_path: Path, name: str, recipe: FeatureRecipe, n_samples: int) -> bool:
+    try:
+        _read_features(wav_path, [name], recipe, n_samples, mapped=True)
+        return True
+    except DataError:
+        return False
+
+
+def store(wav_path: Path, recipe: FeatureRecipe, made: dict[str, torch.Tensor | np.ndarray | tuple]) -> None:
     """Writes features of a clip.
 
-    A feature is struck off the sidecar before its file is replaced and entered after: whenever this is interrupted,
-    what the sidecar lists is whole and right.
-
     Args:
-        wav_path: the clip.
         recipe: how they were made.
-        made: name -> what `ClipFeatures` and `DiffusionFeatures` hold; `f0` as (2, N), pitch and voicing.
+        made: name -> what `ClipFeatures` holds; `f0` as (2, N), pitch and voicing; `augmented` as `augment` gives it.
     """
-    digest, stored, wanted = sha256_of(wav_path), _read_sidecar(wav_path), recipe.by_feature()
-    entries = stored.get("features", {}) if stored.get("wav_sha256") == digest else {}
+    wanted, stat = recipe.by_feature(), wav_path.stat()
+    clip = {"wav_sha256": sha256_of(wav_path), "wav_stat": [stat.st_size, stat.st_mtime_ns]}
+    stored = _read_sidecar(wav_path)
+    entries = stored["features"] if stored.get("wav_sha256") == clip["wav_sha256"] else {}
+    # A feature leaves the sidecar before its file is replaced and is entered afterwards: whenever this is interrupted,
+    # what the sidecar lists is whole and right.
     entries = {name: entry for name, entry in entries.items() if name not in made}
     if stored:
-        write_json(_sidecar(wav_path), {"wav_sha256": digest, "features": entries})
+        write_json(_sidecar(wav_path), {**clip, "features": entries})
     for name, value in made.items():
-        if name in ("units", "spec"):
+        if name == "augmented":
+            mel, volume, key_shift = value
+            _save_array(path_of(wav_path, "aug_mel"), mel.T.numpy())
+            _save_array(path_of(wav_path, "aug_volume"), volume.numpy())
+            _save_array(path_of(wav_path, "aug_shift"), np.array([key_shift]))
+        elif name in ("units", "spec"):
             _save_tensor(path_of(wav_path, name), value[None] if name == "units" else value)
-        elif name == "mel":
-            _save_array(path_of(wav_path, "mel"), value.T.numpy())
-        elif name == "augmented":
-            _save_array(path_of(wav_path, "aug_mel"), value.mel.T.numpy())
-            _save_array(path_of(wav_path, "aug_volume"), value.volume.numpy())
-            _save_array(path_of(wav_path, "aug_shift"), np.array([value.key_shift]))
         else:
-            _save_array(path_of(wav_path, name), value)
+            _save_array(path_of(wav_path, name), value.T.numpy() if name == "mel" else value)
     entries.update({name: wanted[name] for name in made})
-    write_json(_sidecar(wav_path), {"wav_sha256": digest, "features": entries})
+    write_json(_sidecar(wav_path), {**clip, "features": entries})
 
 
 def load(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool = False) -> ClipFeatures:
-    """A clip and its features, checked against each other and against the config.
+    """A clip and its features for the voice model, checked against each other and against the config.
 
     Args:
-        wav_path: the clip.
         audio: the config's rate and spectrum.
         encoder: the config's `model.speech_encoder`.
         with_volume: the config's `model.vol_embedding`.
@@ -209,24 +176,26 @@ def load(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool = Fal
         DataError: a feature is missing, stale, damaged, of the wrong shape or not finite; the text names the command.
         AudioError: the clip itself cannot be read.
     """
-    _check_sidecar(wav_path, FeatureRecipe(f"{encoder}:", "", audio, with_volume).by_feature())
+    recipe = FeatureRecipe(f"{encoder}:", "", audio, with_volume)
+    names = list(recipe.by_feature())
+    _check_sidecar(wav_path, names, recipe)
     wav = torch.from_numpy(read_clip(wav_path, audio))
-    units = _read_tensor(wav_path, "units", 3)[0]
-    pitch = read_pitch(wav_path)
-    spec = _read_tensor(wav_path, "spec", 2)
-    volume = _read_array(wav_path, "volume", 1) if with_volume else None
-    if spec.shape[0] != audio.n_freqs:
-        raise _rebuild(path_of(wav_path, "spec"), f"has the shape {tuple(spec.shape)}")
-    lengths = {"f0": pitch.shape[1], "spec": spec.shape[1]} | ({} if volume is None else {"volume": len(volume)})
-    n = _common_frames(wav_path, audio, len(wav), units.shape[1], lengths)
-    return ClipFeatures(
-        units=units,
-        f0=pitch[0, :n],
-        uv=pitch[1, :n],
-        spec=spec[:, :n],
-        volume=None if volume is None else volume[:n],
-        wav=wav[: n * audio.hop_length],
-    )
+    found = _read_features(wav_path, names, recipe, len(wav))
+    return ClipFeatures(**found, wav=wav[: found["f0"].shape[-1] * audio.hop_length])
+
+
+def load_diffusion(
+    wav_path: Path, audio: AudioSpec, mel: AudioSpec, encoder: str, with_augmented: bool = True
+) -> ClipFeatures:
+    """The features of a clip for the diffusion model, as `load`; the clip's samples are not read.
+
+    Args:
+        mel: the vocoder's mel, with the rate and hop of `audio`.
+    """
+    recipe = FeatureRecipe(f"{encoder}:", "", audio, mel=mel)
+    names = [name for name in DIFFUSION_NAMES if with_augmented or name != "augmented"]
+    _check_sidecar(wav_path, names, recipe)
+    return ClipFeatures(**_read_features(wav_path, names, recipe, probe(wav_path).n_samples))
 
 
 def load_units(wav_path: Path, encoder: str | None = None) -> np.ndarray:
@@ -239,63 +208,20 @@ def load_units(wav_path: Path, encoder: str | None = None) -> np.ndarray:
     Raises:
         DataError: missing, damaged, of the wrong shape, not finite or stale; the text names the command.
     """
-    path, entry = path_of(wav_path, "units"), _read_sidecar(wav_path).get("features", {}).get("units", {})
+    entry = _read_sidecar(wav_path).get("features", {}).get("units", {})
     made_by = str(entry.get("encoder", "")).split(":")[0]
     if encoder and made_by and made_by != encoder:
-        raise _rebuild(path, f"is stale: made with the encoder {made_by}, not {encoder}")
-    units = _read_tensor(wav_path, "units", 3)
-    if units.shape[0] != 1:
-        raise _rebuild(path, f"has the shape {tuple(units.shape)}")
-    return np.ascontiguousarray(units[0].T.numpy())
+        raise _rebuild(path_of(wav_path, "units"), f"is stale: made with the encoder {made_by}, not {encoder}")
+    return np.ascontiguousarray(_read_file(wav_path, "units")[0].T.numpy())
 
 
-def load_diffusion(
-    wav_path: Path, audio: AudioSpec, mel: AudioSpec, encoder: str, with_augmented: bool = True
-) -> DiffusionFeatures:
-    """The features of a clip for the diffusion model, checked against each other and against the configs.
-
-    Args:
-        wav_path: the clip; its samples are not read.
-        audio: rate and spectrum of the model's config.
-        mel: the vocoder's mel, with the same rate and hop.
-        encoder: the config's `model.speech_encoder`.
-        with_augmented: whether the augmented version is wanted too.
-
-    Raises:
-        DataError: a feature is missing, stale, damaged, of the wrong shape or not finite; the text names the command.
-        AudioError: the clip itself cannot be read.
-    """
-    command = DIFFUSION_COMMAND
-    wanted = FeatureRecipe(f"{encoder}:", "", audio, mel=mel).by_feature()
-    names = [name for name in DIFFUSION_NAMES if with_augmented or name != "augmented"]
-    _check_sidecar(wav_path, {name: wanted[name] for name in names}, command)
-    units = _read_tensor(wav_path, "units", 3, command)[0]
-    pitch = read_pitch(wav_path, command)
-    curves = {"f0": pitch[0], "volume": _read_array(wav_path, "volume", 1, command)}
-    curves["mel"] = _read_mel(wav_path, "mel", mel.n_mels)
-    shift = 0.0
-    if with_augmented:
-        curves["aug_mel"] = _read_mel(wav_path, "aug_mel", mel.n_mels)
-        curves["aug_volume"] = _read_array(wav_path, "aug_volume", 1, command)
-        found = _read_array(wav_path, "aug_shift", 1, command)
-        if len(found) != 1:
-            raise _rebuild(path_of(wav_path, "aug_shift"), f"has the shape {tuple(found.shape)}", command)
-        shift = float(found[0])
-    lengths = {name: curve.shape[-1] for name, curve in curves.items()}
-    n = _common_frames(wav_path, audio, probe(wav_path).n_samples, units.shape[1], lengths, command)
-    return DiffusionFeatures(units, **{name: curve[..., :n] for name, curve in curves.items()}, aug_shift=shift)
-
-
-def read_pitch(wav_path: Path, command: str = COMMAND) -> torch.Tensor:
+def read_pitch(wav_path: Path) -> torch.Tensor:
     """The stored pitch of a clip, (2, N) float32: Hz with gaps filled, and 1 = voiced; not compared with the clip.
 
     Raises:
-        DataError: it is missing, damaged, of the wrong shape or not finite; the text names `command`.
+        DataError: it is missing, damaged, of the wrong shape or not finite; the text names the command.
     """
-    pitch = _read_array(wav_path, "f0", 2, command)
-    if pitch.shape[0] != 2:
-        raise _rebuild(path_of(wav_path, "f0"), f"has the shape {tuple(pitch.shape)}", command)
-    return pitch
+    return _read_file(wav_path, "f0")
 
 
 def read_clip(wav_path: Path, audio: AudioSpec) -> np.ndarray:
@@ -314,24 +240,71 @@ def read_clip(wav_path: Path, audio: AudioSpec) -> np.ndarray:
     shortest = (audio.n_fft - audio.hop_length) // 2 + 1
     if len(wav) < max(shortest, audio.hop_length):
         raise AudioError(f"{wav_path}: {len(wav)} samples are too short; remove the file")
-    if not np.isfinite(wav).all():
-        raise AudioError(f"{wav_path}: holds samples that are not finite; remove the file")
     return wav
 
 
-def _common_frames(
-    wav_path: Path, audio: AudioSpec, n_samples: int, n_units: int, lengths: dict[str, int], command: str = COMMAND
-) -> int:
-    """The frames that all features have; refuses one whose length is not the clip's."""
-    expected = n_samples / audio.sampling_rate * _ENCODER_FRAMES_PER_SECOND
-    if abs(n_units - expected) > _TOLERANCE_FRAMES:
+def _read_features(
+    wav_path: Path, names: list[str], recipe: FeatureRecipe, n_samples: int, mapped: bool = False
+) -> dict[str, torch.Tensor | float]:
+    """Features by the fields of `ClipFeatures`, cut to the same frames; refuses any whose length is not the clip's.
+
+    This is what both preprocessing and training ask whether a stored feature can be used.
+    """
+    files = [file for name in names for file in (_AUGMENTED if name == "augmented" else (name,))]
+    found = {file: _read_file(wav_path, file, recipe, mapped) for file in files}
+    lengths = {file: tensor.shape[0 if "mel" in file else -1] for file, tensor in found.items() if file != "aug_shift"}
+    n_units = lengths.pop("units", None)
+    expected = n_samples / recipe.audio.sampling_rate * _ENCODER_FRAMES_PER_SECOND
+    if n_units is not None and abs(n_units - expected) > _TOLERANCE_FRAMES:
         problem = f"has {n_units} frames, about {expected:.0f} are expected"
-        raise _rebuild(path_of(wav_path, "units"), problem, command)
-    n_frames = audio.n_frames(n_samples)
-    for name, length in lengths.items():
+        raise _rebuild(path_of(wav_path, "units"), problem, recipe)
+    n_frames = recipe.audio.n_frames(n_samples)
+    for file, length in lengths.items():
         if abs(length - n_frames) >= _TOLERANCE_FRAMES:
-            raise _rebuild(path_of(wav_path, name), f"has {length} frames, {n_frames} are expected", command)
-    return min(lengths.values())
+            raise _rebuild(path_of(wav_path, file), f"has {length} frames, {n_frames} are expected", recipe)
+    n = min(lengths.values(), default=0)
+    cut = {file: (found[file].T if "mel" in file else found[file])[..., :n] for file in lengths}
+    if "f0" in cut:
+        cut["f0"], cut["uv"] = cut["f0"]
+    if "units" in found:
+        cut["units"] = found["units"][0]
+    if "aug_shift" in found:
+        cut["aug_shift"] = float(found["aug_shift"])
+    return cut
+
+
+def _read_file(wav_path: Path, name: str, recipe: FeatureRecipe | None = None, mapped: bool = False) -> torch.Tensor:
+    """One file of features as it is stored, float32; refuses one that cannot be used.
+
+    Args:
+        recipe: what the shape is compared with; without it, only what is the same for all.
+        mapped: reads the header alone and leaves the values on disk, unchecked.
+    """
+    path = path_of(wav_path, name)
+    try:
+        if path.suffix == ".pt":
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        else:
+            found = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise _rebuild(path, "is missing", recipe) from None
+    except Exception as error:  # damaged bytes raise a dozen kinds: IndexError, AssertionError, struct.error, ...
+        is_pickle = path.suffix == ".npy" and ("allow_pickle" in str(error) or "Object arrays" in str(error))
+        problem = "is in so-vits-svc's pickled form, which could run code" if is_pickle else "is damaged"
+        raise _rebuild(path, problem, recipe) from None
+    if isinstance(found, np.ndarray) and found.dtype.kind in "fiu":
+        found = torch.from_numpy(found)
+    if not isinstance(found, torch.Tensor):
+        raise _rebuild(path, f"holds {getattr(found, 'dtype', type(found).__name__)}", recipe)
+    n_freqs, n_mels = (recipe.audio.n_freqs, recipe.mel and recipe.mel.n_mels) if recipe else (None, None)
+    shapes = {"units": (1, None, None), "f0": (2, None), "spec": (n_freqs, None), "aug_shift": (1,)}
+    shape = shapes.get(name, (None, n_mels) if "mel" in name else (None,))
+    if found.dim() != len(shape) or 0 in found.shape or any(b not in (None, a) for a, b in zip(found.shape, shape)):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise _rebuild(path, f"has the shape {tuple(found.shape)}, not ({wanted})", recipe)
+    if not mapped and not found.isfinite().all():
+        raise _rebuild(path, "holds values that are not finite; delete it", recipe)
+    return found.float()
 
 
 def _save_tensor(path: Path, tensor: torch.Tensor) -> None:
@@ -344,86 +317,37 @@ def _save_array(path: Path, array: np.ndarray) -> None:
         np.save(temporary, np.ascontiguousarray(array, np.float32), allow_pickle=False)
 
 
-def _read_tensor(wav_path: Path, name: str, n_dims: int, command: str = COMMAND) -> torch.Tensor:
-    path = path_of(wav_path, name)
-    try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise _rebuild(path, "is missing", command) from None
-    except Exception:  # damaged bytes raise a dozen kinds: IndexError, AssertionError, struct.error, ...
-        raise _rebuild(path, "is damaged", command) from None
-    if not isinstance(tensor, torch.Tensor):
-        raise _rebuild(path, f"holds a {type(tensor).__name__}", command)
-    return _checked(path, tensor, n_dims, command)
-
-
-def _read_array(wav_path: Path, name: str, n_dims: int, command: str = COMMAND) -> torch.Tensor:
-    path = path_of(wav_path, name)
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise _rebuild(path, "is missing", command) from None
-    except (ValueError, EOFError, OSError) as error:
-        is_pickle = "allow_pickle" in str(error) or "Object arrays" in str(error)
-        problem = "is in so-vits-svc's pickled form, which could run code" if is_pickle else "is damaged"
-        raise _rebuild(path, problem, command) from None
-    if array.dtype.kind not in "fiu":
-        raise _rebuild(path, f"holds {array.dtype}", command)
-    return _checked(path, torch.from_numpy(array), n_dims, command)
-
-
-def _read_mel(wav_path: Path, name: str, n_mels: int) -> torch.Tensor:
-    """(M, N), stored the other way round."""
-    mel = _read_array(wav_path, name, 2, DIFFUSION_COMMAND).T
-    if mel.shape[0] != n_mels:
-        raise _rebuild(path_of(wav_path, name), f"has {mel.shape[0]} mel bands, not {n_mels}", DIFFUSION_COMMAND)
-    return mel
-
-
-def _checked(path: Path, tensor: torch.Tensor, n_dims: int, command: str) -> torch.Tensor:
-    if tensor.dim() != n_dims or 0 in tensor.shape:
-        raise _rebuild(path, f"has the shape {tuple(tensor.shape)}", command)
-    if not tensor.isfinite().all():
-        raise _rebuild(path, "holds values that are not finite", command)
-    return tensor.float()
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file is there and could be read, from its ends alone: neither cut short nor a pickled object."""
-    try:
-        if path.suffix != ".npy":
-            return is_zip(path)
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError):
-        return False
-    return isinstance(array, np.ndarray) and array.dtype.kind in "fiu"
-
-
-def _check_sidecar(wav_path: Path, wanted: dict[str, dict], command: str = COMMAND) -> None:
-    """Compares what the sidecar says with what is wanted; the pitch predictor, exact weights and seed may be others."""
-    stored = _read_sidecar(wav_path)
+def _check_sidecar(wav_path: Path, names: list[str], recipe: FeatureRecipe) -> None:
+    """Compares what the sidecar says with what is wanted; the F0 predictor, exact weights and seed may be others."""
+    stored, wanted = _read_sidecar(wav_path), recipe.by_feature()
     if not stored:
-        raise _rebuild(wav_path, "has no features yet, or ones made by another tool", command)
+        raise _rebuild(wav_path, "has no features yet, or ones made by another tool", recipe)
     try:
-        digest = sha256_of(wav_path)
+        is_current = _is_current(stored, wav_path)
     except OSError as error:
         raise AudioError(f"{wav_path}: cannot be read ({error.strerror})") from None
-    if stored.get("wav_sha256") != digest:
-        raise _rebuild(wav_path, "has changed since its features were made", command)
-    for name, part in wanted.items():
-        path, found = files_of(wav_path, name)[0], stored["features"].get(name)
+    if not is_current:
+        raise _rebuild(wav_path, "has changed since its features were made", recipe)
+    for name in names:
+        path = path_of(wav_path, "aug_mel" if name == "augmented" else name)
+        part, found = wanted[name], stored["features"].get(name)
         if found is None:
-            raise _rebuild(path, "is missing", command)
-        if name == "units":
-            made_by, encoder = str(found.get("encoder", "")).split(":")[0], part["encoder"].split(":")[0]
-            if made_by != encoder:
-                raise _rebuild(path, f"is stale: made with the encoder {made_by}, not {encoder}", command)
+            raise _rebuild(path, "is missing", recipe)
+        made_by = str(found.get("encoder", "")).split(":")[0]
+        if name == "units" and made_by != recipe.encoder_name:
+            raise _rebuild(path, f"is stale: made with the encoder {made_by}, not {recipe.encoder_name}", recipe)
         differing = [key for key in part if key in _COMPARED and found.get(key) != part[key]]
         if differing:
             before = ", ".join(f"{key} {found.get(key)}" for key in differing)
             now = ", ".join(str(part[key]) for key in differing)
             whose = "for a vocoder with" if name in ("mel", "augmented") else "with"
-            raise _rebuild(path, f"is stale: made {whose} {before}, not {now}", command)
+            raise _rebuild(path, f"is stale: made {whose} {before}, not {now}", recipe)
+
+
+def _is_current(stored: dict, wav_path: Path) -> bool:
+    """Whether the features are of the clip as it is: by size and time, or by content where these differ (a copy)."""
+    stat = wav_path.stat()
+    return stored.get("wav_stat") == [stat.st_size, stat.st_mtime_ns] or stored.get("wav_sha256") == sha256_of(wav_path)
 
 
 def _sidecar(wav_path: Path) -> Path:
@@ -440,5 +364,6 @@ def _read_sidecar(wav_path: Path) -> dict:
     return stored if is_ours and all(isinstance(part, dict) for part in stored["features"].values()) else {}
 
 
-def _rebuild(path: Path, problem: str, command: str = COMMAND) -> DataError:
+def _rebuild(path: Path, problem: str, recipe: FeatureRecipe | None = None) -> DataError:
+    command = DIFFUSION_COMMAND if recipe is not None and recipe.mel is not None else COMMAND
     return DataError(f"{path}: {problem}. Make it again with: {command}")

@@ -3,35 +3,23 @@
 A list is UTF-8 text with one path a line; the speaker is the clip's folder.
 """
 
+import logging
 import random
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from modules.audio.io import probe
 from modules.errors import AudioError, DataError
 from modules.files import write_text
 
+logger = logging.getLogger(__name__)
+
 MIN_SECONDS = 0.3
 _MANY_CLIPS = 10  # from here on a speaker gives two clips to validation
 
 
-@dataclass
-class Scan:
-    """What lies in a dataset folder.
-
-    Args:
-        clips: speaker to its usable clips, both sorted.
-        seconds: speaker to the length of its clips.
-        skipped: (clip, reason) of the rest.
-    """
-
-    clips: dict[str, list[Path]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    skipped: list[tuple[Path, str]] = field(default_factory=list)
-
-
-def scan(source_dir: Path) -> Scan:
-    """All clips `source_dir/SPEAKER/*.wav` that are long enough, with a reason for each that is not.
+def scan(source_dir: Path) -> dict[str, dict[Path, float]]:
+    """Speaker -> clip -> seconds of all `source_dir/SPEAKER/*.wav`, sorted; clips that cannot be used are logged.
 
     Raises:
         DataError: no such folder, no clips in it, or a name that a list cannot hold.
@@ -39,31 +27,30 @@ def scan(source_dir: Path) -> Scan:
     expected = f"Expected {source_dir}/SPEAKER/clip.wav. Make it with: python resample.py"
     if not source_dir.is_dir():
         raise DataError(f"{source_dir}: no such folder. {expected}")
-    found = Scan()
+    found: dict[str, dict[Path, float]] = {}
     for folder in sorted(path for path in source_dir.iterdir() if path.is_dir() and not path.name.startswith(".")):
         paths = [path for path in folder.iterdir() if path.suffix.lower() == ".wav" and not path.name.startswith(".")]
-        clips, seconds = [], 0.0
+        clips = {}
         for path in sorted(paths):
             if "|" in str(path) or "\n" in str(path):
                 raise DataError(f"{path}: a file list cannot hold a name with '|' or a line break. Rename it.")
             try:
                 length = probe(path).seconds
             except AudioError as error:
-                found.skipped.append((path, str(error).removeprefix(f"{path}: ")))
+                logger.warning("%s, left out", error)
                 continue
             if length < MIN_SECONDS:
-                found.skipped.append((path, f"is shorter than {MIN_SECONDS} s ({length:.2f} s)"))
+                logger.warning("%s: is shorter than %s s (%.2f s), left out", path, MIN_SECONDS, length)
                 continue
-            clips.append(path)
-            seconds += length
+            clips[path] = length
         if paths:
-            found.clips[folder.name], found.seconds[folder.name] = clips, seconds
-    if not found.clips:
+            found[folder.name] = clips
+    if not found:
         raise DataError(f"{source_dir}: holds no clips. {expected}")
     return found
 
 
-def split_clips(clips: dict[str, list[Path]], seed: int) -> tuple[list[Path], list[Path]]:
+def split_clips(clips: dict[str, Collection[Path]], seed: int) -> tuple[list[Path], list[Path]]:
     """Training and validation clips, both shuffled, the same for the same seed.
 
     Each speaker gives 2 clips to validation where it has at least 10, otherwise 1. A speaker's choice depends on its
@@ -96,23 +83,18 @@ def write_list(path: Path, clips: list[Path]) -> None:
 
 
 def read_list(path: Path) -> list[Path]:
-    """The clips of a list; blank lines and anything behind a `|` are left out, backslashes are understood.
-
-    Raises:
-        DataError: no such file, not UTF-8, or empty.
-    """
+    """The clips of a list; blank lines and anything behind a `|` are left out, backslashes are understood."""
+    command = "python preprocess_flist_config.py"
     try:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Make it with: python preprocess_flist_config.py") from None
+        raise DataError(f"{path}: no such file. Make it with: {command}") from None
     except UnicodeDecodeError:
-        raise DataError(
-            f"{path}: is not UTF-8 text. Save it as UTF-8, or run python preprocess_flist_config.py"
-        ) from None
+        raise DataError(f"{path}: is not UTF-8 text. Save it as UTF-8, or run {command}") from None
     names = [line.split("|")[0].strip().replace("\\", "/") for line in lines]
     clips = [Path(name) for name in names if name]
     if not clips:
-        raise DataError(f"{path}: lists no clips. Make it with: python preprocess_flist_config.py")
+        raise DataError(f"{path}: lists no clips. Make it with: {command}")
     return clips
 
 

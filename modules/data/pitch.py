@@ -1,9 +1,9 @@
-"""The pitch histograms of a data set's voices: made from the stored pitch, kept in one file, and found again.
+"""The F0 histograms of a data set's voices: made from the stored F0, kept in one file, and found again.
 
     dataset/44k/f0_histograms.json   {speaker: histogram}
 
 Training copies them into its checkpoints, so that a model knows its voices without their recordings. What a histogram
-is, and what can be told from it, is in `modules.f0.histogram`.
+is stands in `modules.f0.histogram`.
 """
 
 import json
@@ -22,11 +22,9 @@ FILE_NAME = "f0_histograms.json"
 
 
 def write_histograms(in_dir: Path, clips: Iterable[Path]) -> None:
-    """Writes `in_dir`/f0_histograms.json, unless it says the same already.
+    """Writes `in_dir`/f0_histograms.json of FOLDER/SPEAKER/clip.wav, unless it says the same already.
 
-    Args:
-        in_dir: the data set's folder.
-        clips: its clips; the speaker of each is its folder. One whose stored pitch is missing or damaged is left out.
+    A clip whose stored F0 is missing or damaged is left out.
     """
     found: dict[str, PitchHistogram] = {}
     for clip in sorted(clips):
@@ -44,11 +42,7 @@ def write_histograms(in_dir: Path, clips: Iterable[Path]) -> None:
 
 
 def read_histograms(path: Path) -> dict[str, PitchHistogram]:
-    """Speaker to histogram; nothing where there is no such file.
-
-    Raises:
-        DataError: the file is damaged.
-    """
+    """Speaker to histogram; nothing where there is no such file."""
     try:
         return _parse(json.loads(path.read_bytes().decode("utf-8-sig")), path)
     except FileNotFoundError:
@@ -63,15 +57,7 @@ def read_histograms(path: Path) -> dict[str, PitchHistogram]:
 
 
 def histograms_beside(clips: Iterable[Path], speakers: Iterable[str]) -> dict[str, PitchHistogram]:
-    """The histograms of `speakers` in the data set folders of `clips`; nothing where there are none.
-
-    Args:
-        clips: FOLDER/SPEAKER/clip.wav; a speaker of several folders gets the sum.
-        speakers: who is wanted.
-
-    Raises:
-        DataError: a file is damaged.
-    """
+    """The histograms of `speakers` in the folders of `clips`; a speaker of several folders gets the sum."""
     found: dict[str, PitchHistogram] = {}
     wanted = set(speakers)
     for folder in sorted({clip.parent.parent for clip in clips}):
@@ -82,18 +68,10 @@ def histograms_beside(clips: Iterable[Path], speakers: Iterable[str]) -> dict[st
 
 
 def voice_histograms(model_path: Path, data_dir: Path = Path("dataset/44k")) -> dict[str, PitchHistogram]:
-    """What a voice model's speakers sang in training: from its checkpoint, or else from its data set.
+    """The histograms of a voice model's speakers: from its checkpoint, or else (published ones) from its data set.
 
     Args:
-        model_path: G_STEP.pth, .safetensors or .onnx; published ones carry no histograms.
-        data_dir: the data set that is asked where the checkpoint carries none.
-
-    Returns:
-        Speaker to histogram; nothing where neither has any.
-
-    Raises:
-        CheckpointError: the checkpoint, or what it says of its voices, is damaged.
-        DataError: the data set's file is damaged.
+        model_path: G_STEP.pth, .safetensors or .onnx.
     """
     stored = (read_card(model_path) or {}).get(HISTOGRAMS)
     if not stored and model_path.suffix not in (".safetensors", ".onnx"):

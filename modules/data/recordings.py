@@ -1,57 +1,52 @@
-"""Which recordings lie in the input folder, and which clip each of them becomes."""
+"""Recordings and the clips that they become: which there are, what is done already, and the conversion of one.
+
+A manifest (`.resample.json` in the output folder) remembers from which source and with which settings each clip was
+made, so that a second run does only what is new or changed, and never touches a file that somebody else wrote.
+numpy only: spawned workers start fast.
+"""
 
 import hashlib
+import json
+import logging
 import os
+import time
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from modules.audio.io import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES
-from modules.errors import DataError
+import numpy as np
 
+from modules.audio.io import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES, read, resample, to_int16, write
+from modules.audio.loudness import peak_normalise, trim_silence
+from modules.errors import AudioError, DataError
+from modules.files import sha256_of, write_json
+
+logger = logging.getLogger(__name__)
+
+MIN_SECONDS = 0.3
+MANIFEST = ".resample.json"
+_SILENT_PEAK = 1e-4  # -80 dB: three steps of 16 bits
+_TRIM_DB = 40.0
+_WORK_PER_FLUSH = 20  # the manifest is written as often as costs a twentieth of the time
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and features add suffixes to a clip's name
 
 
 @dataclass(frozen=True)
-class ResampleSettings:
-    """`rate` Hz of the clips; `normalise` brings each to full level."""
-
-    rate: int
-    normalise: bool
-
-
-@dataclass(frozen=True)
 class Recording:
-    """One `source` (called `name` within the input folder) and the clip it becomes."""
+    """One source and the clip that it becomes."""
 
     source: Path
     target: Path
-    settings: ResampleSettings
-    name: str
+    name: str  # of the source within the input folder
+    rate: int  # Hz, of the clip
+    normalise: bool  # whether the clip is brought to full level
 
 
-@dataclass
-class Findings:
-    """What lies in the input folder.
+def find_recordings(in_dir: Path, out_dir: Path, rate: int, normalise: bool) -> tuple[list[Recording], dict[Path, str]]:
+    """All audio below `in_dir/SPEAKER/`, sorted, and the reason for each that no clip can be named after.
 
-    Args:
-        recordings: what can be tried.
-        misnamed: audio whose name no file list can hold.
-        loose: audio outside any speaker folder.
-        ignored: files that are not audio.
-        empty: speaker folders without any audio.
-    """
-
-    recordings: list[Recording] = field(default_factory=list)
-    misnamed: list[Path] = field(default_factory=list)
-    loose: list[Path] = field(default_factory=list)
-    ignored: list[Path] = field(default_factory=list)
-    empty: list[Path] = field(default_factory=list)
-
-
-def find_recordings(in_dir: Path, out_dir: Path, settings: ResampleSettings) -> Findings:
-    """All audio below `in_dir/SPEAKER/`, sorted; files in sub-folders become `sub_file.wav` beside the others.
+    Files in sub-folders become `sub_file.wav` beside the others. What else lies around is logged.
 
     Raises:
         DataError: no such folder, nothing in it, one folder inside the other, or two sources for one clip.
@@ -60,29 +55,142 @@ def find_recordings(in_dir: Path, out_dir: Path, settings: ResampleSettings) -> 
     if not in_dir.is_dir():
         raise DataError(f"{in_dir}: no such folder. {expected}")
     _refuse_nested(in_dir, out_dir)
-    found = Findings()
-    for entry in sorted(in_dir.iterdir()):
-        if entry.name.startswith("."):
-            continue
+    recordings, misnamed, n_ignored = [], {}, 0
+    for entry in sorted(path for path in in_dir.iterdir() if not path.name.startswith(".")):
+        if not entry.is_dir() and _is_audio(entry):
+            logger.warning("%s: lies outside any speaker folder, left out. Move it to %s/SPEAKER/", entry, in_dir)
         if not entry.is_dir():
-            (found.loose if _is_audio(entry) else found.ignored).append(entry)
+            n_ignored += not _is_audio(entry)
             continue
-        sources = sorted(_files_below(entry))
+        files = sorted(_files_below(entry))
+        sources = [path for path in files if _is_audio(path)]
+        n_ignored += len(files) - len(sources)
+        if not sources:
+            logger.warning("%s: speaker folder without audio", entry)
         for source in sources:
-            if not _is_audio(source):
-                found.ignored.append(source)
-            elif _is_misnamed(source):
-                found.misnamed.append(source)
-            else:
-                target = out_dir / entry.name / _clip_name(source.relative_to(entry))
-                name = source.relative_to(in_dir).as_posix()
-                found.recordings.append(Recording(source, target, settings, name))
-        if not any(_is_audio(source) for source in sources):
-            found.empty.append(entry)
-    if not found.recordings and not found.misnamed:
+            if _is_misnamed(source):
+                misnamed[source] = "its name is not valid Unicode or has a line break"
+                logger.warning("%a: %s, skipped. Rename it.", str(source), misnamed[source])
+                continue
+            target = out_dir / entry.name / _clip_name(source.relative_to(entry))
+            recordings.append(Recording(source, target, source.relative_to(in_dir).as_posix(), rate, normalise))
+    if n_ignored:
+        logger.info("%d files that are not audio were left out", n_ignored)
+    if not recordings and not misnamed:
         raise DataError(f"{in_dir}: no recordings found. {expected}")
-    _refuse_collisions(found.recordings)
-    return found
+    _refuse_collisions(recordings)
+    return recordings, misnamed
+
+
+def make_clip(recording: Recording) -> tuple[int, int, str]:
+    """Writes the clip of one recording (trimmed, at its rate, 16 bits); returns its size, mtime in ns and SHA-256.
+
+    Raises:
+        AudioError: the source cannot be read, is silent, or is shorter than 0.3 s; the text says which.
+    """
+    wav, rate = read(recording.source)
+    _refuse_short(len(wav) / rate, "")
+    if np.abs(wav).max() < _SILENT_PEAK:
+        raise AudioError(f"{recording.source}: is silent")
+    wav = trim_silence(wav, _TRIM_DB)
+    _refuse_short(len(wav) / rate, " without the silence at its ends")
+    peak = float(np.abs(wav).max())
+    if peak > 1:
+        wav = wav * (0.98 / peak)
+    wav = resample(np.ascontiguousarray(wav, dtype=np.float32), rate, recording.rate)
+    if recording.normalise:
+        wav = peak_normalise(wav)
+    write(recording.target, to_int16(wav), recording.rate)
+    stat = recording.target.stat()
+    return stat.st_size, stat.st_mtime_ns, sha256_of(recording.target)
+
+
+def _refuse_short(seconds: float, how: str) -> None:
+    if seconds < MIN_SECONDS:
+        raise AudioError(f"is shorter than {MIN_SECONDS} s{how} ({seconds:.2f} s)")
+
+
+class Manifest:
+    """Which clips were made from what; kept in the output folder and written as work goes on.
+
+    An entry without an output was being made when it was written: after a crash its file is ours and is made again.
+    """
+
+    def __init__(self, out_dir: Path) -> None:
+        self._out_dir = out_dir
+        self._path = out_dir / MANIFEST
+        self._entries: dict[str, dict] = {}
+        self._next_flush = 0.0
+        if self._path.is_file():
+            try:
+                self._entries = json.loads(self._path.read_text("utf-8"))
+                if not isinstance(self._entries, dict) or not all(map(_is_entry, self._entries.values())):
+                    raise ValueError("not a list of clips")
+            except (ValueError, OSError) as error:
+                raise DataError(f"{self._path}: damaged ({error}). Delete it and use --overwrite.") from None
+
+    def state_of(self, recording: Recording) -> str:
+        """ "new", "done", or "foreign": at the clip's place lies a file that resample.py did not write as it is now."""
+        entry = self._entries.get(self._key(recording))
+        if not recording.target.exists():
+            return "new"
+        if entry is None:
+            return "foreign"
+        if entry.get("output") is None:
+            return "new"
+        size, mtime_ns, digest = entry["output"]
+        stat = recording.target.stat()
+        if stat.st_size != size or (stat.st_mtime_ns != mtime_ns and sha256_of(recording.target) != digest):
+            return "foreign"  # a copy of our clip has another time but our content
+        return "done" if entry["made_from"] == _origin(recording) else "new"
+
+    def begin(self, recordings: list[Recording]) -> None:
+        """Writes down what is about to be made."""
+        for recording in recordings:
+            self._entries[self._key(recording)] = {"made_from": _origin(recording), "output": None}
+        if recordings:
+            self.flush()
+
+    def finish(self, recording: Recording, output: tuple[int, int, str]) -> None:
+        """Notes a finished clip; on disk at once, or within about a second where there are many thousands."""
+        self._entries[self._key(recording)]["output"] = list(output)
+        if time.monotonic() > self._next_flush:
+            self.flush()
+
+    def orphans(self, recordings: list[Recording]) -> list[Path]:
+        """Clips of ours that exist although none of `recordings` would become them."""
+        wanted = {self._key(recording) for recording in recordings}
+        mine = (key for key, entry in self._entries.items() if entry["output"] and key not in wanted)
+        return [path for path in (self._out_dir / key for key in mine) if path.exists()]
+
+    def flush(self) -> None:
+        """Writes the manifest; a DataError where the output folder cannot be made or written."""
+        started = time.monotonic()
+        try:
+            write_json(self._path, self._entries, indent=None)
+        except OSError as error:
+            raise DataError(f"{self._out_dir}: clips cannot be written there ({error.strerror})") from None
+        done = time.monotonic()
+        self._next_flush = done + _WORK_PER_FLUSH * (done - started)
+
+    def _key(self, recording: Recording) -> str:
+        return recording.target.relative_to(self._out_dir).as_posix()
+
+
+def _is_entry(entry: object) -> bool:
+    if not isinstance(entry, dict) or "made_from" not in entry:
+        return False
+    output = entry.get("output")
+    return output is None or (isinstance(output, list) and len(output) == 3)
+
+
+def _origin(recording: Recording) -> dict:
+    origin = {"source": recording.name, "rate": recording.rate, "normalise": recording.normalise}
+    try:
+        stat = recording.source.stat()
+    except OSError:  # a broken link, say; reading it gives the message
+        return origin
+    return {**origin, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -107,8 +215,7 @@ def _clip_name(inside: Path) -> str:
 
 def _is_misnamed(path: Path) -> bool:
     """Whether the name is not Unicode or has line breaks and the like: file lists are UTF-8 with one path a line."""
-    name = str(path)
-    return any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
+    return any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in str(path))
 
 
 def _is_audio(path: Path) -> bool:

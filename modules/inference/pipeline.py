@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from modules.audio.loudness import match_envelope
+from modules.audio.loudness import frame_volume, match_envelope
 from modules.audio.resampling import SincResampler
-from modules.audio.volume import frame_volume
 from modules.config.audio import AudioSpec
 from modules.contracts import (
     F0,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from modules.audio.loudness import frame_volume
 from modules.audio.mel import (
     centered_log_mel,
     mel_filters,
@@ -14,7 +15,6 @@ from modules.audio.mel import (
     spectrogram,
     vocoder_mel,
 )
-from modules.audio.volume import frame_volume
 from modules.config.audio import AudioSpec
 from modules.errors import AudioError
 

@@ -8,8 +8,8 @@ import torch
 from pool_tasks import size_and_speaker
 from tiny_voices import make_clip, make_workspace
 
+from modules.audio.loudness import frame_volume
 from modules.audio.mel import spectrogram
-from modules.audio.volume import frame_volume
 from modules.data import features
 from modules.data.dataset import (
     WINDOW_SLACK,
@@ -108,11 +108,11 @@ def test_a_batch_with_an_item_without_volume_has_none(workspace):
     assert collate([item, item._replace(volume=None)]).volume is None
 
 
-def test_some_clips_are_of_all_speakers(workspace):
+def test_evenly_spaced_clips_are_of_all_speakers(workspace):
     dataset = VoiceDataset("filelists/train.txt", workspace, training=False)
     dataset.clips.sort()
-    assert [item.speaker for item in dataset.some(2)] == [0, 1]
-    assert [item.path for item in dataset.some(9)] == [path.as_posix() for path in dataset.clips]
+    assert [item.speaker for item in dataset.evenly_spaced(2)] == [0, 1]
+    assert [item.path for item in dataset.evenly_spaced(9)] == [path.as_posix() for path in dataset.clips]
 
 
 def test_every_epoch_has_all_items_in_an_order_of_its_own():
@@ -185,7 +185,7 @@ def test_a_missing_clip_or_feature_is_refused_before_training(workspace, tmp_pat
     with pytest.raises(DataError, match=r"clip 0\.wav\.f0\.npy: is missing.*preprocess_hubert_f0"):
         VoiceDataset("filelists/train.txt", workspace)
     (tmp_path / "dataset/44k/alto/clip 0.wav").unlink()
-    with pytest.raises(DataError, match=r"clip 0\.wav, which is not there"):
+    with pytest.raises(DataError, match=r"clip 0\.wav, which does not exist"):
         VoiceDataset("filelists/train.txt", workspace)
 
 

@@ -13,7 +13,7 @@ from signals import sung
 from modules.config.audio import AudioSpec
 from modules.config.vocoder import PUBLISHED_MEL
 from modules.contracts import F0
-from modules.data.extraction import Made, Networks, extract, in_background
+from modules.data.extraction import Extracted, Networks, extract, in_background
 from modules.data.features import FeatureRecipe, load, load_diffusion, missing
 
 AUDIO = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
@@ -103,7 +103,7 @@ def test_a_batch_that_does_not_fit_goes_through_one_by_one(clips):
 
 def test_errors_and_finished_clips_pass_through(clips):
     broken = OSError("gone")
-    items = [(clips[0], broken), (clips[1], Made(["f0"]))]
+    items = [(clips[0], broken), (clips[1], Extracted(["f0"]))]
     assert list(Networks(RECIPE, None, None).finish(items)) == items
 
 

@@ -20,7 +20,7 @@ def names(speaker, count):
     return [Path(f"dataset/44k/{speaker}/{index:03}.wav") for index in range(count)]
 
 
-def test_speakers_and_clips_are_sorted_and_unusable_ones_named(tmp_path):
+def test_speakers_and_clips_are_sorted_and_unusable_ones_named(tmp_path, caplog):
     for name in ("b/2.wav", "b/1.WAV", "a/x.wav", "b/.hidden.wav"):
         clip(tmp_path / name)
     clip(tmp_path / "b/float.wav", subtype="FLOAT", format="WAVEX")
@@ -30,12 +30,11 @@ def test_speakers_and_clips_are_sorted_and_unusable_ones_named(tmp_path):
     (tmp_path / "loose.txt").write_text("x")
     (tmp_path / "empty").mkdir()
     found = scan(tmp_path)
-    assert {speaker: [path.name for path in paths] for speaker, paths in found.clips.items()} == {
+    assert {speaker: [path.name for path in paths] for speaker, paths in found.items()} == {
         "a": ["x.wav"], "b": ["1.WAV", "2.wav", "float.wav"],
     }  # fmt: skip
-    reasons = {path.name: reason for path, reason in found.skipped}
-    assert "shorter than 0.3 s (0.29 s)" in reasons["short.wav"] and "not an audio file" in reasons["broken.wav"]
-    assert found.seconds["b"] == pytest.approx(3)
+    assert "short.wav: is shorter than 0.3 s (0.29 s), left out" in caplog.text
+    assert "broken.wav: not an audio file" in caplog.text and sum(found["b"].values()) == pytest.approx(3)
 
 
 @pytest.mark.parametrize("make", ["nothing", "empty", "only a file"])

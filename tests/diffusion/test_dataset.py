@@ -93,10 +93,10 @@ def test_what_does_not_fit_names_the_file_and_the_command(workspace):
     assert isinstance(found, DataError) and "--use_diff" in str(found)
     config = diffusion_config()
     del config.spk["bass"]
-    with pytest.raises(DataError, match="'bass', whom the diffusion config does not know"):
+    with pytest.raises(DataError, match="'bass', who is not in the diffusion config"):
         dataset(config)
     dataset(diffusion_config()).clips[0].unlink()
-    with pytest.raises(DataError, match="which is not there"):
+    with pytest.raises(DataError, match="which does not exist"):
         dataset(diffusion_config())
 
 

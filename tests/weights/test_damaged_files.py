@@ -18,7 +18,7 @@ from cluster.retrieval import train_index
 from models import build_synthesizer
 from modules.config.diffusion import load_diffusion_config
 from modules.config.io import load_config, parse_config
-from modules.config.size import voice_parts
+from modules.config.schema import voice_parts
 from modules.errors import CheckpointError, ConfigError
 from modules.weights.checkpoint import check_whole, load_weights
 from modules.weights.foreign import array_of, load_foreign, stand_in

@@ -31,7 +31,7 @@ AUDIO = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
 def read_units(path: Path) -> None:
     from modules.data import features
 
-    features._read_tensor(path.with_name("x.wav"), "units", 3)
+    features._read_file(path.with_name("x.wav"), "units")
 
 
 def read_vocoder(path: Path) -> None:
