@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cluster import load_retriever
-from diffusion.refine import DiffusionRefiner, Walk
+from diffusion.refine import DiffusionRefiner, SamplerSettings
 from diffusion.samplers.base import check_method
 from diffusion.unit2mel import load_unit2mel
 from models import INFERENCE_SEED, load_synthesizer
@@ -26,9 +26,9 @@ from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.f0.base import PREDICTORS, build_predictor
 from modules.inference.converter import VoiceConverter
 from modules.inference.onnx_voice import OnnxVoice
-from modules.inference.pipeline import GPU_BATCH_FRAMES, ConverterParts
-from modules.weights.card import read_card, stand_in_card
-from modules.weights.checkpoint import list_checkpoints
+from modules.inference.pipeline import GPU_BATCH_FRAMES, Pipeline
+from modules.weights.card import HISTOGRAMS, card_of, read_card, stand_in_card
+from modules.weights.checkpoint import list_checkpoints, load_checkpoint
 from vdecoder.enhancer import NsfHifiganEnhancer
 from vdecoder.mel_vocoder import load_vocoder
 
@@ -39,61 +39,41 @@ ENHANCER_VOCODER = "pretrain/nsf_hifigan/model"
 
 @dataclass(frozen=True)
 class DiffusionRequest:
-    """Which diffusion model, and how it is to run.
+    """Which diffusion model, and how it is to run."""
 
-    Args:
-        model_path: a `model_*.pt`.
-        config_path: the `config.yaml` saved with it.
-        config: what `load_diffusion_config` made of that.
-        k_step: noise levels of shallow diffusion; None converts by diffusion alone, from noise.
-    """
-
-    model_path: Path
-    config_path: Path
-    config: DiffusionConfig
-    k_step: int | None = 100
+    model_path: Path  # a `model_*.pt`
+    config_path: Path  # the `config.yaml` saved with it
+    config: DiffusionConfig  # what `load_diffusion_config` made of that
+    k_step: int | None = 100  # noise levels of shallow diffusion; None converts by diffusion alone, from noise
 
 
 @dataclass(frozen=True)
 class RetrievalRequest:
-    """What units are pulled towards.
+    """What units are pulled towards."""
 
-    Args:
-        path: `kmeans_*.pt`; or an index, `feature_and_index.json` or so-vits-svc's `.pkl`.
-        is_index: which of the two.
-        speakers: who will sing.
-    """
-
-    path: Path
-    is_index: bool
-    speakers: tuple[str, ...]
+    path: Path  # `kmeans_*.pt`; or an index, `feature_and_index.json` or so-vits-svc's `.pkl`
+    is_index: bool  # which of the two
+    speakers: tuple[str, ...]  # target voices
 
 
 @dataclass(frozen=True)
 class VoiceRequest:
-    """Which voice, and how it is to run.
+    """Which voice, and how it is to run."""
 
-    Args:
-        model_path: a `G_*.pth`, or the `.onnx` that `onnx_export.py` made of one; None with diffusion alone.
-        config: what `read_voice_config` made of the `config.json` saved with it; None with diffusion alone.
-        f0_predictor: name of the pitch predictor.
-        f0_threshold: confidence below which `crepe`, `rmvpe` and `fcpe` call a frame unvoiced, 0 to 1.
-        device: "cpu", "cuda", "cuda:1", "mps", or None to choose.
-        precision: "fp32", "fp16", "bf16", or None: fp16 where the path says "half" and there is CUDA, else fp32.
-        diffusion: to refine what the voice sings, or in its place.
-        enhance: load the enhancer.
-        retrieval: cluster centres or an index.
-    """
-
-    model_path: Path | None
-    config: Config | None
+    model_path: Path | None  # a `G_*.pth`, or the `.onnx` that `onnx_export.py` made of one; None: diffusion alone
+    config: Config | None  # what `read_voice_config` made of the `config.json` saved with it; None: diffusion alone
     f0_predictor: str = "pm"
-    f0_threshold: float = 0.05
-    device: str | None = None
-    precision: str | None = None
-    diffusion: DiffusionRequest | None = None
-    enhance: bool = False
-    retrieval: RetrievalRequest | None = None
+    f0_threshold: float = 0.05  # confidence below which `crepe`, `rmvpe` and `fcpe` call a frame unvoiced, 0 to 1
+    device: str | None = None  # "cpu", "cuda", "cuda:1", "mps", or None to choose
+    precision: str | None = None  # "fp32", "fp16", "bf16"; None: fp16 where the path says "half" and there is CUDA
+    diffusion: DiffusionRequest | None = None  # to refine what the voice model makes, or in its place
+    enhance: bool = False  # load the enhancer
+    retrieval: RetrievalRequest | None = None  # cluster centres or an index
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the voice is an ONNX file."""
+        return self.model_path is not None and self.model_path.suffix.lower() == ".onnx"
 
 
 def read_voice_config(path: Path) -> Config:
@@ -130,80 +110,75 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
     """
     started = time.perf_counter()
     PREDICTORS.get(request.f0_predictor)  # an unknown name ends here, before anything is loaded
-    device, config = choose_device(request.device), request.config
+    device, config, diffusion = choose_device(request.device), request.config, request.diffusion
     if request.model_path is not None and not request.model_path.is_file():
         raise CheckpointError(
             f"-m/--model_path {request.model_path}: no such file. {_models_beside(request.model_path)}"
         )
     dtype = _choose_precision(request, device)
-    refiner = _load_refiner(request, device, dtype) if request.diffusion is not None else None
+    refiner = _load_refiner(request, device, dtype) if diffusion is not None else None
     audio = config.audio if config is not None else refiner.vocoder.audio
-    name = config.model.speech_encoder if config is not None else request.diffusion.config.data.encoder
-    shared = {
-        "encoder": build_encoder(name, device),
-        "predictor": build_predictor(request.f0_predictor, audio, threshold=request.f0_threshold, device=device),
-        "audio": audio,
-        "device": device,
-        "refiner": refiner,
-        "retriever": _load_retriever(request, encoder_dim(name)),
-        "predictor_on_cpu": not PREDICTORS.get(request.f0_predictor).is_network,
-        "batch_frames": GPU_BATCH_FRAMES if device.type == "cuda" else 0,
-        "identity": _identity(request, device, dtype),
-        "card": _card(request),
-    }
+    name = config.model.speech_encoder if config is not None else diffusion.config.data.encoder
+    encoder = build_encoder(name, device)
+    predictor = build_predictor(request.f0_predictor, audio, threshold=request.f0_threshold, device=device)
+    retriever = _load_retriever(request, encoder_dim(name))
     if config is None:
-        data = request.diffusion.config.data
-        speakers = dict(request.diffusion.config.spk)
-        mode = data.unit_interpolate_mode
-        parts = ConverterParts(None, **shared, speakers=speakers, unit_interpolate_mode=mode, can_predict_f0=False)
+        voice, card = None, {"name": diffusion.model_path.stem, "speakers": list(diffusion.config.spk)}
     else:
-        parts = ConverterParts(
-            synthesizer=_load_voice(request, device, dtype),
-            **shared,
-            speakers=dict(config.spk),
-            unit_interpolate_mode=config.data.unit_interpolate_mode,
-            with_volume=config.model.vol_embedding,
-            can_predict_f0=config.model.use_automatic_f0_prediction and not _is_onnx(request),
-            refiner_speakers=_diffusion_speakers(request) if refiner is not None else None,
-            enhancer=_enhancer_maker(config.audio, device, dtype) if request.enhance else None,
-        )
+        voice, card = _load_voice(request, device, dtype)
+    has_pitch_decoder = config is not None and config.model.use_automatic_f0_prediction and not request.is_onnx
+    pipeline = Pipeline(
+        synthesizer=voice,
+        encoder=encoder,
+        predictor=predictor,
+        audio=audio,
+        speakers=dict((config or diffusion.config).spk),
+        device=device,
+        unit_interpolate_mode=(config or diffusion.config).data.unit_interpolate_mode,
+        with_volume=config is None or config.model.vol_embedding,
+        can_predict_f0=has_pitch_decoder,
+        refiner=refiner,
+        refiner_speakers=_diffusion_speakers(request) if refiner is not None and config is not None else None,
+        make_enhancer=_enhancer_maker(audio, device, dtype) if request.enhance else None,
+        retriever=retriever,
+        predictor_on_cpu=not PREDICTORS.get(request.f0_predictor).is_network,
+        batch_frames=GPU_BATCH_FRAMES if device.type == "cuda" else 0,
+        identity=_identity(request, device, dtype),
+        card=card,
+    )
     logger.info(
         "%s with %s and %s on %s in %s, loaded in %.1f s",
-        " and ".join(str(part.model_path) for part in (request, request.diffusion) if part and part.model_path),
+        " and ".join(str(part.model_path) for part in (request, diffusion) if part and part.model_path),
         name,
         request.f0_predictor,
         device,
         str(dtype).removeprefix("torch."),
         time.perf_counter() - started,
     )
-    return VoiceConverter(parts)
+    return VoiceConverter(pipeline)
 
 
-def _is_onnx(request: VoiceRequest) -> bool:
-    return request.model_path is not None and request.model_path.suffix.lower() == ".onnx"
-
-
-def _load_voice(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> Synthesizer:
-    """The trained voice, to be run by torch or by onnxruntime."""
-    if _is_onnx(request):
-        return OnnxVoice(request.model_path, request.config, device, INFERENCE_SEED)
-    return load_synthesizer(request.model_path, request.config, device, dtype)
+def _load_voice(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> tuple[Synthesizer, dict[str, Any]]:
+    """The trained voice, to be run by torch or by onnxruntime, and its card; the file is opened once."""
+    path, config = request.model_path, request.config
+    if request.is_onnx:
+        voice = OnnxVoice(path, config, device, INFERENCE_SEED)
+        return voice, read_card(path) or stand_in_card(config, path.stem)
+    content = load_checkpoint(path)
+    voice = load_synthesizer(path, config, device, dtype, content)
+    card = card_of(content, path) or stand_in_card(config, path.stem)
+    if not card.get(HISTOGRAMS) and HISTOGRAMS in content:  # where checkpoints had them before they had a card
+        card = {**card, HISTOGRAMS: content[HISTOGRAMS]}
+    return voice, card
 
 
 def _load_retriever(request: VoiceRequest, dim: int) -> Retriever | None:
-    """The centres or the index of the speakers who will sing; errors as `cluster.load_retriever`."""
+    """The centres or the index of the target voices; errors as `cluster.load_retriever`."""
     wanted = request.retrieval
     if wanted is None:
         return None
-    ids = request.config.spk if request.config is not None else request.diffusion.config.spk
+    ids = (request.config or request.diffusion.config).spk
     return load_retriever(wanted.path, {name: ids[name] for name in wanted.speakers}, dim, wanted.is_index)
-
-
-def _card(request: VoiceRequest) -> dict[str, Any]:
-    """What the voice says about itself; of one without a card, what its config says."""
-    if request.config is None:
-        return {"name": request.diffusion.model_path.stem, "speakers": list(request.diffusion.config.spk)}
-    return read_card(request.model_path) or stand_in_card(request.config, request.model_path.stem)
 
 
 def _identity(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> str:
@@ -231,7 +206,7 @@ def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtyp
     """
     wanted = request.diffusion
     config, where = wanted.config, wanted.config_path
-    walk = _choose_walk(wanted)
+    settings = _sampler_settings(wanted)
     if not wanted.model_path.is_file():
         beside = [path.as_posix() for path in list_checkpoints(wanted.model_path.parent, "model")]
         hint = f"There: {', '.join(beside)}." if beside else "Train one with: python train_diff.py"
@@ -254,10 +229,10 @@ def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtyp
     require_same_frames(rate_and_hop, where, vocoder.audio, config.vocoder.ckpt)
     require_same_frames(audio, request.config.path if request.config else where, vocoder.audio, config.vocoder.ckpt)
     network = load_unit2mel(wanted.model_path, config, vocoder.audio.n_mels, device, dtype, str(where))
-    return DiffusionRefiner(network, vocoder, walk)
+    return DiffusionRefiner(network, vocoder, settings)
 
 
-def _choose_walk(wanted: DiffusionRequest) -> Walk:
+def _sampler_settings(wanted: DiffusionRequest) -> SamplerSettings:
     """The steps that the request asks for, if the model has learnt them."""
     model, infer, where = wanted.config.model, wanted.config.infer, wanted.config_path
     check_method(infer.method, where)
@@ -269,13 +244,13 @@ def _choose_walk(wanted: DiffusionRequest) -> Walk:
                 f"-od/--only_diffusion: {wanted.model_path} has learnt {trained} of {model.timesteps} noise levels "
                 f"(model.k_step_max in {where}) and cannot start from noise alone. Use it with -shd."
             )
-        return Walk(trained, infer.method, speedup)
+        return SamplerSettings(trained, infer.method, speedup)
     if not 1 <= wanted.k_step <= trained:
         raise UsageError(
             f"-ks/--k_step is {wanted.k_step}; {wanted.model_path} has learnt {trained} noise levels (model.k_step_max "
             f"in {where}), so it must lie between 1 and {trained}"
         )
-    return Walk(wanted.k_step, infer.method, speedup)
+    return SamplerSettings(wanted.k_step, infer.method, speedup)
 
 
 def _check_same_units(diffusion: DiffusionConfig, where: Path, voice: Config) -> None:
@@ -321,7 +296,7 @@ def _enhancer_maker(
 
 def _choose_precision(request: VoiceRequest, device: torch.device) -> torch.dtype:
     """What the request says; else fp16 for a model whose path says "half", on CUDA only. An ONNX voice is fp32."""
-    if _is_onnx(request):
+    if request.is_onnx:
         if request.precision not in (None, "fp32"):
             raise UsageError(
                 f"--precision {request.precision}: {request.model_path} is fp32, as all ONNX voices are; leave it out"

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     refuse_collisions(args.output, sources, speakers)
     choose_key = key_chooser(args.trans, model, speakers)
     converter = load_converter(VoiceRequest(model, config, args.f0_predictor, device=args.device))
-    judges, notes = load_judges(args, speakers, converter.parts.device.type)
+    judges, notes = load_judges(args, speakers, converter.pipeline.device.type)
     notes += find_gaps(args.parallel, sources, speakers)
     for note in notes:
         logger.info("%s", note)

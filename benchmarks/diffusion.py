@@ -185,10 +185,10 @@ def measure_whole(seconds: float, device, precision: str) -> None:
             started = time.perf_counter()
             voice = assemble.VoiceRequest(Path("G_1.pth"), config, "dio", 0.05, str(device), precision, request)
             converter = assemble.load_converter(voice)
-            if converter.parts.refiner is not None:
-                converter.parts.refiner.show_progress = False
+            if converter.pipeline.refiner is not None:
+                converter.pipeline.refiner.show_progress = False
             loaded = time.perf_counter() - started
-            stages = Stages(converter.parts, device)
+            stages = Stages(converter.pipeline, device)
             options = ConversionOptions("voice", output_format="wav")
             for number in ("first", "second"):
                 stages.clear()

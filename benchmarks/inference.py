@@ -163,7 +163,7 @@ def measure_passes(arguments: argparse.Namespace, predictor: str, folder: str) -
     parser = make_arguments(inference_main.__file__, inference_main.__doc__)
     args = parser.parse_args(flags(arguments, predictor, song_name(arguments)))
     converter, _ = inference_main.load_voice(args, [])
-    parts = converter.parts
+    parts = converter.pipeline
     stages = Stages(parts, parts.device)
     options = inference_main.make_options(args, SPEAKER, 0)
     on_gpu = parts.device.type == "cuda"

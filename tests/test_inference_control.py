@@ -236,7 +236,7 @@ def test_a_source_that_cannot_be_heard_does_not_end_the_batch(workspace, voice, 
 
 
 def test_a_long_song_is_heard_in_parts(workspace, voice):
-    from modules.inference.auto_transpose import HEARD_SECONDS, hear_song
+    from modules.inference.auto_transpose import LISTEN_SECONDS, song_histogram
 
     minute = sung(60, 8000)
     with soundfile.SoundFile("raw/long.flac", "w", 8000, 1) as file:
@@ -244,9 +244,9 @@ def test_a_long_song_is_heard_in_parts(workspace, voice):
             file.write(minute)
     calls = []
     converter, _, _ = fake_converter(predictor=FakePredictor(calls))
-    histogram = hear_song(Path("raw/long.flac"), converter.renderer, -40)
+    histogram = song_histogram(Path("raw/long.flac"), converter.pipeline, -40)
     heard = sum(length for _, length in calls) / 16000
-    assert 0.8 * HEARD_SECONDS <= heard <= 1.1 * HEARD_SECONDS
+    assert 0.8 * LISTEN_SECONDS <= heard <= 1.1 * LISTEN_SECONDS
     assert histogram.median_hz == pytest.approx(200, rel=0.02)
 
 

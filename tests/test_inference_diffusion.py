@@ -197,7 +197,7 @@ def test_speakers_are_matched_by_name_or_else_by_number(workspace):
         diffusion = assemble.DiffusionRequest(DIFFUSION / "model_1.pt", DIFFUSION / "config.yaml", config)
         voice = assemble.read_voice_config(Path("logs/44k/config.json"))
         request = assemble.VoiceRequest(Path("logs/44k/G_1.pth"), voice, "dio", device="cpu", diffusion=diffusion)
-        assert assemble.load_converter(request).parts.refiner_speakers == wanted
+        assert assemble.load_converter(request).pipeline.refiner_speakers == wanted
 
 
 def test_missing_files_are_named_with_what_makes_them(workspace):

@@ -9,6 +9,7 @@ is, and what can be told from it, is in `modules.f0.histogram`.
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from modules.data.features import COMMAND, read_pitch
 from modules.data.filelist import speaker_of
@@ -81,12 +82,15 @@ def histograms_beside(clips: Iterable[Path], speakers: Iterable[str]) -> dict[st
     return found
 
 
-def voice_histograms(model_path: Path, data_dir: Path = Path("dataset/44k")) -> dict[str, PitchHistogram]:
+def voice_histograms(
+    model_path: Path, data_dir: Path = Path("dataset/44k"), card: dict[str, Any] | None = None
+) -> dict[str, PitchHistogram]:
     """What a voice model's speakers sang in training: from its checkpoint, or else from its data set.
 
     Args:
         model_path: G_STEP.pth, .safetensors or .onnx; published ones carry no histograms.
         data_dir: the data set that is asked where the checkpoint carries none.
+        card: of the model, where it has been read already.
 
     Returns:
         Speaker to histogram; nothing where neither has any.
@@ -95,8 +99,8 @@ def voice_histograms(model_path: Path, data_dir: Path = Path("dataset/44k")) -> 
         CheckpointError: the checkpoint, or what it says of its voices, is damaged.
         DataError: the data set's file is damaged.
     """
-    stored = (read_card(model_path) or {}).get(HISTOGRAMS)
-    if not stored and model_path.suffix not in (".safetensors", ".onnx"):
+    stored = ((read_card(model_path) if card is None else card) or {}).get(HISTOGRAMS)
+    if card is None and not stored and model_path.suffix not in (".safetensors", ".onnx"):
         stored = load_weights(model_path).get(HISTOGRAMS)  # where checkpoints had them before they had a card
     if stored is None:
         return read_histograms(data_dir / FILE_NAME)

@@ -138,7 +138,7 @@ class Evaluator:
             source,
             excerpt,
             wav,
-            self.converter.parts.predictor.predict(wav),
+            self.converter.pipeline.predictor.predict(wav),
             None if self.judges.encoder is None else self.judges.encoder.embed(wav, self.audio.sampling_rate),
             self._transcribe(source.path, wav, None),
             self._judge_naturalness(source.path, wav),
@@ -156,7 +156,7 @@ class Evaluator:
         elapsed = time.perf_counter() - started
         with StreamWriter(path, rate, options.output_format) as file:
             file.write(wav)
-        curve = self.converter.parts.predictor.predict(wav)
+        curve = self.converter.pipeline.predictor.predict(wav)
         values = {
             **self._melody_values(heard, curve, transpose),
             **self._voice_values(heard, wav, speaker),

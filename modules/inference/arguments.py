@@ -139,10 +139,10 @@ def _key(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {AUTO} or {AUTO_OCTAVE}") from None
 
 
-def effectless(args: argparse.Namespace) -> list[str]:
+def without_effect(args: argparse.Namespace) -> list[str]:
     """What was given and has no effect, in words."""
-    by_diffusion, mixed = kind_of(args) != "sovits", mix_wanted(args)
-    without_effect = {
+    by_diffusion, mixed = kind_of(args) != "sovits", is_mixed(args)
+    checks = {
         "-cm has no effect while -cr is 0": args.cluster_model_path and not args.cluster_infer_ratio,
         "-fr has no effect while -cr is 0": args.feature_retrieval and not args.cluster_infer_ratio,
         "-cr has no effect on a mix of voices": args.cluster_infer_ratio and mixed,
@@ -161,10 +161,10 @@ def effectless(args: argparse.Namespace) -> list[str]:
         "-a has no effect with -od": args.auto_predict_f0 and args.only_diffusion,
         "-m and -c have no effect with -od": args.only_diffusion and (args.model_path or args.config_path),
     }
-    return [text for text, applies in without_effect.items() if applies]
+    return [text for text, applies in checks.items() if applies]
 
 
-def mix_wanted(args: argparse.Namespace) -> bool:
+def is_mixed(args: argparse.Namespace) -> bool:
     """Whether several voices shall sing at once."""
     return bool(args.mix or args.use_spk_mix or args.mix_path)
 

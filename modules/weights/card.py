@@ -7,6 +7,7 @@ Published models have no card; what their config says stands in for it.
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(to_plain(config), sort_keys=True).encode("utf-8")).hexdigest()
 
 
+def card_of(content: Mapping[Any, Any], path: Path | str) -> dict[str, Any] | None:
+    """The card in what `load_checkpoint` returned of the file `path`, or None where it has none.
+
+    Raises:
+        CheckpointError: it is no dictionary.
+    """
+    card = content.get(CARD_KEY)
+    if card is not None and not isinstance(card, dict):
+        raise CheckpointError(f"{path}: its card is a {type(card).__name__}, expected a dictionary")
+    return card
+
+
 def read_card(path: Path | str) -> dict[str, Any] | None:
     """The card of a model file, or None where it has none.
 
@@ -66,9 +79,7 @@ def read_card(path: Path | str) -> dict[str, Any] | None:
     path = Path(path)
     readers = {".safetensors": _safetensors_card, ".onnx": _onnx_card}
     card = readers[path.suffix](path) if path.suffix in readers else load_weights(path).get(CARD_KEY)
-    if card is not None and not isinstance(card, dict):
-        raise CheckpointError(f"{path}: its card is a {type(card).__name__}, expected a dictionary")
-    return card
+    return card_of({CARD_KEY: card}, path)
 
 
 def stand_in_card(config: Config, name: str) -> dict[str, Any]:

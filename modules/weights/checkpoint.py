@@ -62,6 +62,13 @@ def load_weights(path: Path | str) -> dict:
     return _unpacked(content, path)
 
 
+def load_checkpoint(path: Path | str) -> dict:
+    """`load_weights` in the layout of a `.pth` file: of `.safetensors`, the tensors under `model` and beside them what
+    the file says of itself, such as `config` and `card`; errors as `load_weights`."""
+    content = load_weights(path)
+    return {**safetensors_metadata(path), "model": content} if Path(path).suffix == ".safetensors" else content
+
+
 def check_whole(path: Path | str) -> None:
     """Compares a `.pth` file with the checksums inside it, which a memory-mapped reading passes over.
 

@@ -12,8 +12,8 @@ from inference.fake_voice import AUDIO, fake_converter, folder_listing, silence,
 from modules.audio.torchaudio_compat import import_torchaudio
 from modules.contracts import F0
 from modules.errors import AudioError, UsageError
+from modules.inference.chunks import fit as _fit
 from modules.inference.options import ConversionOptions
-from modules.inference.performer import fit as _fit
 
 ALTO = ConversionOptions("alto")
 
@@ -126,7 +126,7 @@ def test_stretches_up_to_the_cap_are_not_cut():
 
 def by_hand(converter, wav: np.ndarray, rate: int) -> np.ndarray:
     """One chunk as so-vits-svc 4.1 converts it: zeros around, networks, zeros off, the gap shared between both ends."""
-    parts = converter.parts
+    parts = converter.pipeline
     zeros = np.zeros(int(rate * 0.5), np.float32)
     chunk = torch.from_numpy(np.concatenate([zeros, wav, zeros]))
     if rate != 16000:
@@ -294,12 +294,12 @@ def test_a_song_in_which_no_pitch_is_heard_is_named(tmp_path, caplog):
     soundfile.write(tmp_path / "hum.wav", sung(1, 16000), 16000)
     converter.convert(tmp_path / "hum.wav", tmp_path / "out.wav", ALTO, progress=False)
     assert not caplog.records
-    heard = converter.parts.predictor.predict
+    heard = converter.pipeline.predictor.predict
 
     def hear_nothing(wav):
         found = heard(wav)
         return F0(np.zeros_like(found.f0), np.zeros_like(found.uv))
 
-    converter.parts.predictor.predict = hear_nothing
+    converter.pipeline.predictor.predict = hear_nothing
     converter.convert(tmp_path / "hum.wav", tmp_path / "out.wav", ALTO, progress=False)
-    assert "hum.wav: no pitch was heard anywhere" in caplog.text
+    assert "hum.wav: no pitch was found anywhere" in caplog.text

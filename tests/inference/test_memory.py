@@ -11,7 +11,7 @@ from inference.fake_voice import AUDIO, FakeEncoder, FakeSynthesizer, fake_conve
 from modules.contracts import Synthesis
 from modules.errors import AudioError
 from modules.inference.options import ConversionOptions
-from modules.inference.resume import PartialResult, left_over
+from modules.inference.resume import PartialResult, unfinished_files
 
 ALTO = ConversionOptions("alto")
 
@@ -147,14 +147,14 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path, caplog):
     with pytest.raises(KeyboardInterrupt):
         converter.convert(tmp_path / "in.wav", tmp_path / "out.flac", ALTO, progress=False)
     assert "are kept: the same command with --resume" in caplog.text
-    assert len(left_over(tmp_path / "out.flac")) == 1
+    assert len(unfinished_files(tmp_path / "out.flac")) == 1
 
 
 def test_an_unfinished_file_of_another_request_or_a_cut_sample_does_no_harm(tmp_path):
     path = tmp_path / "out.wav"
     with PartialResult(path, "a", resume=False) as partial:
         partial.write(np.ones(100, np.float32))
-    (file,) = left_over(path)
+    (file,) = unfinished_files(path)
     file.write_bytes(file.read_bytes()[:-2])
     with PartialResult(path, "a", resume=True) as partial:
         assert partial.n_samples == 99
@@ -165,7 +165,7 @@ def test_an_unfinished_file_of_another_request_or_a_cut_sample_does_no_harm(tmp_
         partial.write(np.ones(100, np.float32))
     with PartialResult(path, "b", resume=True) as partial:
         assert partial.n_samples == 0
-    assert not left_over(path), "nothing was written, so nothing is left"
+    assert not unfinished_files(path), "nothing was written, so nothing is left"
 
 
 def test_another_process_at_work_keeps_its_file(tmp_path):
