@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from diffusion.refine import DiffusionRefiner, SamplerSettings
 from diffusion.samplers.base import check_method
 from diffusion.unit2mel import load_unit2mel
 from models import INFERENCE_SEED, load_synthesizer
-from modules.config.audio import AudioSpec
 from modules.config.diffusion import DiffusionConfig
 from modules.config.io import load_config
 from modules.config.schema import Config
@@ -77,11 +76,7 @@ class VoiceRequest:
 
 
 def read_voice_config(path: Path) -> Config:
-    """A trained voice's config, checked as far as that goes without reading a large file.
-
-    Raises:
-        ConfigError: missing, wrong, without speakers, or naming an encoder that is unknown or of another width.
-    """
+    """A trained voice's config, checked as far as that goes without reading a large file."""
     if not path.is_file():
         raise ConfigError(f"-c/--config_path {path}: no such file. Give the config.json saved beside the model.")
     config = load_config(path)
@@ -101,20 +96,14 @@ def read_voice_config(path: Path) -> Config:
 
 
 def load_converter(request: VoiceRequest) -> VoiceConverter:
-    """A converter that is ready to run.
-
-    Raises:
-        UsageError: unknown predictor, device or precision.
-        CheckpointError: the model is missing, damaged, or does not fit the config.
-        MissingWeights: the encoder or predictor has no weights here.
-    """
+    """A converter that is ready to run."""
     started = time.perf_counter()
     PREDICTORS.get(request.f0_predictor)  # an unknown name ends here, before anything is loaded
     device, config, diffusion = choose_device(request.device), request.config, request.diffusion
-    if request.model_path is not None and not request.model_path.is_file():
-        raise CheckpointError(
-            f"-m/--model_path {request.model_path}: no such file. {_models_beside(request.model_path)}"
-        )
+    if (path := request.model_path) is not None and not path.is_file():
+        beside = [model.as_posix() for model in list_checkpoints(path.parent, "G")]
+        hint = f"There: {', '.join(beside)}." if beside else "Train a model first, or give -m the path of one."
+        raise CheckpointError(f"-m/--model_path {path}: no such file. {hint}")
     dtype = _choose_precision(request, device)
     refiner = _load_refiner(request, device, dtype) if diffusion is not None else None
     audio = config.audio if config is not None else refiner.vocoder.audio
@@ -126,6 +115,7 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         voice, card = None, {"name": diffusion.model_path.stem, "speakers": list(diffusion.config.spk)}
     else:
         voice, card = _load_voice(request, device, dtype)
+    vocoder = load_vocoder(ENHANCER_VOCODER, device, dtype) if request.enhance else None
     has_pitch_decoder = config is not None and config.model.use_automatic_f0_prediction and not request.is_onnx
     pipeline = Pipeline(
         synthesizer=voice,
@@ -139,7 +129,7 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         can_predict_f0=has_pitch_decoder,
         refiner=refiner,
         refiner_speakers=_diffusion_speakers(request) if refiner is not None and config is not None else None,
-        make_enhancer=_enhancer_maker(audio, device, dtype) if request.enhance else None,
+        make_enhancer=partial(NsfHifiganEnhancer, vocoder, audio.sampling_rate, audio.hop_length) if vocoder else None,
         retriever=retriever,
         predictor_on_cpu=not PREDICTORS.get(request.f0_predictor).is_network,
         batch_frames=GPU_BATCH_FRAMES if device.type == "cuda" else 0,
@@ -196,14 +186,7 @@ def _identity(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -
 
 
 def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> DiffusionRefiner:
-    """The diffusion model with its vocoder, checked against the voice and the request.
-
-    Raises:
-        UsageError: more steps than were trained, or pure diffusion with a model that cannot start from noise.
-        ConfigError: encoder, speakers, sampler or vocoder do not go together; both sides are named.
-        MissingWeights: the vocoder is not there.
-        CheckpointError: the model is missing, damaged, or does not fit its config or the vocoder.
-    """
+    """The diffusion model with its vocoder, checked against the voice and the request."""
     wanted = request.diffusion
     config, where = wanted.config, wanted.config_path
     settings = _sampler_settings(wanted)
@@ -233,28 +216,26 @@ def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtyp
 
 
 def _sampler_settings(wanted: DiffusionRequest) -> SamplerSettings:
-    """The steps that the request asks for, if the model has learnt them."""
+    """The steps that the request asks for, if the model was trained on so many."""
     model, infer, where = wanted.config.model, wanted.config.infer, wanted.config_path
     check_method(infer.method, where)
     trained = model.k_step_max if model.k_step_max and model.k_step_max < model.timesteps else model.timesteps
-    speedup = max(1, infer.speedup)
-    if wanted.k_step is None:
-        if trained < model.timesteps:
-            raise UsageError(
-                f"-od/--only_diffusion: {wanted.model_path} has learnt {trained} of {model.timesteps} noise levels "
-                f"(model.k_step_max in {where}) and cannot start from noise alone. Use it with -shd."
-            )
-        return SamplerSettings(trained, infer.method, speedup)
-    if not 1 <= wanted.k_step <= trained:
+    k_step = trained if wanted.k_step is None else wanted.k_step
+    if wanted.k_step is None and trained < model.timesteps:
         raise UsageError(
-            f"-ks/--k_step is {wanted.k_step}; {wanted.model_path} has learnt {trained} noise levels (model.k_step_max "
+            f"-od/--only_diffusion: {wanted.model_path} has learnt {trained} of {model.timesteps} noise levels "
+            f"(model.k_step_max in {where}) and cannot start from noise alone. Use it with -shd."
+        )
+    if not 1 <= k_step <= trained:
+        raise UsageError(
+            f"-ks/--k_step is {k_step}; {wanted.model_path} has learnt {trained} noise levels (model.k_step_max "
             f"in {where}), so it must lie between 1 and {trained}"
         )
-    return SamplerSettings(wanted.k_step, infer.method, speedup)
+    return SamplerSettings(k_step, infer.method, max(1, infer.speedup))
 
 
 def _check_same_units(diffusion: DiffusionConfig, where: Path, voice: Config) -> None:
-    """Refuses a diffusion model that hears with another encoder than the voice."""
+    """Refuses a diffusion model whose content encoder is another than the voice's."""
     pairs = (
         ("data.encoder", diffusion.data.encoder, "model.speech_encoder", voice.model.speech_encoder),
         ("data.encoder_out_channels", diffusion.data.encoder_out_channels, "model.ssl_dim", voice.model.ssl_dim),
@@ -271,11 +252,10 @@ def _diffusion_speakers(request: VoiceRequest) -> dict[str, int]:
     """The id that the diffusion model has for each speaker of the voice."""
     config, where, voice = request.diffusion.config, request.diffusion.config_path, request.config
     known = config.spk
-    if not known:
-        if config.model.n_spk == 1:
-            return dict.fromkeys(voice.spk, 0)
-        if config.model.n_spk >= max(voice.spk.values()) + 1:
-            return dict(voice.spk)
+    if not known and config.model.n_spk == 1:
+        return dict.fromkeys(voice.spk, 0)
+    if not known and config.model.n_spk > max(voice.spk.values()):
+        return dict(voice.spk)
     both = {name: known[name] for name in voice.spk if name in known}
     if not both:
         theirs = ", ".join(known) or f"{config.model.n_spk} without names"
@@ -284,14 +264,6 @@ def _diffusion_speakers(request: VoiceRequest) -> dict[str, int]:
             f"{', '.join(voice.spk)}. Use a diffusion model of the same voice, or correct the names in spk."
         )
     return both
-
-
-def _enhancer_maker(
-    audio: AudioSpec, device: torch.device, dtype: torch.dtype
-) -> Callable[[float], NsfHifiganEnhancer]:
-    """Loads the vocoder of the enhancer once and makes an enhancer for each key."""
-    vocoder = load_vocoder(ENHANCER_VOCODER, device, dtype)
-    return lambda key: NsfHifiganEnhancer(vocoder, audio.sampling_rate, audio.hop_length, key)
 
 
 def _choose_precision(request: VoiceRequest, device: torch.device) -> torch.dtype:
@@ -310,8 +282,3 @@ def _choose_precision(request: VoiceRequest, device: torch.device) -> torch.dtyp
             return torch.float16
         logger.info("the model's path contains 'half': on %s it runs in fp32", device.type)
     return torch.float32
-
-
-def _models_beside(path: Path) -> str:
-    found = [model.as_posix() for model in list_checkpoints(path.parent, "G")]
-    return f"There: {', '.join(found)}." if found else "Train a model first, or give -m the path of one."

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from modules.cli import configure_logging, make_parser, run
 from modules.errors import UsageError
-from modules.inference.arguments import AUTO, AUTO_OCTAVE
+from modules.inference.arguments import AUTO_OCTAVE, transposition
 
 if TYPE_CHECKING:
     from modules.contracts import F0
@@ -96,7 +96,7 @@ def make_arguments() -> argparse.ArgumentParser:
     add("-i", "--input", nargs="+", required=True, metavar="NAME", help="recordings: files, folders or patterns")
     add("-s", "--spk_list", nargs="+", metavar="NAME", help="target voices (default: all that the model has)")
     keys = "semitones up; auto: what suits the notes that the voice was trained on; auto-octave: whole octaves only"
-    add("-t", "--trans", type=_key, default=0, metavar="N", help=keys)
+    add("-t", "--trans", type=transposition, default=0, metavar="N", help=keys)
     predictor = "how the melody is read, for converting and for measuring"
     add("-f0p", "--f0_predictor", default="fcpe", metavar="NAME", help=predictor)
     targets = f"folder with recordings of the target voices in SPEAKER/ (default: {TARGETS} where it is)"
@@ -282,16 +282,6 @@ def print_summary(means: "Means", n_clips: int) -> None:
     for measure in MEASURES:
         if (interval := means.intervals.get(measure.name)) is not None:
             print(f"  {measure.name:18} {describe(interval, measure.digits)}")
-
-
-def _key(text: str) -> int | str:
-    """A number of semitones, or a word for choosing it."""
-    if text in (AUTO, AUTO_OCTAVE):
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {AUTO} or {AUTO_OCTAVE}") from None
 
 
 if __name__ == "__main__":

@@ -75,11 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 def make_options(
     args: argparse.Namespace, speaker: str, transpose: int, mix: "SpeakerMix | None" = None
 ) -> ConversionOptions:
-    """The verified request for one speaker and one transposition.
-
-    Raises:
-        UsageError: a value is out of range.
-    """
+    """The verified request for one speaker and one transposition."""
     if not (math.isfinite(args.f0_filter_threshold) and 0 <= args.f0_filter_threshold <= 1):
         raise UsageError(f"-ft/--f0_filter_threshold is {args.f0_filter_threshold:g}; it must lie between 0 and 1")
     return ConversionOptions(
@@ -107,11 +103,7 @@ def make_options(
 def choose_voice(
     args: argparse.Namespace, sources: list["Named"]
 ) -> tuple["VoiceRequest", list[str], "SpeakerMix | None"]:
-    """What to load, the target voices, and their mix where the flags ask for one (`MIX_NAME` stands for its name).
-
-    Raises:
-        UserError: a file is missing or does not fit, or a speaker is unknown.
-    """
+    """What to load, the target voices, and their mix where the flags ask for one (`MIX_NAME` stands for its name)."""
     from assemble import VoiceRequest, read_voice_config
 
     diffusion = choose_diffusion(args)
@@ -146,11 +138,7 @@ def make_jobs(
     mix: "SpeakerMix | None",
     converter: "VoiceConverter",
 ) -> tuple[list["Job"], bool]:
-    """Every source in every voice, and whether all sources could be used.
-
-    Raises:
-        UserError: the only source cannot be used, or a key cannot be chosen.
-    """
+    """Every source in every voice, and whether all sources could be used."""
     from modules.inference.batch import RESULTS, Job, result_name
 
     keys = args.trans + args.trans[:1] * (len(args.clean_names) - len(args.trans))
@@ -206,12 +194,7 @@ def print_json(job: "Job", report: "ConversionReport | None") -> None:
 
 
 def choose_mix(args: argparse.Namespace, known: dict[str, int], sources: list["Named"]) -> "SpeakerMix | None":
-    """The mix of voices that the flags ask for.
-
-    Raises:
-        UsageError: a word of --mix is wrong, or there is no file for -usm.
-        ConfigError: that file is wrong; speaker, segment and second are named.
-    """
+    """The mix of voices that the flags ask for."""
     if not is_mixed(args):
         return None
     from modules.audio.io import probe
@@ -240,11 +223,7 @@ def choose_retrieval(
 
 
 def choose_diffusion(args: argparse.Namespace) -> "DiffusionRequest | None":
-    """The diffusion model that the flags ask for, with its config.
-
-    Raises:
-        ConfigError: there is no such config, or it is wrong.
-    """
+    """The diffusion model that the flags ask for, with its config."""
     if kind_of(args) == "sovits":
         return None
     from assemble import DiffusionRequest
@@ -291,11 +270,7 @@ def choose_config(given: str | None, model: str | None) -> Path:
 
 
 def choose_speakers(given: list[str] | None, known: list[str]) -> list[str]:
-    """The speakers named with -s, each once; else upstream's default where the model has it; else its only one.
-
-    Raises:
-        UserError: a speaker is unknown, or none is named and there are several.
-    """
+    """The speakers named with -s, each once; else upstream's default where the model has it; else its only one."""
     listed = ", ".join(known)
     for name in given or []:
         if name not in known:

@@ -28,9 +28,6 @@ class KeyChooser:
         model: the voice's file, for the message.
         pipeline: with the predictor that will convert.
         slice_db: loudness below which a song counts as silent.
-
-    Raises:
-        UsageError: it is not known which notes a speaker was trained on.
     """
 
     def __init__(
@@ -62,11 +59,7 @@ class KeyChooser:
 
 
 def song_histogram(path: Path, pipeline: Pipeline, slice_db: float) -> PitchHistogram:
-    """Which notes a recording holds; of more than `LISTEN_SECONDS` of voice only parts count, at equal distances.
-
-    Raises:
-        AudioError: the file cannot be used.
-    """
+    """Which notes a recording holds; of more than `LISTEN_SECONDS` of voice only parts count, at equal distances."""
     song = Song.from_file(path, pipeline.audio.sampling_rate)
     histogram = PitchHistogram.from_curve(np.zeros(0), np.zeros(0))
     segments = slice_silence(song.rms, song.n_samples, song.rate, slice_db)

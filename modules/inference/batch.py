@@ -48,11 +48,7 @@ def result_name(name: str, options: ConversionOptions, predictor: str, kind: str
 
 
 def check_results_differ(jobs: list[Job]) -> list[Job]:
-    """The jobs, each once, if no result would overwrite another or a source.
-
-    Raises:
-        UsageError: two different jobs have one result, or a result is also a source; both are named.
-    """
+    """The jobs, each once, if no result would overwrite another or a source."""
     sources = {job.source.resolve() for job in jobs}
     writers: dict[Path, Job] = {}
     for job in jobs:

@@ -46,6 +46,11 @@ class Chunk:
         """Whether real audio surrounds the output on at least one side."""
         return self.read_start < self.start or self.read_stop > self.stop
 
+    @property
+    def is_loud(self) -> bool:
+        """Whether there is anything to convert: digital silence, too, has nothing."""
+        return self.audio is not None and bool(self.audio.any())
+
 
 def plan_chunks(song: Song, options: ConversionOptions) -> list[Chunk]:
     """The chunks of a whole song in order, silent ones between them; their audio is not read yet.
@@ -100,9 +105,14 @@ def split_chunk(chunk: Chunk, longest: int, song: Song, options: ConversionOptio
     return parts
 
 
+def silence(chunk: Chunk, song: Song) -> np.ndarray:
+    """The output of a chunk in which there is nothing to convert."""
+    return np.zeros(song.at(chunk.stop) - song.at(chunk.start), np.float32)
+
+
 def trim(wav: np.ndarray, chunk: Chunk, song: Song, options: ConversionOptions) -> np.ndarray:
-    """The part of what the networks made of a chunk that is its output: without padding and context, exactly as long
-    as its place in the result."""
+    """The output of a chunk from what the networks made of it: without padding and context, and exactly as long as its
+    place in the result."""
     length = song.at(chunk.stop) - song.at(chunk.start)
     if chunk.has_context or chunk.pad_left != chunk.pad_right:
         lead = song.at(chunk.start - chunk.read_start + chunk.pad_left)
@@ -136,7 +146,7 @@ def join(tail: np.ndarray, wav: np.ndarray, chunk: Chunk, song: Song, retain: fl
         retain: share of the overlap of forced chunks that is mixed.
     """
     overlap = len(tail)
-    if overlap and chunk.read_start < chunk.start:  # both sides have heard the same audio
+    if overlap and chunk.read_start < chunk.start:  # both sides were made from the same audio
         wav = np.concatenate([join_pieces(tail, wav[:overlap]), wav[overlap:]])
     elif overlap:
         wav = np.concatenate([crossfade(tail, wav[:overlap], overlap, retain), wav[overlap:]])

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from modules.batching import halve_on_out_of_memory
 from modules.contracts import F0
 from modules.errors import AudioError, UsageError, UserError
-from modules.inference.chunks import Chunk, join, plan_chunks, split_chunk, trim, unfinished
+from modules.inference.chunks import Chunk, join, plan_chunks, silence, split_chunk, trim, unfinished
 from modules.inference.options import ConversionOptions
 from modules.inference.pipeline import Pipeline
 from modules.inference.resume import PartialResult
@@ -82,11 +82,7 @@ class VoiceConverter:
         self._longest_seconds = float("inf")  # of a chunk; found when memory runs out, and kept
 
     def check(self, options: ConversionOptions) -> None:
-        """Refuses a request that this voice cannot fulfil.
-
-        Raises:
-            UsageError: unknown speaker (those there are get listed), or pitch prediction without a pitch decoder.
-        """
+        """Refuses a request that this voice cannot fulfil."""
         pipeline, wanted = self.pipeline, [options.speaker]
         if options.mix is not None:
             used = {track.speaker for track in options.mix.tracks}
@@ -126,7 +122,7 @@ class VoiceConverter:
             path_in: any format that soundfile reads.
             path_out: the result, mono at the model's rate; an older one is replaced.
             options: the request.
-            progress: show a progress bar over seconds of audio.
+            progress: show a progress bar.
             resume: go on where an interrupted run of the same request stopped.
 
         Raises:
@@ -141,15 +137,8 @@ class VoiceConverter:
         report.resumed_seconds = partial_result.n_samples / rate
         if report.resumed_seconds:
             logger.info("%s: going on after %s", path_in, _clock(report.resumed_seconds))
-        bar = tqdm(
-            total=round(song.seconds),
-            unit="s",
-            desc=path_in.name,
-            disable=not progress,
-            leave=False,
-            dynamic_ncols=True,
-        )
-        n_voiced = 0
+        total, n_voiced = round(song.seconds), 0
+        bar = tqdm(total=total, unit="s", desc=path_in.name, leave=False, dynamic_ncols=True, disable=not progress)
         with partial_result as result, bar:
             try:
                 for wav, is_voiced in self._blocks(song, options, report, result.n_samples):
@@ -167,20 +156,7 @@ class VoiceConverter:
         return report
 
     def convert_wav(self, wav: np.ndarray, rate: int, options: ConversionOptions) -> np.ndarray:
-        """Converts a clip in memory.
-
-        Args:
-            wav: (T,) float32 at `rate`.
-            rate: Hz.
-            options: the request.
-
-        Returns:
-            (ceil(T * model rate / rate),) float32 at the model's rate.
-
-        Raises:
-            AudioError: empty, not mono, or not finite.
-            UsageError: see `check`.
-        """
+        """A clip (T,) float32 in memory, converted: (ceil(T * model rate / rate),) float32 at the model's rate."""
         self.check(options)
         song = Song.from_array(wav, rate, self.audio.sampling_rate)
         return np.concatenate([block for block, _ in self._blocks(song, options, ConversionReport())])
@@ -199,7 +175,9 @@ class VoiceConverter:
         tail = np.zeros(0, np.float32)
         with contextlib.closing(self._batches(chunks, song)) as batches:
             for batch in batches:
-                for chunk, wav in zip(batch, self._synthesize(batch, song, options, report)):
+                wavs = iter(self._synthesize([chunk for chunk in batch if chunk.is_loud], song, options, report))
+                for chunk in batch:
+                    wav = next(wavs) if chunk.is_loud else silence(chunk, song)
                     wav, tail = join(tail, wav, chunk, song, options.overlap_retain)
                     new = wav[max(0, n_done - song.at(chunk.start)) :]
                     if len(new):
@@ -224,7 +202,7 @@ class VoiceConverter:
                 if chunk.voiced:
                     audio = song.read(chunk.read_start, chunk.read_stop)
                     chunk = replace(chunk, audio=np.pad(audio, (chunk.pad_left, chunk.pad_right)))
-                    if ahead and chunk.audio.any():
+                    if ahead and chunk.is_loud:
                         job = thread.submit(self.pipeline.predict_f0, chunk, song.rate)
                 waiting.append((chunk, job))
                 n_ready = len(waiting) - ahead
@@ -243,30 +221,19 @@ class VoiceConverter:
     ) -> list[np.ndarray]:
         """The output of each chunk, exactly as long as its place in the result, with whatever memory there is.
 
-        Silence has nothing to convert and gives zeros. Too many chunks for the memory are halved; a single one that is
-        too long is cut at its quietest places.
-
-        Raises:
-            AudioError: a network failed; the text names the file and the time range.
+        Too many chunks for the memory are halved; a single one that is too long is cut at its quietest places.
         """
-        loud = [chunk for chunk in chunks if chunk.audio is not None and chunk.audio.any()]
         wavs: list[np.ndarray] | None = None
-        if len(loud) != 1 or _seconds(loud[0], song) <= self._longest_seconds:
+        if len(chunks) != 1 or _seconds(chunks[0], song) <= self._longest_seconds:
             run = partial(self.pipeline, song=song, options=options)
             on_halve = partial(self._halve_batches, song=song, report=report)
-            with contextlib.suppress(torch.OutOfMemoryError), _explained(song, loud):
-                wavs = halve_on_out_of_memory(run, loud, on_halve)
+            with contextlib.suppress(torch.OutOfMemoryError), _explained(song, chunks):
+                wavs = halve_on_out_of_memory(run, chunks, on_halve)
         if wavs is not None:
-            wavs = [_checked(wav, chunk, song, options, report) for wav, chunk in zip(wavs, loud)]
-        elif len(loud) > 1:  # one of them is too long even alone
-            wavs = [self._synthesize([chunk], song, options, report)[0] for chunk in loud]
-        else:
-            wavs = [self._synthesize_parts(loud[0], song, options, report)]
-        made = iter(wavs)
-        return [
-            next(made) if chunk in loud else np.zeros(song.at(chunk.stop) - song.at(chunk.start), np.float32)
-            for chunk in chunks
-        ]
+            return [_checked(wav, chunk, song, options, report) for wav, chunk in zip(wavs, chunks)]
+        if len(chunks) > 1:  # one of them is too long even alone
+            return [self._synthesize([chunk], song, options, report)[0] for chunk in chunks]
+        return [self._synthesize_parts(chunks[0], song, options, report)]
 
     def _synthesize_parts(
         self, chunk: Chunk, song: Song, options: ConversionOptions, report: ConversionReport
@@ -284,7 +251,7 @@ class VoiceConverter:
         longest = int(max(min(self._longest_seconds, seconds / 2), 1) * song.rate)
         tail, wavs = np.zeros(0, np.float32), []
         for part in split_chunk(chunk, longest, song, options):
-            (wav,) = self._synthesize([part], song, options, report)
+            wav = self._synthesize([part], song, options, report)[0] if part.is_loud else silence(part, song)
             wav, tail = join(tail, wav, part, song, options.overlap_retain)
             wavs.append(wav)
         return np.concatenate(wavs)
@@ -350,7 +317,7 @@ def _explained(song: Song, chunks: list[Chunk]) -> Iterator[None]:
         return_freed_memory()
 
 
-_NO_MEMORY = "not enough memory. Use shorter pieces (-cl 15 -lg 1) or the CPU (-d cpu)."
+_NO_MEMORY = "not enough memory. Use shorter chunks (-cl 15 -lg 1) or the CPU (-d cpu)."
 
 
 def _place(song: Song, chunks: list[Chunk]) -> str:

@@ -12,11 +12,7 @@ MIX_NAME = "spk_mix"  # stands in a result's name for the speaker
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """One request, apart from the file: frozen, and valid once it exists.
-
-    Raises:
-        UsageError: a value is out of range, or two contradict each other; the flag that sets it is named.
-    """
+    """One request, apart from the file: frozen, and valid once it exists."""
 
     speaker: str  # name of the target voice; with a mix, `MIX_NAME`
     mix: SpeakerMix | None = None  # several voices at once, in place of one speaker

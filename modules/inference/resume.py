@@ -28,9 +28,6 @@ class PartialResult:
         path: the finished file.
         key: which request it is; a file of another one is never gone on with.
         resume: go on with what an earlier run of the same request left; otherwise that is deleted.
-
-    Raises:
-        AudioError: the folder cannot be written.
     """
 
     def __init__(self, path: Path, key: str, resume: bool) -> None:
@@ -60,11 +57,7 @@ class PartialResult:
         return self
 
     def write(self, wav: np.ndarray) -> None:
-        """Appends (T,) float samples.
-
-        Raises:
-            AudioError: the disk is full.
-        """
+        """Appends (T,) float samples."""
         try:
             self._stream.write(np.ascontiguousarray(wav, "<f4").tobytes())
             self._stream.flush()
@@ -73,11 +66,7 @@ class PartialResult:
         self.n_samples += len(wav)
 
     def finish(self, rate: int, output_format: str, tags: dict[str, str] | None = None) -> None:
-        """Gives the result its format, its name, and the texts that say what it is.
-
-        Raises:
-            AudioError: the disk is full, or the format refuses.
-        """
+        """Gives the result its format, its name, and the texts that say what it is."""
         self._stream.close()
         with StreamWriter(self.path, rate, output_format, tags) as writer, self._file.open("rb") as stream:
             stream.seek(len(self._header))

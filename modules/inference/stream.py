@@ -29,9 +29,6 @@ class Song:
         n_samples: its length.
         rms: (n,) loudness, one value every `rms_hop` samples.
         gain: factor that brings the peak down to 1; 1 where the peak is not above it.
-
-    Raises:
-        AudioError: a sample is not finite (its time is named), or there is none.
     """
 
     def __init__(self, name: str, rate: int, out_rate: int, open_blocks: Callable[[], Iterable[np.ndarray]]) -> None:
@@ -85,11 +82,7 @@ class Song:
         return -(-position * self.out_rate // self.rate)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Samples `start` to `stop` as (T,) float32; what lies before `start` is forgotten, so `start` never falls.
-
-        Raises:
-            AudioError: the audio ends earlier than it did when it was measured.
-        """
+        """Samples `start` to `stop` as (T,) float32; what lies before `start` is forgotten, so `start` never falls."""
         assert start >= self._start, "ranges must ascend"
         self._forget(start)
         while self._stop < stop:
