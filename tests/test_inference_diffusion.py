@@ -50,7 +50,7 @@ def encoder(monkeypatch):
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch, encoder):
-    """A voice, a diffusion model, a vocoder and a song of two stretches with a long silence between them."""
+    """A voice, a diffusion model, a vocoder and a song of two segments with a long silence between them."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     config = tiny_config({"ssl_dim": 256, "speech_encoder": "vec256l9"})
@@ -102,7 +102,7 @@ def test_pure_diffusion_needs_no_voice_model(workspace):
     assert Path("song.wav_0key_bass_diff_dio.flac").is_file()
 
 
-def test_the_stretches_of_a_song_are_refined_together(workspace, monkeypatch):
+def test_the_segments_of_a_song_are_refined_together(workspace, monkeypatch):
     batches = []
     original = GaussianDiffusion.sample
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
 
 from modules.errors import ConfigError, UsageError
 
@@ -31,8 +30,6 @@ MAX_BYTES = 1_000_000
 UNITS = ("fraction", "seconds")
 _SLACK = 1e-6  # of a time: 0.1 + 0.2 and 0.3 are the same place
 _SEGMENT = "[start, end, value at the start, value at the end]"
-_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_SEGMENTS = TypeAdapter(Annotated[list[tuple[_Number, _Number, _Number, _Number]], Field(min_length=1)])
 
 
 @dataclass(frozen=True)
@@ -154,24 +151,30 @@ def load_mix(path: Path, speakers: dict[str, int], song_seconds: float | None = 
                 f"{path}: speaker {_shown(key)} has two tracks, by name and by id ({speaker}); remove one"
             )
         try:
-            segments = _contiguous(_SEGMENTS.validate_python(tracks[key]), unit, song_seconds)
-        except ValidationError as error:
-            raise ConfigError(f"{path}: speaker {_shown(key)}{_explain(error)}") from None
+            segments = _contiguous(_numbers(tracks[key]), unit, song_seconds)
         except ValueError as error:
-            raise ConfigError(f"{path}: speaker {_shown(key)}, {error}") from None
+            raise ConfigError(f"{path}: speaker {_shown(key)}{error}") from None
         found[speaker] = Track(speaker, segments)
     return SpeakerMix(_n_speakers(speakers), unit, tuple(found[speaker] for speaker in sorted(found)))
 
 
-def _explain(error: ValidationError) -> str:
-    """Where a track is no list of segments, and what stands there."""
-    first = error.errors(include_url=False)[0]
+def _numbers(rows: Any) -> list[tuple[float, float, float, float]]:
+    """`rows` if they are segments of four finite numbers; else a ValueError that says what stands where."""
+    from pydantic import Field, TypeAdapter, ValidationError  # help and wrong flags should not wait for it
+
+    number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+    segments = TypeAdapter(Annotated[list[tuple[number, number, number, number]], Field(min_length=1)])
+    try:
+        return segments.validate_python(rows)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
     place, shown = first["loc"], _shown(first["input"])
     if not place:
-        return f": {shown} is not a list of segments {_SEGMENT}"
+        raise ValueError(f": {shown} is not a list of segments {_SEGMENT}")
     if len(place) == 1 or first["type"] == "missing":
-        return f", segment {place[0] + 1}: {shown} is not {_SEGMENT}"
-    return f", segment {place[0] + 1}, number {place[1] + 1}: {shown} is not a finite number; expected {_SEGMENT}"
+        raise ValueError(f", segment {place[0] + 1}: {shown} is not {_SEGMENT}")
+    where = f", segment {place[0] + 1}, number {place[1] + 1}"
+    raise ValueError(f"{where}: {shown} is not a finite number; expected {_SEGMENT}")
 
 
 def _contiguous(
@@ -186,7 +189,7 @@ def _contiguous(
 
     segments, due = [], 0.0
     for number, (start, end, first, last) in enumerate(rows, 1):
-        where = f"segment {number}, {place(start)}"
+        where = f", segment {number}, {place(start)}"
         if abs(start - due) > _SLACK:
             if number == 1:
                 raise ValueError(f"{where}: the track starts here; let it start at 0")
@@ -196,11 +199,11 @@ def _contiguous(
             raise ValueError(f"{where}: ends {place(end)}; let it end after its start")
         for time, value in ((start, first), (end, last)):
             if value < 0:
-                raise ValueError(f"segment {number}, {place(time)}: the value is {value:g}; expected 0 or more")
+                raise ValueError(f", segment {number}, {place(time)}: the value is {value:g}; expected 0 or more")
         segments.append((due, end, first, last))
         due = end
     if unit == "fraction" and abs(due - 1) > _SLACK:
-        raise ValueError(f"segment {len(rows)}, {place(due)}: the track ends here; let it end at 1")
+        raise ValueError(f", segment {len(rows)}, {place(due)}: the track ends here; let it end at 1")
     return tuple(segments)
 
 
