@@ -58,7 +58,7 @@ def measure_samplers(arguments: argparse.Namespace, device, dtype) -> None:
     """Prints one line for each sampler and number of evaluations."""
     import torch
 
-    from diffusion.refine import DiffusionRefiner, Walk
+    from diffusion.refine import DiffusionRefiner, SamplerSettings
     from diffusion.unit2mel import Unit2Mel
 
     torch.manual_seed(0)
@@ -66,25 +66,26 @@ def measure_samplers(arguments: argparse.Namespace, device, dtype) -> None:
     torch.nn.init.normal_(network.decoder.denoise_fn.output_projection.weight, std=0.01)
     network.decoder.denoise_fn.to(dtype)
     network.to(device)
-    stretches = make_stretches(arguments.seconds, device)
-    seconds = sum(len(stretch.f0) for stretch in stretches) / FRAME_RATE
+    chunks = make_chunks(arguments.seconds, device)
+    seconds = sum(len(given.f0) for _, given in chunks) / FRAME_RATE
     print(f"{'sampler':14} {'evaluations':>11} {'plain':>9} {'single':>9} {'batched':>9}   plain / batched")
     for method in arguments.only:
         for evaluations in arguments.evaluations:
             # "ddpm" at speedup 1 visits every level: as many levels as evaluations.
-            walk = Walk(evaluations if method == "ddpm" else 10 * evaluations, method, 1 if method == "ddpm" else 10)
-            refiner = DiffusionRefiner(network, FakeVocoder(), walk, show_progress=False)
-            factors = [spent / seconds for spent in time_ways(network, refiner, stretches, device)]
+            speedup = 1 if method == "ddpm" else 10
+            settings = SamplerSettings(speedup * evaluations, method, speedup)
+            refiner = DiffusionRefiner(network, FakeVocoder(), settings, show_progress=False)
+            factors = [spent / seconds for spent in time_ways(network, refiner, chunks, device)]
             shown = " ".join(f"{factor:9.4f}" for factor in factors)
             print(f"{method:14} {evaluations:11d} {shown}   {factors[0] / factors[2]:.2f}", flush=True)
 
 
-def time_ways(network, refiner, stretches: list, device) -> list[float]:
+def time_ways(network, refiner, chunks: list, device) -> list[float]:
     """Seconds of the three ways."""
     return [
-        timed(lambda: [plainly(network, stretch, refiner.walk) for stretch in stretches], device),
-        timed(lambda: [refiner.mels([stretch]) for stretch in stretches], device),
-        timed(lambda: refiner.refine(stretches), device),
+        timed(lambda: [plainly(network, chunk, refiner.settings) for chunk in chunks], device),
+        timed(lambda: [refiner.mels([chunk]) for chunk in chunks], device),
+        timed(lambda: refiner.refine(*zip(*chunks)), device),
     ]
 
 
@@ -100,39 +101,44 @@ class FakeVocoder:
         return mel.new_zeros(0)
 
 
-def make_stretches(seconds: float, device) -> list:
+def make_chunks(seconds: float, device) -> list:
     """Segments of the usual lengths, `seconds` together."""
     import torch
 
-    from modules.contracts import Stretch
+    from modules.contracts import Synthesis, VoiceInput
 
-    stretches, total = [], 0.0
+    chunks, total = [], 0.0
     while total < seconds:
-        n_frames = int(SEGMENT_SECONDS[len(stretches) % len(SEGMENT_SECONDS)] * FRAME_RATE) + len(stretches)
+        n_frames = int(SEGMENT_SECONDS[len(chunks) % len(SEGMENT_SECONDS)] * FRAME_RATE) + len(chunks)
         values = torch.zeros(n_frames * 512), torch.randn(768, n_frames), torch.full((n_frames,), 220.0)
-        stretches.append(Stretch(*(value.to(device) for value in values), torch.full((n_frames,), 0.1).to(device), 0))
+        wav, units, f0 = (value.to(device) for value in values)
+        given = VoiceInput(units, f0, torch.ones_like(f0), 0, torch.full_like(f0, 0.1))
+        chunks.append((Synthesis(wav, f0), given))
         total += n_frames / FRAME_RATE
-    return stretches
+    return chunks
 
 
-def plainly(network, stretch, walk):
+def plainly(network, chunk, settings):
     """One segment as so-vits-svc denoises it: the whole network from its condition in every evaluation."""
     import torch
 
     from diffusion.samplers.base import sample
 
-    speaker = torch.zeros(1, dtype=torch.long, device=stretch.f0.device)
-    condition = network.condition(stretch.units[None], stretch.f0[None], stretch.volume[None], speaker)
-    mel = FakeVocoder().mel(stretch.wav)[None]
+    output, given = chunk
+    speaker = torch.zeros(1, dtype=torch.long, device=given.f0.device)
+    condition = network.condition(given.units[None], given.f0[None], given.volume[None], speaker)
+    mel = FakeVocoder().mel(output.wav)[None]
     decoder = network.decoder
-    level = torch.full((1,), walk.k_step - 1, device=mel.device)
+    level = torch.full((1,), settings.k_step - 1, device=mel.device)
     start = decoder.normalise(mel)[:, None]
     x = decoder.add_noise(start, level, torch.randn_like(start))
 
     def denoise(x, t):
         return decoder.denoise_fn(x, torch.full((1,), t, device=x.device), condition)
 
-    return decoder.denormalise(sample(walk.method, denoise, x, decoder.schedule, walk.k_step, walk.speedup)[:, 0])
+    return decoder.denormalise(
+        sample(settings.method, denoise, x, decoder.schedule, settings.k_step, settings.speedup)[:, 0]
+    )
 
 
 def timed(work, device) -> float:
