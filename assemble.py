@@ -2,19 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cluster import load_retriever
-from diffusion.refine import DiffusionRefiner, Walk
+from diffusion.refine import DiffusionRefiner, SamplerSettings
 from diffusion.samplers.base import check_method
 from diffusion.unit2mel import load_unit2mel
 from models import INFERENCE_SEED, load_synthesizer
-from modules.config.audio import AudioSpec
 from modules.config.diffusion import DiffusionConfig
 from modules.config.io import load_config
 from modules.config.schema import Config
@@ -26,9 +25,9 @@ from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.f0.base import PREDICTORS, build_predictor
 from modules.inference.converter import VoiceConverter
 from modules.inference.onnx_voice import OnnxVoice
-from modules.inference.pipeline import GPU_BATCH_FRAMES, ConverterParts
-from modules.weights.card import read_card, stand_in_card
-from modules.weights.checkpoint import list_checkpoints
+from modules.inference.pipeline import GPU_BATCH_FRAMES, Pipeline
+from modules.weights.card import HISTOGRAMS, card_of, read_card, stand_in_card
+from modules.weights.checkpoint import list_checkpoints, load_checkpoint
 from vdecoder.enhancer import NsfHifiganEnhancer
 from vdecoder.mel_vocoder import load_vocoder
 
@@ -39,69 +38,45 @@ ENHANCER_VOCODER = "pretrain/nsf_hifigan/model"
 
 @dataclass(frozen=True)
 class DiffusionRequest:
-    """Which diffusion model, and how it is to run.
+    """Which diffusion model, and how it is to run."""
 
-    Args:
-        model_path: a `model_*.pt`.
-        config_path: the `config.yaml` saved with it.
-        config: what `load_diffusion_config` made of that.
-        k_step: noise levels of shallow diffusion; None converts by diffusion alone, from noise.
-    """
-
-    model_path: Path
-    config_path: Path
-    config: DiffusionConfig
-    k_step: int | None = 100
+    model_path: Path  # a `model_*.pt`
+    config_path: Path  # the `config.yaml` saved with it
+    config: DiffusionConfig  # what `load_diffusion_config` made of that
+    k_step: int | None = 100  # noise levels of shallow diffusion; None converts by diffusion alone, from noise
 
 
 @dataclass(frozen=True)
 class RetrievalRequest:
-    """What units are pulled towards.
+    """What units are pulled towards."""
 
-    Args:
-        path: `kmeans_*.pt`; or an index, `feature_and_index.json` or so-vits-svc's `.pkl`.
-        is_index: which of the two.
-        speakers: who will sing.
-    """
-
-    path: Path
-    is_index: bool
-    speakers: tuple[str, ...]
+    path: Path  # `kmeans_*.pt`; or an index, `feature_and_index.json` or so-vits-svc's `.pkl`
+    is_index: bool  # which of the two
+    speakers: tuple[str, ...]  # target voices
 
 
 @dataclass(frozen=True)
 class VoiceRequest:
-    """Which voice, and how it is to run.
+    """Which voice, and how it is to run."""
 
-    Args:
-        model_path: a `G_*.pth`, or the `.onnx` that `onnx_export.py` made of one; None with diffusion alone.
-        config: what `read_voice_config` made of the `config.json` saved with it; None with diffusion alone.
-        f0_predictor: name of the pitch predictor.
-        f0_threshold: confidence below which `crepe`, `rmvpe` and `fcpe` call a frame unvoiced, 0 to 1.
-        device: "cpu", "cuda", "cuda:1", "mps", or None to choose.
-        precision: "fp32", "fp16", "bf16", or None: fp16 where the path says "half" and there is CUDA, else fp32.
-        diffusion: to refine what the voice sings, or in its place.
-        enhance: load the enhancer.
-        retrieval: cluster centres or an index.
-    """
-
-    model_path: Path | None
-    config: Config | None
+    model_path: Path | None  # a `G_*.pth`, or the `.onnx` that `onnx_export.py` made of one; None: diffusion alone
+    config: Config | None  # what `read_voice_config` made of the `config.json` saved with it; None: diffusion alone
     f0_predictor: str = "pm"
-    f0_threshold: float = 0.05
-    device: str | None = None
-    precision: str | None = None
-    diffusion: DiffusionRequest | None = None
-    enhance: bool = False
-    retrieval: RetrievalRequest | None = None
+    f0_threshold: float = 0.05  # confidence below which `crepe`, `rmvpe` and `fcpe` call a frame unvoiced, 0 to 1
+    device: str | None = None  # "cpu", "cuda", "cuda:1", "mps", or None to choose
+    precision: str | None = None  # "fp32", "fp16", "bf16"; None: fp16 where the path says "half" and there is CUDA
+    diffusion: DiffusionRequest | None = None  # to refine what the voice model makes, or in its place
+    enhance: bool = False  # load the enhancer
+    retrieval: RetrievalRequest | None = None  # cluster centres or an index
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the voice is an ONNX file."""
+        return self.model_path is not None and self.model_path.suffix.lower() == ".onnx"
 
 
 def read_voice_config(path: Path) -> Config:
-    """A trained voice's config, checked as far as that goes without reading a large file.
-
-    Raises:
-        ConfigError: missing, wrong, without speakers, or naming an encoder that is unknown or of another width.
-    """
+    """A trained voice's config, checked as far as that goes without reading a large file."""
     if not path.is_file():
         raise ConfigError(f"-c/--config_path {path}: no such file. Give the config.json saved beside the model.")
     config = load_config(path)
@@ -121,89 +96,79 @@ def read_voice_config(path: Path) -> Config:
 
 
 def load_converter(request: VoiceRequest) -> VoiceConverter:
-    """A converter that is ready to run.
-
-    Raises:
-        UsageError: unknown predictor, device or precision.
-        CheckpointError: the model is missing, damaged, or does not fit the config.
-        MissingWeights: the encoder or predictor has no weights here.
-    """
+    """A converter that is ready to run."""
     started = time.perf_counter()
     PREDICTORS.get(request.f0_predictor)  # an unknown name ends here, before anything is loaded
-    device, config = choose_device(request.device), request.config
-    if request.model_path is not None and not request.model_path.is_file():
-        raise CheckpointError(
-            f"-m/--model_path {request.model_path}: no such file. {_models_beside(request.model_path)}"
-        )
+    device, config, diffusion = choose_device(request.device), request.config, request.diffusion
+    if (path := request.model_path) is not None and not path.is_file():
+        beside = [model.as_posix() for model in list_checkpoints(path.parent, "G")]
+        hint = f"There: {', '.join(beside)}." if beside else "Train a model first, or give -m the path of one."
+        raise CheckpointError(f"-m/--model_path {path}: no such file. {hint}")
     dtype = _choose_precision(request, device)
-    refiner = _load_refiner(request, device, dtype) if request.diffusion is not None else None
+    refiner = _load_refiner(request, device, dtype) if diffusion is not None else None
     audio = config.audio if config is not None else refiner.vocoder.audio
-    name = config.model.speech_encoder if config is not None else request.diffusion.config.data.encoder
-    shared = {
-        "encoder": build_encoder(name, device),
-        "predictor": build_predictor(request.f0_predictor, audio, threshold=request.f0_threshold, device=device),
-        "audio": audio,
-        "device": device,
-        "refiner": refiner,
-        "retriever": _load_retriever(request, encoder_dim(name)),
-        "predictor_on_cpu": not PREDICTORS.get(request.f0_predictor).is_network,
-        "batch_frames": GPU_BATCH_FRAMES if device.type == "cuda" else 0,
-        "identity": _identity(request, device, dtype),
-        "card": _card(request),
-    }
+    name = config.model.speech_encoder if config is not None else diffusion.config.data.encoder
+    encoder = build_encoder(name, device)
+    predictor = build_predictor(request.f0_predictor, audio, threshold=request.f0_threshold, device=device)
+    retriever = _load_retriever(request, encoder_dim(name))
     if config is None:
-        data = request.diffusion.config.data
-        speakers = dict(request.diffusion.config.spk)
-        mode = data.unit_interpolate_mode
-        parts = ConverterParts(None, **shared, speakers=speakers, unit_interpolate_mode=mode, can_predict_f0=False)
+        voice, card = None, {"name": diffusion.model_path.stem, "speakers": list(diffusion.config.spk)}
     else:
-        parts = ConverterParts(
-            synthesizer=_load_voice(request, device, dtype),
-            **shared,
-            speakers=dict(config.spk),
-            unit_interpolate_mode=config.data.unit_interpolate_mode,
-            with_volume=config.model.vol_embedding,
-            can_predict_f0=config.model.use_automatic_f0_prediction and not _is_onnx(request),
-            refiner_speakers=_diffusion_speakers(request) if refiner is not None else None,
-            enhancer=_enhancer_maker(config.audio, device, dtype) if request.enhance else None,
-        )
+        voice, card = _load_voice(request, device, dtype)
+    vocoder = load_vocoder(ENHANCER_VOCODER, device, dtype) if request.enhance else None
+    has_pitch_decoder = config is not None and config.model.use_automatic_f0_prediction and not request.is_onnx
+    pipeline = Pipeline(
+        synthesizer=voice,
+        encoder=encoder,
+        predictor=predictor,
+        audio=audio,
+        speakers=dict((config or diffusion.config).spk),
+        device=device,
+        unit_interpolate_mode=(config or diffusion.config).data.unit_interpolate_mode,
+        with_volume=config is None or config.model.vol_embedding,
+        can_predict_f0=has_pitch_decoder,
+        refiner=refiner,
+        refiner_speakers=_diffusion_speakers(request) if refiner is not None and config is not None else None,
+        make_enhancer=partial(NsfHifiganEnhancer, vocoder, audio.sampling_rate, audio.hop_length) if vocoder else None,
+        retriever=retriever,
+        predictor_on_cpu=not PREDICTORS.get(request.f0_predictor).is_network,
+        batch_frames=GPU_BATCH_FRAMES if device.type == "cuda" else 0,
+        identity=_identity(request, device, dtype),
+        card=card,
+    )
     logger.info(
         "%s with %s and %s on %s in %s, loaded in %.1f s",
-        " and ".join(str(part.model_path) for part in (request, request.diffusion) if part and part.model_path),
+        " and ".join(str(part.model_path) for part in (request, diffusion) if part and part.model_path),
         name,
         request.f0_predictor,
         device,
         str(dtype).removeprefix("torch."),
         time.perf_counter() - started,
     )
-    return VoiceConverter(parts)
+    return VoiceConverter(pipeline)
 
 
-def _is_onnx(request: VoiceRequest) -> bool:
-    return request.model_path is not None and request.model_path.suffix.lower() == ".onnx"
-
-
-def _load_voice(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> Synthesizer:
-    """The trained voice, to be run by torch or by onnxruntime."""
-    if _is_onnx(request):
-        return OnnxVoice(request.model_path, request.config, device, INFERENCE_SEED)
-    return load_synthesizer(request.model_path, request.config, device, dtype)
+def _load_voice(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> tuple[Synthesizer, dict[str, Any]]:
+    """The trained voice, to be run by torch or by onnxruntime, and its card; the file is opened once."""
+    path, config = request.model_path, request.config
+    if request.is_onnx:
+        voice = OnnxVoice(path, config, device, INFERENCE_SEED)
+        return voice, read_card(path) or stand_in_card(config, path.stem)
+    content = load_checkpoint(path)
+    voice = load_synthesizer(path, config, device, dtype, content)
+    card = card_of(content, path) or stand_in_card(config, path.stem)
+    if not card.get(HISTOGRAMS) and HISTOGRAMS in content:  # where checkpoints had them before they had a card
+        card = {**card, HISTOGRAMS: content[HISTOGRAMS]}
+    return voice, card
 
 
 def _load_retriever(request: VoiceRequest, dim: int) -> Retriever | None:
-    """The centres or the index of the speakers who will sing; errors as `cluster.load_retriever`."""
+    """The centres or the index of the target voices; errors as `cluster.load_retriever`."""
     wanted = request.retrieval
     if wanted is None:
         return None
-    ids = request.config.spk if request.config is not None else request.diffusion.config.spk
+    ids = (request.config or request.diffusion.config).spk
     return load_retriever(wanted.path, {name: ids[name] for name in wanted.speakers}, dim, wanted.is_index)
-
-
-def _card(request: VoiceRequest) -> dict[str, Any]:
-    """What the voice says about itself; of one without a card, what its config says."""
-    if request.config is None:
-        return {"name": request.diffusion.model_path.stem, "speakers": list(request.diffusion.config.spk)}
-    return read_card(request.model_path) or stand_in_card(request.config, request.model_path.stem)
 
 
 def _identity(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> str:
@@ -221,17 +186,10 @@ def _identity(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -
 
 
 def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> DiffusionRefiner:
-    """The diffusion model with its vocoder, checked against the voice and the request.
-
-    Raises:
-        UsageError: more steps than were trained, or pure diffusion with a model that cannot start from noise.
-        ConfigError: encoder, speakers, sampler or vocoder do not go together; both sides are named.
-        MissingWeights: the vocoder is not there.
-        CheckpointError: the model is missing, damaged, or does not fit its config or the vocoder.
-    """
+    """The diffusion model with its vocoder, checked against the voice and the request."""
     wanted = request.diffusion
     config, where = wanted.config, wanted.config_path
-    walk = _choose_walk(wanted)
+    settings = _sampler_settings(wanted)
     if not wanted.model_path.is_file():
         beside = [path.as_posix() for path in list_checkpoints(wanted.model_path.parent, "model")]
         hint = f"There: {', '.join(beside)}." if beside else "Train one with: python train_diff.py"
@@ -254,32 +212,30 @@ def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtyp
     require_same_frames(rate_and_hop, where, vocoder.audio, config.vocoder.ckpt)
     require_same_frames(audio, request.config.path if request.config else where, vocoder.audio, config.vocoder.ckpt)
     network = load_unit2mel(wanted.model_path, config, vocoder.audio.n_mels, device, dtype, str(where))
-    return DiffusionRefiner(network, vocoder, walk)
+    return DiffusionRefiner(network, vocoder, settings)
 
 
-def _choose_walk(wanted: DiffusionRequest) -> Walk:
-    """The steps that the request asks for, if the model has learnt them."""
+def _sampler_settings(wanted: DiffusionRequest) -> SamplerSettings:
+    """The steps that the request asks for, if the model was trained on so many."""
     model, infer, where = wanted.config.model, wanted.config.infer, wanted.config_path
     check_method(infer.method, where)
     trained = model.k_step_max if model.k_step_max and model.k_step_max < model.timesteps else model.timesteps
-    speedup = max(1, infer.speedup)
-    if wanted.k_step is None:
-        if trained < model.timesteps:
-            raise UsageError(
-                f"-od/--only_diffusion: {wanted.model_path} has learnt {trained} of {model.timesteps} noise levels "
-                f"(model.k_step_max in {where}) and cannot start from noise alone. Use it with -shd."
-            )
-        return Walk(trained, infer.method, speedup)
-    if not 1 <= wanted.k_step <= trained:
+    k_step = trained if wanted.k_step is None else wanted.k_step
+    if wanted.k_step is None and trained < model.timesteps:
         raise UsageError(
-            f"-ks/--k_step is {wanted.k_step}; {wanted.model_path} has learnt {trained} noise levels (model.k_step_max "
+            f"-od/--only_diffusion: {wanted.model_path} has learnt {trained} of {model.timesteps} noise levels "
+            f"(model.k_step_max in {where}) and cannot start from noise alone. Use it with -shd."
+        )
+    if not 1 <= k_step <= trained:
+        raise UsageError(
+            f"-ks/--k_step is {k_step}; {wanted.model_path} has learnt {trained} noise levels (model.k_step_max "
             f"in {where}), so it must lie between 1 and {trained}"
         )
-    return Walk(wanted.k_step, infer.method, speedup)
+    return SamplerSettings(k_step, infer.method, max(1, infer.speedup))
 
 
 def _check_same_units(diffusion: DiffusionConfig, where: Path, voice: Config) -> None:
-    """Refuses a diffusion model that hears with another encoder than the voice."""
+    """Refuses a diffusion model whose content encoder is another than the voice's."""
     pairs = (
         ("data.encoder", diffusion.data.encoder, "model.speech_encoder", voice.model.speech_encoder),
         ("data.encoder_out_channels", diffusion.data.encoder_out_channels, "model.ssl_dim", voice.model.ssl_dim),
@@ -296,11 +252,10 @@ def _diffusion_speakers(request: VoiceRequest) -> dict[str, int]:
     """The id that the diffusion model has for each speaker of the voice."""
     config, where, voice = request.diffusion.config, request.diffusion.config_path, request.config
     known = config.spk
-    if not known:
-        if config.model.n_spk == 1:
-            return dict.fromkeys(voice.spk, 0)
-        if config.model.n_spk >= max(voice.spk.values()) + 1:
-            return dict(voice.spk)
+    if not known and config.model.n_spk == 1:
+        return dict.fromkeys(voice.spk, 0)
+    if not known and config.model.n_spk > max(voice.spk.values()):
+        return dict(voice.spk)
     both = {name: known[name] for name in voice.spk if name in known}
     if not both:
         theirs = ", ".join(known) or f"{config.model.n_spk} without names"
@@ -311,17 +266,9 @@ def _diffusion_speakers(request: VoiceRequest) -> dict[str, int]:
     return both
 
 
-def _enhancer_maker(
-    audio: AudioSpec, device: torch.device, dtype: torch.dtype
-) -> Callable[[float], NsfHifiganEnhancer]:
-    """Loads the vocoder of the enhancer once and makes an enhancer for each key."""
-    vocoder = load_vocoder(ENHANCER_VOCODER, device, dtype)
-    return lambda key: NsfHifiganEnhancer(vocoder, audio.sampling_rate, audio.hop_length, key)
-
-
 def _choose_precision(request: VoiceRequest, device: torch.device) -> torch.dtype:
     """What the request says; else fp16 for a model whose path says "half", on CUDA only. An ONNX voice is fp32."""
-    if _is_onnx(request):
+    if request.is_onnx:
         if request.precision not in (None, "fp32"):
             raise UsageError(
                 f"--precision {request.precision}: {request.model_path} is fp32, as all ONNX voices are; leave it out"
@@ -335,8 +282,3 @@ def _choose_precision(request: VoiceRequest, device: torch.device) -> torch.dtyp
             return torch.float16
         logger.info("the model's path contains 'half': on %s it runs in fp32", device.type)
     return torch.float32
-
-
-def _models_beside(path: Path) -> str:
-    found = [model.as_posix() for model in list_checkpoints(path.parent, "G")]
-    return f"There: {', '.join(found)}." if found else "Train a model first, or give -m the path of one."

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from modules.cli import configure_logging, make_parser, run
 from modules.errors import UsageError
-from modules.inference.arguments import AUTO_OCTAVE, semitones
+from modules.inference.arguments import AUTO_OCTAVE, transposition
 
 if TYPE_CHECKING:
     from modules.contracts import F0
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     refuse_collisions(args.output, sources, speakers)
     choose_key = key_chooser(args.trans, model, speakers)
     converter = load_converter(VoiceRequest(model, config, args.f0_predictor, device=args.device))
-    scorers, notes = load_scorers(args, speakers, converter.parts.device.type)
+    scorers, notes = load_scorers(args, speakers, converter.pipeline.device.type)
     notes += find_gaps(args.parallel, sources, speakers)
     for note in notes:
         logger.info("%s", note)
@@ -99,7 +99,7 @@ def make_arguments() -> argparse.ArgumentParser:
     add("-i", "--input", nargs="+", required=True, metavar="NAME", help="recordings: files, folders or patterns")
     add("-s", "--spk_list", nargs="+", metavar="NAME", help="target voices (default: all that the model has)")
     keys = "semitones up; auto: what suits the notes that the voice was trained on; auto-octave: whole octaves only"
-    add("-t", "--trans", type=semitones, default=0, metavar="N", help=keys)
+    add("-t", "--trans", type=transposition, default=0, metavar="N", help=keys)
     predictor = "F0 predictor, for converting and for measuring"
     add("-f0p", "--f0_predictor", default="fcpe", metavar="NAME", help=predictor)
     targets = f"folder with recordings of the target voices in SPEAKER/ (default: {TARGETS} where it is)"

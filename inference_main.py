@@ -1,4 +1,4 @@
-"""Step 5 of the recipe: sings recordings in a trained voice.
+"""Step 5 of the recipe: converts recordings to a trained voice.
 
 Reads the model and its config (logs/44k/), and recordings of a voice alone: names under raw/, paths, folders, patterns.
 Any format that soundfile reads (wav, flac, ogg, opus, mp3, aiff), any rate, any length.
@@ -19,25 +19,23 @@ from typing import TYPE_CHECKING
 from modules.cli import configure_logging, next_step, run
 from modules.errors import UsageError, UserError
 from modules.inference.arguments import (
-    AUTO_OCTAVE,
     DEFAULT_CONFIG,
     DEFAULT_MODEL,
     DEFAULT_SPEAKER,
     DIFFUSION_FOLDER,
     MIX_FILES,
-    effectless,
+    is_mixed,
     kind_of,
     make_arguments,
-    mix_wanted,
     predictor_name,
+    without_effect,
 )
 from modules.inference.options import MIX_NAME, ConversionOptions
 
 if TYPE_CHECKING:
-    from assemble import DiffusionRequest, RetrievalRequest
-    from modules.f0.histogram import PitchHistogram
-    from modules.inference.batch import Done, Job
-    from modules.inference.converter import VoiceConverter
+    from assemble import DiffusionRequest, RetrievalRequest, VoiceRequest
+    from modules.inference.batch import Job
+    from modules.inference.converter import ConversionReport, VoiceConverter
     from modules.inference.inputs import Named
     from modules.inference.speaker_mix import SpeakerMix
 
@@ -53,34 +51,31 @@ def main(argv: list[str] | None = None) -> int:
     args = make_arguments(__file__, __doc__).parse_args(argv)
     make_options(args, speaker="", transpose=0)  # wrong values are refused before anything is loaded
     configure_logging()
-    for text in effectless(args):
+    for text in without_effect(args):
         logger.info(text)
 
     # What follows imports torch; help and wrong flags should not wait for that.
+    from assemble import load_converter
     from modules.inference.batch import check_results_differ, run_jobs
     from modules.inference.inputs import find_sources
 
     sources, complete = find_sources(args.clean_names)
     if not sources:
         return 1
-    converter, voices = load_voice(args, sources)
-    jobs, all_usable = make_jobs(args, sources, voices, converter)
+    request, speakers, mix = choose_voice(args, sources)
+    converter = load_converter(request)
+    jobs, all_usable = make_jobs(args, sources, request, speakers, mix, converter)
     jobs = check_results_differ(jobs)
     finished = run_jobs(jobs, converter, args.resume, print_json if args.json else None)
     if finished and not args.json:
-        job = finished[0].job
-        print(next_step(f'python compare.py "{job.source.as_posix()}" "{job.result.as_posix()}"'))
+        print(next_step(f'python compare.py "{finished[0].source.as_posix()}" "{finished[0].result.as_posix()}"'))
     return 0 if complete and all_usable and len(finished) == len(jobs) else 1
 
 
 def make_options(
     args: argparse.Namespace, speaker: str, transpose: int, mix: "SpeakerMix | None" = None
 ) -> ConversionOptions:
-    """The verified request for one speaker and one transposition.
-
-    Raises:
-        UsageError: a value is out of range.
-    """
+    """The verified request for one speaker and one transposition."""
     if not (math.isfinite(args.f0_filter_threshold) and 0 <= args.f0_filter_threshold <= 1):
         raise UsageError(f"-ft/--f0_filter_threshold is {args.f0_filter_threshold:g}; it must lie between 0 and 1")
     return ConversionOptions(
@@ -105,15 +100,11 @@ def make_options(
     )
 
 
-def load_voice(
+def choose_voice(
     args: argparse.Namespace, sources: list["Named"]
-) -> tuple["VoiceConverter", list[tuple[str, "SpeakerMix | None"]]]:
-    """The converter, and who shall sing: names of speakers without a mix, or one mix.
-
-    Raises:
-        UserError: a file is missing or does not fit, or a speaker is unknown.
-    """
-    from assemble import VoiceRequest, load_converter, read_voice_config
+) -> tuple["VoiceRequest", list[str], "SpeakerMix | None"]:
+    """What to load, the target voices, and their mix where the flags ask for one (`MIX_NAME` stands for its name)."""
+    from assemble import VoiceRequest, read_voice_config
 
     diffusion = choose_diffusion(args)
     model_path = config = None
@@ -124,7 +115,7 @@ def load_voice(
         config = read_voice_config(choose_config(args.config_path, args.model_path))
         known = config.spk
     mix = choose_mix(args, known, sources)
-    speakers = [] if mix is not None else choose_speakers(args.spk_list, list(known))
+    speakers = [MIX_NAME] if mix is not None else choose_speakers(args.spk_list, list(known))
     request = VoiceRequest(
         model_path,
         config,
@@ -136,99 +127,52 @@ def load_voice(
         args.enhance and diffusion is None,
         choose_retrieval(args, model_path, speakers),
     )
-    return load_converter(request), [(name, None) for name in speakers] or [(MIX_NAME, mix)]
+    return request, speakers, mix
 
 
 def make_jobs(
     args: argparse.Namespace,
     sources: list["Named"],
-    voices: list[tuple[str, "SpeakerMix | None"]],
+    request: "VoiceRequest",
+    speakers: list[str],
+    mix: "SpeakerMix | None",
     converter: "VoiceConverter",
 ) -> tuple[list["Job"], bool]:
-    """Every source in every voice, and whether all sources could be used.
-
-    Raises:
-        UserError: the only source cannot be used, or a key cannot be chosen.
-    """
-    from modules.inference.batch import Job
+    """Every source in every voice, and whether all sources could be used."""
+    from modules.inference.batch import RESULTS, Job, result_name
 
     keys = args.trans + args.trans[:1] * (len(args.clean_names) - len(args.trans))
-    jobs, usable = [], True
-    chooser = KeyChooser(args, converter, [name for name, _ in voices])
-    for source in sources:
-        key = keys[source.position]
-        for speaker, mix in voices:
-            warnings: tuple[str, ...] = ()
-            try:
-                transpose = key if isinstance(key, int) else None
-                if transpose is None:
-                    transpose, warnings = chooser.choose(source.path, speaker, key)
-            except UserError as error:
-                if len(sources) == 1 or isinstance(error, UsageError):
-                    raise
-                logger.error("%s", error)
-                usable = False
-                break
-            options = make_options(args, speaker, transpose, mix)
-            job = Job.named(source.label, source.path, options, predictor_name(args), kind_of(args), warnings)
-            jobs.append(job)
-    return jobs, usable
-
-
-class KeyChooser:
-    """Chooses transpositions for `-t auto`: every song is heard once, every voice's notes are read once.
-
-    Args:
-        args: the command line.
-        converter: whose predictor hears the songs.
-        speakers: who shall sing.
-
-    Raises:
-        UsageError: a key shall be chosen, and it is not known which notes a speaker was trained on.
-    """
-
-    def __init__(self, args: argparse.Namespace, converter: "VoiceConverter", speakers: list[str]) -> None:
-        self.args, self.converter = args, converter
-        self._songs: dict[Path, PitchHistogram] = {}
-        self._voices: dict[str, PitchHistogram] = {}
-        if all(isinstance(key, int) for key in args.trans):
-            return
-        if mix_wanted(args):
+    chooser = None
+    if any(isinstance(key, str) for key in args.trans):
+        if mix is not None:
             raise UsageError("-t auto needs one target voice; with a mix of voices give a number")
         from modules.data.pitch import voice_histograms
+        from modules.inference.auto_transpose import KeyChooser
 
-        where = choose_diffusion(args).model_path if args.only_diffusion else choose_model(args.model_path)
-        self._voices = voice_histograms(where)
+        model, pipeline = request.model_path or request.diffusion.model_path, converter.pipeline
+        voices = voice_histograms(model, card=pipeline.card)
+        chooser = KeyChooser(voices, speakers, model, pipeline, args.slice_db)
+    jobs, all_usable = [], True
+    for source in sources:
         for speaker in speakers:
-            if speaker not in self._voices:
-                raise UsageError(
-                    f"-t auto: neither {where} nor dataset/44k/f0_histograms.json says which notes {speaker!r} was "
-                    "trained on. Give a number (-t 0), or run preprocess_hubert_f0.py on the voice's data set."
-                )
-
-    def choose(self, path: Path, speaker: str, how: str) -> tuple[int, tuple[str, ...]]:
-        """Semitones for a song in a voice, and warnings about notes outside its range; says why.
-
-        Raises:
-            AudioError: the song cannot be used.
-        """
-        from modules.f0.histogram import choose_shift, range_warning
-        from modules.inference.auto_transpose import hear_song
-
-        if path not in self._songs:
-            self._songs[path] = hear_song(path, self.converter.renderer, self.args.slice_db)
-        choice = choose_shift(self._songs[path], self._voices[speaker], how == AUTO_OCTAVE)
-        logger.info("%s, %s: %s", path, speaker, choice.reason)
-        warning = range_warning(choice)
-        if warning is None:
-            return int(choice.semitones), ()
-        logger.warning("%s, %s: %s", path, speaker, warning)
-        return int(choice.semitones), (warning,)
+            key, warnings = keys[source.position], ()
+            try:
+                if isinstance(key, str):
+                    key, warnings = chooser.choose(source.path, speaker, key)
+            except UserError as error:
+                if len(sources) == 1:
+                    raise
+                logger.error("%s", error)
+                all_usable = False
+                break
+            options = make_options(args, speaker, key, mix)
+            name = result_name(source.label, options, predictor_name(args), kind_of(args))
+            jobs.append(Job(source.path, RESULTS / name, options, warnings))
+    return jobs, all_usable
 
 
-def print_json(done: "Done") -> None:
+def print_json(job: "Job", report: "ConversionReport | None") -> None:
     """One line about a finished file on stdout."""
-    job, report = done.job, done.report
     about = {
         "source": job.source.as_posix(),
         "result": job.result.as_posix(),
@@ -250,13 +194,8 @@ def print_json(done: "Done") -> None:
 
 
 def choose_mix(args: argparse.Namespace, known: dict[str, int], sources: list["Named"]) -> "SpeakerMix | None":
-    """The mix of voices that the flags ask for.
-
-    Raises:
-        UsageError: a word of --mix is wrong, or there is no file for -usm.
-        ConfigError: that file is wrong; speaker, segment and second are named.
-    """
-    if not mix_wanted(args):
+    """The mix of voices that the flags ask for."""
+    if not is_mixed(args):
         return None
     from modules.audio.io import probe
     from modules.inference.speaker_mix import constant_mix, load_mix
@@ -271,7 +210,7 @@ def choose_retrieval(
     args: argparse.Namespace, model_path: Path | None, speakers: list[str]
 ) -> "RetrievalRequest | None":
     """The cluster centres or the index that the flags ask for; by default beside the model, else in logs/44k/."""
-    if not args.cluster_infer_ratio or mix_wanted(args):
+    if not args.cluster_infer_ratio or is_mixed(args):
         return None
     from assemble import RetrievalRequest
 
@@ -284,11 +223,7 @@ def choose_retrieval(
 
 
 def choose_diffusion(args: argparse.Namespace) -> "DiffusionRequest | None":
-    """The diffusion model that the flags ask for, with its config.
-
-    Raises:
-        ConfigError: there is no such config, or it is wrong.
-    """
+    """The diffusion model that the flags ask for, with its config."""
     if kind_of(args) == "sovits":
         return None
     from assemble import DiffusionRequest
@@ -335,11 +270,7 @@ def choose_config(given: str | None, model: str | None) -> Path:
 
 
 def choose_speakers(given: list[str] | None, known: list[str]) -> list[str]:
-    """The speakers named with -s, each once; else upstream's default where the model has it; else its only one.
-
-    Raises:
-        UserError: a speaker is unknown, or none is named and there are several.
-    """
+    """The speakers named with -s, each once; else upstream's default where the model has it; else its only one."""
     listed = ", ".join(known)
     for name in given or []:
         if name not in known:

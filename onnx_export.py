@@ -107,7 +107,7 @@ def export_voice(args: argparse.Namespace) -> int:
 
     from models import INFERENCE_SEED, load_synthesizer
     from modules.config.io import load_config
-    from modules.inference.voice_graph import VoiceGraph, describe_voice
+    from modules.inference.onnx_voice import VoiceGraph, describe_voice
     from modules.weights.card import CARD_KEY, read_card
     from modules.weights.onnx import export_graph
     from vdecoder.onnx import GraphDecoder

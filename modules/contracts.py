@@ -29,37 +29,29 @@ import torch
 
 @dataclass(frozen=True)
 class F0:
-    """A pitch curve: `f0` (N,) float32 Hz with gaps filled, and `uv` (N,) float32, 1 where the frame is voiced."""
+    """A pitch curve."""
 
-    f0: np.ndarray
-    uv: np.ndarray
+    f0: np.ndarray  # (N,) float32 Hz, gaps filled
+    uv: np.ndarray  # (N,) float32, 1 where the frame is voiced
 
 
 @dataclass(frozen=True)
 class Synthesis:
-    """What a synthesizer returns: `wav` (T,) float32 and the `f0` (N,) Hz that it sang, both on the model's device."""
+    """What a synthesizer returns, on the model's device."""
 
-    wav: torch.Tensor
-    f0: torch.Tensor
+    wav: torch.Tensor  # (T,) float32
+    f0: torch.Tensor  # (N,) Hz, as synthesized
 
 
 @dataclass(frozen=True)
 class VoiceInput:
-    """What a voice sings from.
+    """What a voice is synthesized from: the features of one chunk, all of N frames."""
 
-    Args:
-        units: (D, N).
-        f0: (N,) Hz.
-        uv: (N,), 1 = voiced.
-        speaker: id, or (S, N) weights.
-        volume: (N,), or None for a voice without loudness.
-    """
-
-    units: torch.Tensor
-    f0: torch.Tensor
-    uv: torch.Tensor
-    speaker: int | torch.Tensor
-    volume: torch.Tensor | None = None
+    units: torch.Tensor  # (D, N)
+    f0: torch.Tensor  # (N,) Hz
+    uv: torch.Tensor  # (N,), 1 = voiced
+    speaker: int | torch.Tensor  # id, or (S, N) weights
+    volume: torch.Tensor | None = None  # (N,); None for a voice without volume embedding
 
 
 class SpeechEncoder(Protocol):
@@ -72,11 +64,9 @@ class SpeechEncoder(Protocol):
 
     def encode(self, wav: np.ndarray) -> torch.Tensor:
         """Units (D, N') float32 on the encoder's device of `wav` (T,) at `sampling_rate`, N' near T / hop_length."""
-        ...
 
     def encode_batch(self, wavs: list[np.ndarray]) -> list[torch.Tensor]:
         """The same of several clips at once."""
-        ...
 
 
 class F0Predictor(Protocol):
@@ -86,7 +76,6 @@ class F0Predictor(Protocol):
 
     def predict(self, wav: np.ndarray) -> F0:
         """Pitch of `wav` (T,) at the model's rate: N = T // hop_length frames."""
-        ...
 
 
 class Synthesizer(Protocol):
@@ -103,11 +92,9 @@ class Synthesizer(Protocol):
         predict_f0: bool,
     ) -> Synthesis:
         """Audio of N * hop_length samples from units (D, N), f0 (N,), uv (N,), speaker and volume (N,) or None."""
-        ...
 
     def infer_batch(self, items: list[VoiceInput], noise_scale: float) -> list[Synthesis]:
-        """The same of several stretches at once, each as if it were alone."""
-        ...
+        """The same of several chunks at once, each as if it were alone."""
 
 
 class Retriever(Protocol):
@@ -115,7 +102,6 @@ class Retriever(Protocol):
 
     def blend(self, units: torch.Tensor, speaker: str, ratio: float) -> torch.Tensor:
         """Units (D, N) with `ratio` (0 to 1) of each frame replaced by what the speaker's own data holds nearest."""
-        ...
 
 
 class MelVocoder(Protocol):
@@ -123,52 +109,29 @@ class MelVocoder(Protocol):
 
     def mel(self, wav: torch.Tensor) -> torch.Tensor:
         """Log mel (M, N) of `wav` (T,)."""
-        ...
 
     def synthesize(self, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
         """Audio (N * hop_length,) of a log mel (M, N) and f0 (N,)."""
-        ...
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """What diffusion needs to know of a rendered segment, all on the model's device.
-
-    Args:
-        wav: (T,) as the voice model sang it; None to start from noise.
-        units: (D, N).
-        f0: (N,) Hz.
-        volume: (N,).
-        speaker: id, or (S, N) weights.
-    """
-
-    wav: torch.Tensor | None
-    units: torch.Tensor
-    f0: torch.Tensor
-    volume: torch.Tensor
-    speaker: int | torch.Tensor
 
 
 class MelRefiner(Protocol):
-    """Diffusion over the mel spectra of rendered segments."""
+    """Diffusion over the mel spectra of synthesized chunks."""
 
     batch_frames: int  # worth collecting before a call
 
-    def refine(self, stretches: list[Stretch]) -> list[torch.Tensor]:
-        """Audio (N * hop_length,) of each, refined from its `wav`, or made from noise where there is none."""
-        ...
+    def refine(self, outputs: list[Synthesis | None], features: list[VoiceInput]) -> list[torch.Tensor]:
+        """Audio (N * hop_length,) of each chunk, refined from its output, or made from noise where that is None."""
 
 
 class Enhancer(Protocol):
-    """Re-synthesis of a finished segment."""
+    """Re-synthesis of a finished chunk."""
 
     def enhance(self, wav: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
         """Audio (T,) re-synthesised by a vocoder."""
-        ...
 
 
 class Sampler(Protocol):
-    """One way to walk a diffusion chain backwards."""
+    """One way to solve a diffusion backwards."""
 
     def __call__(
         self,
@@ -179,4 +142,3 @@ class Sampler(Protocol):
         speedup: int,
     ) -> torch.Tensor:
         """The denoised (B, 1, M, N) of `x`, which has the noise of level `k_step` - 1, in strides of `speedup`."""
-        ...

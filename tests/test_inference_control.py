@@ -131,7 +131,7 @@ def test_a_mix_gives_weights_at_the_places_of_the_song(workspace, voice):
     assert results() == {"album/one.wav_0key_spk_mix_sovits_pm.flac"}
     first, second = (seen["speaker"] for seen in voice.synthesizer.seen)
     assert first.shape[0] == 2 and torch.equal(first.sum(0), torch.ones(first.shape[1]))
-    middle = round((6.5 + 0.5) * 100)  # frames of 10 ms; the first stretch starts half a second before the song
+    middle = round((6.5 + 0.5) * 100)  # frames of 10 ms; the first segment starts half a second before the song
     assert first[0][:middle].min() == 1 and first[1][middle:].min() == 1
     assert second[1][100:].min() == 1
 
@@ -187,7 +187,7 @@ def test_a_wrong_key_ends_with_code_two(workspace, capsys):
 
 
 def test_a_stopped_batch_goes_on_with_resume(workspace, voice, capsys):
-    """The third stretch fails: of the first song both are sung, of the copy one."""
+    """The third segment fails: of the first song both are sung, of the copy one."""
     soundfile.write("raw/album/copy.wav", soundfile.read("raw/album/one.wav")[0], 16000)
     command = ["-n", "album/one.wav", "album/copy.wav", "-s", "alto"]
     assert inference_main.main(command) == 0
@@ -201,7 +201,7 @@ def test_a_stopped_batch_goes_on_with_resume(workspace, voice, capsys):
     assert inference_main.main([*command, "--resume", "--json"]) == 0
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert first["already_there"] and not second["already_there"] and second["resumed_seconds"] > 5
-    assert len(voice.synthesizer.seen) == 1, "only the stretch that was missing"
+    assert len(voice.synthesizer.seen) == 1, "only the segment that was missing"
     assert Path("results/album/copy.wav_0key_alto_sovits_pm.flac").read_bytes() == whole
     assert {path.name for path in Path("results/album").glob(".*")} == {JOURNAL}
 
@@ -226,7 +226,7 @@ def test_without_resume_everything_is_made_again(workspace, voice):
         assert voice.synthesizer.seen
 
 
-def test_a_source_that_cannot_be_heard_does_not_end_the_batch(workspace, voice, caplog):
+def test_a_source_that_cannot_be_read_does_not_end_the_batch(workspace, voice, caplog):
     write_voice_notes(300)
     Path("raw/album/broken.wav").write_bytes(b"RIFFnothing")
     assert inference_main.main(["-n", "album", "-s", "alto", "-t", "auto", "-m", "G_1.pth"]) == 1
@@ -235,8 +235,8 @@ def test_a_source_that_cannot_be_heard_does_not_end_the_batch(workspace, voice, 
         inference_main.main(["-n", "album/broken.wav", "-s", "alto", "-t", "auto", "-m", "G_1.pth"])
 
 
-def test_a_long_song_is_heard_in_parts(workspace, voice):
-    from modules.inference.auto_transpose import HEARD_SECONDS, hear_song
+def test_a_long_song_is_sampled_in_parts(workspace, voice):
+    from modules.inference.auto_transpose import LISTEN_SECONDS, song_histogram
 
     minute = sung(60, 8000)
     with soundfile.SoundFile("raw/long.flac", "w", 8000, 1) as file:
@@ -244,22 +244,22 @@ def test_a_long_song_is_heard_in_parts(workspace, voice):
             file.write(minute)
     calls = []
     converter, _, _ = fake_converter(predictor=FakePredictor(calls))
-    histogram = hear_song(Path("raw/long.flac"), converter.renderer, -40)
+    histogram = song_histogram(Path("raw/long.flac"), converter.pipeline, -40)
     heard = sum(length for _, length in calls) / 16000
-    assert 0.8 * HEARD_SECONDS <= heard <= 1.1 * HEARD_SECONDS
+    assert 0.8 * LISTEN_SECONDS <= heard <= 1.1 * LISTEN_SECONDS
     assert histogram.median_hz == pytest.approx(200, rel=0.02)
 
 
-def test_a_song_carries_the_papers_of_its_voice_unless_it_shall_not(workspace, voice):
+def test_a_song_carries_the_card_of_its_voice_unless_it_shall_not(workspace, voice):
     voice.changes = {"card": {"name": "44k", "licence": "CC BY 4.0", "speakers": ["alto", "tenor"]}}
     assert inference_main.main(["-n", "album/one", "-s", "alto", "-t", "3"]) == 0
     (path,) = Path("results").rglob("one*.flac")
     with soundfile.SoundFile(path) as song:
-        tags, with_papers = song.copy_metadata(), song.read()
+        tags, with_metadata = song.copy_metadata(), song.read()
     about = json.loads(tags["comment"])
     assert tags["title"] == "one" and tags["license"] == "CC BY 4.0" and "alto" in tags["artist"]
     assert about["voice"]["name"] == "44k" and about["settings"]["transpose"] == 3
     assert inference_main.main(["-n", "album/one", "-s", "alto", "-t", "3", "--no_metadata"]) == 0
     with soundfile.SoundFile(path) as song:
         assert not {"comment", "title", "artist", "license"} & set(song.copy_metadata())
-        assert np.array_equal(song.read(), with_papers)
+        assert np.array_equal(song.read(), with_metadata)

@@ -50,7 +50,7 @@ def encoder(monkeypatch):
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch, encoder):
-    """A voice, a diffusion model, a vocoder and a song of two stretches with a long silence between them."""
+    """A voice, a diffusion model, a vocoder and a song of two segments with a long silence between them."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     config = tiny_config({"ssl_dim": 256, "speech_encoder": "vec256l9"})
@@ -102,7 +102,7 @@ def test_pure_diffusion_needs_no_voice_model(workspace):
     assert Path("song.wav_0key_bass_diff_dio.flac").is_file()
 
 
-def test_the_stretches_of_a_song_are_refined_together(workspace, monkeypatch):
+def test_the_segments_of_a_song_are_refined_together(workspace, monkeypatch):
     batches = []
     original = GaussianDiffusion.sample
 
@@ -197,7 +197,7 @@ def test_speakers_are_matched_by_name_or_else_by_number(workspace):
         diffusion = assemble.DiffusionRequest(DIFFUSION / "model_1.pt", DIFFUSION / "config.yaml", config)
         voice = assemble.read_voice_config(Path("logs/44k/config.json"))
         request = assemble.VoiceRequest(Path("logs/44k/G_1.pth"), voice, "dio", device="cpu", diffusion=diffusion)
-        assert assemble.load_converter(request).parts.refiner_speakers == wanted
+        assert assemble.load_converter(request).pipeline.refiner_speakers == wanted
 
 
 def test_missing_files_are_named_with_what_makes_them(workspace):

@@ -162,7 +162,7 @@ def test_a_network_is_built_from_every_part_of_the_config(config):
 
 @pytest.mark.parametrize("changes", [{}, {"use_transformer_flow": True}, {"vocoder_name": "nsf-snake-hifigan"}])
 @pytest.mark.parametrize("with_mix", [False, True])
-def test_stretches_sung_together_are_what_they_are_alone(changes, with_mix):
+def test_segments_synthesized_together_are_what_they_are_alone(changes, with_mix):
     """Padding, masks and everyone's own noise leave only rounding; 3e-7 measured."""
     network = build_synthesizer(tiny_config(changes)).eval()
     voice, items = Voice(network), []

@@ -9,6 +9,7 @@ is stands in `modules.f0.histogram`.
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from modules.data.features import COMMAND, read_pitch
 from modules.data.filelist import speaker_of
@@ -67,14 +68,17 @@ def histograms_beside(clips: Iterable[Path], speakers: Iterable[str]) -> dict[st
     return found
 
 
-def voice_histograms(model_path: Path, data_dir: Path = Path("dataset/44k")) -> dict[str, PitchHistogram]:
+def voice_histograms(
+    model_path: Path, data_dir: Path = Path("dataset/44k"), card: dict[str, Any] | None = None
+) -> dict[str, PitchHistogram]:
     """The histograms of a voice model's speakers: from its checkpoint, or else (published ones) from its data set.
 
     Args:
         model_path: G_STEP.pth, .safetensors or .onnx.
+        card: of the model, where it has been read already.
     """
-    stored = (read_card(model_path) or {}).get(HISTOGRAMS)
-    if not stored and model_path.suffix not in (".safetensors", ".onnx"):
+    stored = ((read_card(model_path) if card is None else card) or {}).get(HISTOGRAMS)
+    if card is None and not stored and model_path.suffix not in (".safetensors", ".onnx"):
         stored = load_weights(model_path).get(HISTOGRAMS)  # where checkpoints had them before they had a card
     if stored is None:
         return read_histograms(data_dir / FILE_NAME)

@@ -97,7 +97,7 @@ class Evaluator:
 
     def __init__(self, converter: VoiceConverter, scorers: Scorers, plan: Plan) -> None:
         self.converter, self.scorers, self.plan = converter, scorers, plan
-        self.audio, self.predictor = converter.audio, converter.parts.predictor
+        self.audio, self.predictor = converter.audio, converter.pipeline.predictor
         self.failures: list[str] = []
 
     def run(self, on_done: Callable[[Clip], None], progress: bool = True) -> None:

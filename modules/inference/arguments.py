@@ -40,16 +40,14 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
 
 def _add_file_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    names = (
-        "files to convert: names under raw/ (.wav is added where a name has no suffix), paths, folders, or patterns "
-    )
-    names += "like 'album/*.flac'"
+    names = "files to convert: names under raw/ (.wav is added where a name has no suffix), paths, folders, or "
+    names += "patterns like 'album/*.flac'"
     add("-n", "--clean_names", nargs="+", default=[DEFAULT_NAME], metavar="NAME", help=names)
     add("-wf", "--wav_format", default="flac", metavar="FORMAT", help="format of the result: flac, wav, mp3, ogg ...")
     resume = "go on where an interrupted run of the same command stopped: finished files stay, unfinished ones go on"
     add("--resume", action="store_true", help=resume)
-    papers = "leave out of the result what it was made from, by which voice and on what terms"
-    add("--no_metadata", action="store_true", help=papers)
+    metadata = "leave out of the result what it was made from, by which voice and on what terms"
+    add("--no_metadata", action="store_true", help=metadata)
     add("--json", action="store_true", help="print one line of JSON on stdout for each finished file")
 
 
@@ -59,13 +57,13 @@ def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
     add("-s", "--spk_list", nargs="+", metavar="NAME", help=speakers)
     keys = "semitones up (or down: -12) for each name; the first counts for names without one. auto: what suits the "
     keys += "notes that the voice was trained on; auto-octave: whole octaves only, so that the song keeps its key"
-    add("-t", "--trans", type=semitones, nargs="+", default=[0], metavar="N", help=keys)
-    predictors = "how the melody is read: pm, dio, harvest, crepe, fcpe, rmvpe or swift; README.md compares them"
+    add("-t", "--trans", type=transposition, nargs="+", default=[0], metavar="N", help=keys)
+    predictors = "F0 predictor: pm, dio, harvest, crepe, fcpe, rmvpe or swift; docs/encoders-and-f0.md compares them"
     add("-f0p", "--f0_predictor", default="pm", metavar="NAME", help=predictors)
     add("-fmp", "--f0_mean_pooling", action="store_true", help="the same as -f0p crepe (so-vits-svc 4.0's flag)")
     threshold = "confidence below which crepe, fcpe, rmvpe and swift call a frame unvoiced, 0 to 1"
     add("-ft", "--f0_filter_threshold", type=float, default=0.05, metavar="X", help=threshold)
-    auto = "the model speaks with its own pitch: for speech; a song goes out of tune"
+    auto = "the model predicts the pitch itself: for speech; a song goes out of tune"
     add("-a", "--auto_predict_f0", action="store_true", help=auto)
     loudness = "1 keeps the loudness that the model made, 0 follows the source's, values between mix"
     add("-lea", "--loudness_envelope_adjustment", type=float, default=1.0, metavar="X", help=loudness)
@@ -78,10 +76,9 @@ def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
 
 def _add_retrieval_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    made = (
-        "kmeans_10000.pt, or with -fr feature_and_index.json (or so-vits-svc's .pkl), beside the model or in logs/44k/"
-    )
-    add("-cm", "--cluster_model_path", default="", metavar="FILE", help=f"cluster centres or index (default: {made})")
+    made = "cluster centres or index (default: kmeans_10000.pt, or with -fr feature_and_index.json or so-vits-svc's "
+    made += ".pkl, beside the model or in logs/44k/)"
+    add("-cm", "--cluster_model_path", default="", metavar="FILE", help=made)
     ratio = "share taken from the training voice's own sounds, 0 to 1: more is nearer to the voice, less clear in words"
     add("-cr", "--cluster_infer_ratio", type=float, default=0.0, metavar="X", help=ratio)
     index = "take them from a feature index (python train_index.py), not from cluster centres"
@@ -97,22 +94,22 @@ def _add_diffusion_flags(group: argparse._ArgumentGroup) -> None:
     add("-dm", "--diffusion_model_path", metavar="FILE", help=f"trained diffusion model {newest}")
     beside = f"(default: config.yaml beside the model given with -dm, else {DIFFUSION_FOLDER}/config.yaml)"
     add("-dc", "--diffusion_config_path", metavar="FILE", help=f"config that was saved with it {beside}")
-    steps = "noise levels of shallow diffusion: more is cleaner and further from what the VITS model sang"
+    steps = "noise levels of shallow diffusion: more is cleaner and further from what the VITS model made"
     add("-ks", "--k_step", type=int, default=DEFAULT_K_STEP, metavar="N", help=steps)
-    second = "diffusion hears the words in what the VITS model sang, not in the source: nearer to the voice, less clear"
+    second = "units of diffusion from what the VITS model made, not from the source: nearer to the voice, less clear"
     add("-se", "--second_encoding", action="store_true", help=second)
 
 
 def _add_slicing_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    silence = "loudness in dB below which a stretch is silence; -50 keeps quiet breaths, -30 suits a noisy recording"
+    silence = "loudness in dB below which a segment is silent; -50 keeps quiet breaths, -30 suits a noisy recording"
     add("-sd", "--slice_db", type=float, default=-40, metavar="DB", help=silence)
-    add("-p", "--pad_seconds", type=float, default=0.5, metavar="S", help="silence added around every stretch")
-    clip = "cut into pieces of this many seconds whatever they hold; 0 cuts at silences only"
+    add("-p", "--pad_seconds", type=float, default=0.5, metavar="S", help="silence added around every segment")
+    clip = "cut into chunks of this many seconds whatever they hold; 0 cuts at silences only"
     add("-cl", "--clip", type=float, default=0.0, metavar="S", help=clip)
-    fade = "seconds by which such pieces overlap and are cross-faded"
+    fade = "seconds by which such chunks overlap and are cross-faded"
     add("-lg", "--linear_gradient", type=float, default=0.0, metavar="S", help=fade)
-    cap = "longest stretch at once; longer ones are cut where they are quietest, which bounds the memory"
+    cap = "most seconds at once; longer segments are cut where they are quietest, which bounds the memory"
     add("--max_segment", type=float, default=30.0, metavar="S", help=cap)
     retain = "share of that overlap which is really mixed, above 0 up to 1"
     add("-lgr", "--linear_gradient_retain", type=float, default=0.75, metavar="X", help=retain)
@@ -125,11 +122,11 @@ def _add_advanced_flags(group: argparse._ArgumentGroup) -> None:
     add("--noice_scale", dest="noise_scale", type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     enhance = "NSF-HiFiGAN enhancer: cleaner sound for voices with little training data; not together with diffusion"
     add("-eh", "--enhance", action="store_true", help=enhance)
-    key = "semitones by which the enhancer hears the voice lower, for notes above its range"
+    key = "semitones by which the enhancer takes the voice lower, for notes above its range"
     add("-eak", "--enhancer_adaptive_key", type=int, default=0, metavar="N", help=key)
 
 
-def semitones(text: str) -> int | str:
+def transposition(text: str) -> int | str:
     """A number of semitones, or a word for choosing it."""
     if text in (AUTO, AUTO_OCTAVE):
         return text
@@ -139,10 +136,10 @@ def semitones(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {AUTO} or {AUTO_OCTAVE}") from None
 
 
-def effectless(args: argparse.Namespace) -> list[str]:
+def without_effect(args: argparse.Namespace) -> list[str]:
     """What was given and has no effect, in words."""
-    by_diffusion, mixed = kind_of(args) != "sovits", mix_wanted(args)
-    without_effect = {
+    by_diffusion, mixed = kind_of(args) != "sovits", is_mixed(args)
+    checks = {
         "-cm has no effect while -cr is 0": args.cluster_model_path and not args.cluster_infer_ratio,
         "-fr has no effect while -cr is 0": args.feature_retrieval and not args.cluster_infer_ratio,
         "-cr has no effect on a mix of voices": args.cluster_infer_ratio and mixed,
@@ -161,11 +158,11 @@ def effectless(args: argparse.Namespace) -> list[str]:
         "-a has no effect with -od": args.auto_predict_f0 and args.only_diffusion,
         "-m and -c have no effect with -od": args.only_diffusion and (args.model_path or args.config_path),
     }
-    return [text for text, applies in without_effect.items() if applies]
+    return [text for text, applies in checks.items() if applies]
 
 
-def mix_wanted(args: argparse.Namespace) -> bool:
-    """Whether several voices shall sing at once."""
+def is_mixed(args: argparse.Namespace) -> bool:
+    """Whether a mix of voices is wanted."""
     return bool(args.mix or args.use_spk_mix or args.mix_path)
 
 
@@ -175,5 +172,5 @@ def kind_of(args: argparse.Namespace) -> str:
 
 
 def predictor_name(args: argparse.Namespace) -> str:
-    """The pitch predictor that the flags ask for."""
+    """The F0 predictor that the flags ask for."""
     return "crepe" if args.f0_mean_pooling else args.f0_predictor

@@ -1,51 +1,78 @@
-"""The notes of a song before it is converted: enough of it to choose a key, however long it is."""
+"""Choosing the key of a conversion (`-t auto`): which notes a song holds against which the voice was trained on."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from modules.audio.slicer import Segment, slice_silence
-from modules.f0.histogram import PitchHistogram
-from modules.inference.pipeline import Renderer
-from modules.inference.stream import Window, file_source, survey
+from modules.errors import UsageError
+from modules.f0.histogram import PitchHistogram, choose_shift, range_warning
+from modules.inference.arguments import AUTO_OCTAVE
+from modules.inference.chunks import Chunk
+from modules.inference.pipeline import Pipeline
+from modules.inference.stream import Song
 
-HEARD_SECONDS = 90.0  # of a song, spread over all of it
+logger = logging.getLogger(__name__)
+
+LISTEN_SECONDS = 90.0  # of a song, spread over all of it
 PART_SECONDS = 10.0  # at once
 
 
-def hear_song(path: Path, renderer: Renderer, slice_db: float) -> PitchHistogram:
-    """Which notes a recording holds, heard with the predictor that will convert it.
-
-    Of more than `HEARD_SECONDS` of voice only parts are heard, at equal distances.
+class KeyChooser:
+    """Chooses transpositions; the pitch of every song is taken once.
 
     Args:
-        path: any format that soundfile reads.
-        renderer: with the predictor.
-        slice_db: loudness below which a stretch counts as silence.
-
-    Raises:
-        AudioError: the file cannot be used.
+        voices: speaker to the notes of the training, as far as they are known.
+        speakers: who is wanted.
+        model: the voice's file, for the message.
+        pipeline: with the predictor that will convert.
+        slice_db: loudness below which a song counts as silent.
     """
-    source = file_source(path)
-    found = survey(source)
-    window = Window(source, found.gain)
+
+    def __init__(
+        self, voices: dict[str, PitchHistogram], speakers: list[str], model: Path, pipeline: Pipeline, slice_db: float
+    ) -> None:
+        self.voices, self.pipeline, self.slice_db = voices, pipeline, slice_db
+        self._songs: dict[Path, PitchHistogram] = {}
+        for speaker in speakers:
+            if speaker not in voices:
+                raise UsageError(
+                    f"-t auto: neither {model} nor dataset/44k/f0_histograms.json says which notes {speaker!r} was "
+                    "trained on. Give a number (-t 0), or run preprocess_hubert_f0.py on the voice's data set."
+                )
+
+    def choose(self, path: Path, speaker: str, how: str) -> tuple[int, tuple[str, ...]]:
+        """Semitones for a song in a voice, and warnings about notes outside its range; says why.
+
+        Raises:
+            AudioError: the song cannot be used.
+        """
+        if path not in self._songs:
+            self._songs[path] = song_histogram(path, self.pipeline, self.slice_db)
+        choice = choose_shift(self._songs[path], self.voices[speaker], how == AUTO_OCTAVE)
+        logger.info("%s, %s: %s", path, speaker, choice.reason)
+        warning = range_warning(choice)
+        if warning is not None:
+            logger.warning("%s, %s: %s", path, speaker, warning)
+        return int(choice.semitones), () if warning is None else (warning,)
+
+
+def song_histogram(path: Path, pipeline: Pipeline, slice_db: float) -> PitchHistogram:
+    """Which notes a recording holds; of more than `LISTEN_SECONDS` of voice only parts count, at equal distances."""
+    song = Song.from_file(path, pipeline.audio.sampling_rate)
     histogram = PitchHistogram.from_curve(np.zeros(0), np.zeros(0))
-    segments = slice_silence(found.rms, found.n_samples, source.rate, slice_db)
-    for start, stop in choose_parts([segment for segment in segments if segment.voiced], source.rate):
-        chunk = window.read(start, stop)
-        if chunk.any():
-            curve = renderer.hear(chunk, source.rate, start / source.rate, found.n_samples / source.rate).curve
-            histogram = histogram + PitchHistogram.from_curve(curve.f0, curve.uv)
+    segments = slice_silence(song.rms, song.n_samples, song.rate, slice_db)
+    for start, stop in choose_parts([segment for segment in segments if segment.voiced], song.rate):
+        part = Chunk(start, stop, start, stop, stop, audio=song.read(start, stop))
+        if part.audio.any():
+            pipeline.predict_f0(part, song.rate)
+            histogram = histogram + PitchHistogram.from_curve(part.f0.f0, part.f0.uv)
     return histogram
 
 
 def choose_parts(voiced: list[Segment], rate: int) -> list[tuple[int, int]]:
-    """Spans of samples to hear, ascending: all of the voiced segments, or every n-th part of them.
-
-    Args:
-        voiced: segments of a song, ascending.
-        rate: Hz.
-    """
+    """Spans of samples to predict the pitch of, ascending: all of the voiced segments, or every n-th part of them."""
     part = int(PART_SECONDS * rate)
     parts = [
         (start, min(start + part, segment.end))
@@ -53,7 +80,7 @@ def choose_parts(voiced: list[Segment], rate: int) -> list[tuple[int, int]]:
         for start in range(segment.start, segment.end, part)
     ]
     seconds = sum(stop - start for start, stop in parts) / rate
-    if seconds <= HEARD_SECONDS:
+    if seconds <= LISTEN_SECONDS:
         return parts
-    wanted = max(1, round(len(parts) * HEARD_SECONDS / seconds))
+    wanted = max(1, round(len(parts) * LISTEN_SECONDS / seconds))
     return [parts[round(index * (len(parts) - 1) / max(1, wanted - 1))] for index in range(wanted)]

@@ -20,40 +20,12 @@ JOURNAL = ".conversions.json"  # in each folder of results: name -> key of the r
 
 @dataclass(frozen=True)
 class Job:
-    """One file in one voice.
+    """One file in one voice."""
 
-    Args:
-        source: the file to convert.
-        result: the file to write.
-        options: how.
-        warnings: what is known to be doubtful about it beforehand.
-    """
-
-    source: Path
-    result: Path
+    source: Path  # the file to convert
+    result: Path  # the file to write
     options: ConversionOptions
-    warnings: tuple[str, ...] = ()
-
-    @classmethod
-    def named(
-        cls,
-        name: str,
-        source: Path,
-        options: ConversionOptions,
-        predictor: str,
-        kind: str = "sovits",
-        warnings: tuple[str, ...] = (),
-    ) -> "Job":
-        """The job of a source that was typed as `name`, with its result under `results/`."""
-        return cls(source, RESULTS / result_name(name, options, predictor, kind), options, warnings)
-
-
-@dataclass(frozen=True)
-class Done:
-    """A job and what became of it; `report` is None where an earlier run had finished it."""
-
-    job: Job
-    report: ConversionReport | None
+    warnings: tuple[str, ...] = ()  # what is known to be doubtful about it beforehand
 
 
 def result_name(name: str, options: ConversionOptions, predictor: str, kind: str = "sovits") -> str:
@@ -64,22 +36,19 @@ def result_name(name: str, options: ConversionOptions, predictor: str, kind: str
     Args:
         name: the source as typed.
         options: key, speaker, share of retrieval and format.
-        predictor: name of the pitch predictor.
+        predictor: name of the F0 predictor.
         kind: "sovits", "sovdiff" for shallow diffusion, "diff" for diffusion alone.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts or name.startswith(("./", ".\\")):
         name = Path(name).name
     key = "auto" if options.predict_f0 else f"{options.transpose:g}key"
     retrieved = f"_{options.retrieval_ratio}" if options.retrieves else ""
-    return f"{name}_{key}_{_as_file_name(options.speaker)}{retrieved}_{kind}_{predictor}.{options.output_format}"
+    speaker = options.speaker.replace("/", "_").replace("\\", "_")
+    return f"{name}_{key}_{speaker}{retrieved}_{kind}_{predictor}.{options.output_format}"
 
 
 def check_results_differ(jobs: list[Job]) -> list[Job]:
-    """The jobs, each once, if no result would overwrite another or a source.
-
-    Raises:
-        UsageError: two different jobs have one result, or a result is also a source; both are named.
-    """
+    """The jobs, each once, if no result would overwrite another or a source."""
     sources = {job.source.resolve() for job in jobs}
     writers: dict[Path, Job] = {}
     for job in jobs:
@@ -98,74 +67,66 @@ def run_jobs(
     jobs: list[Job],
     converter: VoiceConverter,
     resume: bool = False,
-    tell: Callable[[Done], None] | None = None,
-) -> list[Done]:
+    on_done: Callable[[Job, ConversionReport | None], None] | None = None,
+) -> list[Job]:
     """Converts one after the other and returns the jobs that succeeded; what fails is reported and the rest goes on.
 
     Args:
         jobs: with different results.
         converter: the voice.
         resume: leave out what an earlier run of the same requests has finished, and go on within an unfinished one.
-        tell: is called with every job as soon as it is done.
+        on_done: is called with every finished job; the report is None where an earlier run had finished it.
 
     Raises:
         UserError: there is only one job and it failed.
     """
-    finished, told_stereo = [], False
+    finished: list[Job] = []
+    stereo_logged = False
     for job in jobs:
+        report = None
         try:
             make_folder(job.result.parent)
             remove_leftovers(job.result.parent, recursive=False)
-            if resume and job.result.is_file() and _recorded(job.result) == converter.key(job.source, job.options):
-                logger.info("%s: is there already", job.result.as_posix())
-                finished.append(Done(job, None))
-                if tell is not None:
-                    tell(finished[-1])
-                continue
-            if not told_stereo and (channels := probe(job.source).channels) > 1:
-                logger.info("%s: its %d channels are mixed to one, as of all such files", job.source, channels)
-                told_stereo = True
-            report = converter.convert(job.source, job.result, job.options, resume=resume)
-            _record(job.result, converter.key(job.source, job.options))
+            is_known = resume and job.result.is_file()
+            if is_known and _journal(job.result).get(job.result.name) == converter.key(job.source, job.options):
+                logger.info("%s: already exists", job.result.as_posix())
+            else:
+                if not stereo_logged and (channels := probe(job.source).channels) > 1:
+                    logger.info("%s: its %d channels are mixed to one, as of all such files", job.source, channels)
+                    stereo_logged = True
+                report = converter.convert(job.source, job.result, job.options, resume=resume)
+                _record(job.result, converter.key(job.source, job.options))
         except UserError as error:
             if len(jobs) == 1:
                 raise
             logger.error("%s", error)
             continue
-        finished.append(Done(job, report))
-        logger.info(
-            "%s: %.1f s (%.1f s voiced), made in %.1f s, real-time factor %.2f",
-            report.path.as_posix(),
-            report.seconds,
-            report.voiced_seconds,
-            report.elapsed,
-            report.realtime_factor,
-        )
-        if tell is not None:
-            tell(finished[-1])
+        finished.append(job)
+        if report is not None:
+            logger.info(
+                "%s: %.1f s (%.1f s voiced), made in %.1f s, real-time factor %.2f",
+                job.result.as_posix(),
+                report.seconds,
+                report.voiced_seconds,
+                report.elapsed,
+                report.realtime_factor,
+            )
+        if on_done is not None:
+            on_done(job, report)
     if len(finished) < len(jobs):
-        logger.error("%d of %d conversions failed; the reasons stand above", len(jobs) - len(finished), len(jobs))
+        logger.error("%d of %d conversions failed; see the messages above", len(jobs) - len(finished), len(jobs))
     return finished
 
 
-def _read_journal(folder: Path) -> dict[str, str]:
-    """What the folder's results are results of; nothing where that is not known."""
+def _journal(result: Path) -> dict[str, str]:
+    """Which requests the results in that folder are of; nothing where that is not known."""
     try:
-        found = json.loads((folder / JOURNAL).read_text("utf-8"))
+        found = json.loads((result.parent / JOURNAL).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _recorded(result: Path) -> str | None:
-    return _read_journal(result.parent).get(result.name)
-
-
 def _record(result: Path, key: str) -> None:
-    entries = {name: value for name, value in _read_journal(result.parent).items() if (result.parent / name).is_file()}
+    entries = {name: value for name, value in _journal(result).items() if (result.parent / name).is_file()}
     write_json(result.parent / JOURNAL, {**entries, result.name: key})
-
-
-def _as_file_name(speaker: str) -> str:
-    """A speaker's name without path separators."""
-    return speaker.replace("/", "_").replace("\\", "_")

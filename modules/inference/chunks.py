@@ -1,152 +1,172 @@
-"""Which stretch of a file goes through the networks at once, where its output lies, and how outputs are joined.
+"""Which parts of a song go through the networks at once, and how their outputs are joined.
 
-Positions on the input are samples of the file; `Timeline` turns them into samples of the output. Because every length
-is a difference of two such positions, a result has exactly the right length however many pieces it is made of.
+Positions are samples of the song; `Song.at` turns them into samples of the output.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+import torch
 
 from modules.audio.crossfade import crossfade, join_pieces, split_forced
-from modules.audio.slicer import Segment
+from modules.audio.slicer import Segment, slice_silence
+from modules.contracts import F0
 from modules.inference.options import ConversionOptions
+from modules.inference.stream import Song
 
-JOIN_SECONDS = 0.05  # cross-fade at the cuts of a capped stretch
+JOIN_SECONDS = 0.05  # cross-fade at the cuts of a segment above the cap
+SHORTEST_SECONDS = 0.5  # least audio given to the networks; F0 predictors and encoders need a few frames
+SILENCE_SECONDS = 10.0  # long silences are written in blocks
 
 
-@dataclass(frozen=True)
-class Timeline:
-    """Positions of the input in samples of the output.
+@dataclass(eq=False)
+class Chunk:
+    """What goes through the networks at once.
 
-    Args:
-        from_rate: Hz of the input.
-        to_rate: Hz of the output.
+    read_start      start              fade_start     stop     read_stop
+        |--context----|=======output========|---fade----|--context--|
+                                            |===output of the next===
     """
 
-    from_rate: int
-    to_rate: int
-
-    def at(self, position: int) -> int:
-        """ceil(position * to_rate / from_rate), exact: `at(n)` is the length of a converted clip of n samples."""
-        return -(-position * self.to_rate // self.from_rate)
-
-    def length(self, start: int, stop: int) -> int:
-        """Samples of output between two positions of the input."""
-        return self.at(stop) - self.at(start)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One pass through the networks.
-
-        read_start      start                      stop     read_stop
-            |--context----|=======output============|--context--|
-
-    Args:
-        start: first input sample that the output stands for. A piece overlaps its neighbour by their cross-fade.
-        stop: one past the last.
-        read_start: first input sample given to the networks, at most `start`.
-        read_stop: one past the last, at least `stop`.
-        pad_left: zeros put before, in input samples.
-        pad_right: zeros put behind.
-    """
-
-    start: int
-    stop: int
-    read_start: int
-    read_stop: int
-    pad_left: int
-    pad_right: int
+    start: int  # first sample that the output stands for
+    stop: int  # one past the last
+    read_start: int  # first sample given to the networks, at most `start`
+    read_stop: int  # one past the last, at least `stop`
+    fade_start: int  # from here to `stop` it overlaps the next chunk; `stop` where it does not
+    pad_left: int = 0  # zeros put before, in samples
+    pad_right: int = 0  # zeros put behind
+    voiced: bool = True  # a silent one is put out as zeros
+    audio: np.ndarray | None = None  # (T,) between its zeros, at the song's rate; None until it is read
+    wav: torch.Tensor | None = None  # (T',) the same at the model's rate on the device; None until its pitch is known
+    f0: F0 | None = None  # N frames, not transposed
 
     @property
     def has_context(self) -> bool:
         """Whether real audio surrounds the output on at least one side."""
         return self.read_start < self.start or self.read_stop > self.stop
 
+    @property
+    def is_loud(self) -> bool:
+        """Whether there is anything to convert: digital silence, too, has nothing."""
+        return self.audio is not None and bool(self.audio.any())
 
-def plan_pieces(segment: Segment, rate: int, options: ConversionOptions, rms: np.ndarray, rms_hop: int) -> list[Piece]:
-    """The pieces of one voiced stretch, in order.
 
-    A stretch up to the cap is one piece between zeros. Forced pieces (`clip_seconds`) also lie between zeros, each
-    starting `overlap_seconds` before the last one ends. A stretch above the cap is cut where it is quietest, with real
-    audio as context at the cuts.
+def plan_chunks(song: Song, options: ConversionOptions) -> list[Chunk]:
+    """The chunks of a whole song in order, silent ones between them; their audio is not read yet.
 
-    Args:
-        segment: a voiced stretch.
-        rate: Hz of the input.
-        options: the request.
-        rms: loudness of the whole file, one value every `rms_hop` samples.
-        rms_hop: samples between two values of `rms`.
+    A voiced segment up to the cap is one chunk between zeros. Forced chunks (`clip_seconds`) also lie between zeros,
+    each starting `overlap_seconds` before the last one ends. A segment above the cap is cut where it is quietest, with
+    real audio as context at the cuts.
     """
-    pad = int(rate * options.pad_seconds)
-    if options.clip_seconds > 0:
-        length, overlap = int(rate * options.clip_seconds), int(rate * options.overlap_seconds)
-        spans = split_forced(segment.end - segment.start, length, overlap)
-        offset = segment.start
-        return [Piece(offset + a, offset + b, offset + a, offset + b, pad, pad) for a, b in spans]
-    if segment.end - segment.start <= options.max_segment_seconds * rate:
-        return [Piece(segment.start, segment.end, segment.start, segment.end, pad, pad)]
-    cuts = find_cuts(segment, int(rate * options.max_segment_seconds), rms, rms_hop)
-    return _pieces_between(segment, cuts, rate, options, pad)
+    pad, cap = int(song.rate * options.pad_seconds), int(song.rate * options.max_segment_seconds)
+    chunks: list[Chunk] = []
+    for segment in slice_silence(song.rms, song.n_samples, song.rate, options.slice_db):
+        if not segment.voiced:
+            step = int(SILENCE_SECONDS * song.rate)
+            for start in range(segment.start, segment.end, step):
+                stop = min(start + step, segment.end)
+                chunks.append(Chunk(start, stop, start, stop, stop, voiced=False))
+        elif options.clip_seconds > 0:
+            length, overlap = int(song.rate * options.clip_seconds), int(song.rate * options.overlap_seconds)
+            spans = split_forced(segment.end - segment.start, length, overlap)
+            spans = [(segment.start + start, segment.start + stop) for start, stop in spans]
+            for (start, stop), following in zip(spans, [*spans[1:], (segment.end, segment.end)]):
+                chunks.append(Chunk(start, stop, start, stop, following[0], pad, pad))
+        else:
+            cuts = find_cuts(segment, cap, song.rms, song.rms_hop)
+            chunks += _chunks_between(segment, cuts, song.rate, options, pad)
+    for chunk in chunks:
+        n_read = chunk.pad_left + chunk.read_stop - chunk.read_start + chunk.pad_right
+        chunk.pad_right += max(0, int(SHORTEST_SECONDS * song.rate) - n_read)
+    return chunks
 
 
-def split_piece(
-    piece: Piece, longest: int, rate: int, options: ConversionOptions, rms: np.ndarray, rms_hop: int
-) -> list[Piece]:
-    """A piece as several, none with more than about `longest` samples of output; together they read what it reads.
+def unfinished(chunks: list[Chunk], song: Song, n_done: int) -> list[Chunk]:
+    """The chunks that are left when `n_done` samples of output exist.
 
-    Args:
-        piece: with more than `longest` samples.
-        longest: most samples between two cuts.
-        rate: Hz of the input.
-        options: the request.
-        rms: loudness of the whole file, one value every `rms_hop` samples.
-        rms_hop: samples between two values of `rms`.
+    The last finished chunk comes again where its end is joined with the next one.
     """
-    whole = Segment(piece.start, piece.stop, True)
-    parts = _pieces_between(whole, find_cuts(whole, longest, rms, rms_hop), rate, options, 0)
-    parts[0] = replace(parts[0], read_start=piece.read_start, pad_left=piece.pad_left)
-    parts[-1] = replace(parts[-1], read_stop=piece.read_stop, pad_right=piece.pad_right)
+    finished = [chunk for chunk in chunks if song.at(chunk.fade_start) <= n_done]
+    again = bool(finished) and finished[-1].fade_start < finished[-1].stop
+    return chunks[len(finished) - again :]
+
+
+def split_chunk(chunk: Chunk, longest: int, song: Song, options: ConversionOptions) -> list[Chunk]:
+    """A chunk as several, none with more than about `longest` samples of output; together they read what it reads."""
+    whole = Segment(chunk.start, chunk.stop, True)
+    parts = _chunks_between(whole, find_cuts(whole, longest, song.rms, song.rms_hop), song.rate, options, 0)
+    parts[0].read_start, parts[0].pad_left = chunk.read_start, chunk.pad_left
+    parts[-1].read_stop, parts[-1].pad_right = chunk.read_stop, chunk.pad_right
+    origin = chunk.read_start - chunk.pad_left
+    for part in parts:
+        first, last = part.read_start - part.pad_left, part.read_stop + part.pad_right
+        part.audio = chunk.audio[first - origin : last - origin]
     return parts
 
 
-def join_stretch(
-    pieces: list[Piece], rendered: Iterator[np.ndarray], timeline: Timeline, overlap_retain: float
-) -> Iterator[np.ndarray]:
-    """The output of neighbouring pieces, taken from `rendered`, cross-faded where they overlap.
+def silence(chunk: Chunk, song: Song) -> np.ndarray:
+    """The output of a chunk in which there is nothing to convert."""
+    return np.zeros(song.at(chunk.stop) - song.at(chunk.start), np.float32)
 
-    piece 1  [====body====][tail]
-    piece 2                [head][====body====][tail]      tail and head become one join
+
+def trim(wav: np.ndarray, chunk: Chunk, song: Song, options: ConversionOptions) -> np.ndarray:
+    """The output of a chunk from what the networks made of it: without padding and context, and exactly as long as its
+    place in the result."""
+    length = song.at(chunk.stop) - song.at(chunk.start)
+    if chunk.has_context or chunk.pad_left != chunk.pad_right:
+        lead = song.at(chunk.start - chunk.read_start + chunk.pad_left)
+        return fit(wav[lead:], length, centred=False)
+    cut = int(song.out_rate * options.pad_seconds)
+    return fit(wav[cut : len(wav) - cut], length, centred=True)
+
+
+def fit(wav: np.ndarray, length: int, centred: bool) -> np.ndarray:
+    """`wav` cut at its end, or padded with zeros, to `length`; padding is shared between both ends where `centred`.
+
+    Frames are whole, so a padded chunk gives up to one hop less than it was long; upstream shares that gap, and so do
+    we, to give the same samples.
     """
-    tail = np.zeros(0, np.float32)
-    for piece, following in zip(pieces, chain(pieces[1:], [None])):
-        wav = next(rendered)
-        overlap = len(tail)
-        if overlap and piece.has_context:
-            yield join_pieces(tail, wav[:overlap])
-        elif overlap:
-            yield crossfade(tail, wav[:overlap], overlap, overlap_retain)
-        kept = timeline.length(following.start, piece.stop) if following else 0
-        yield wav[overlap : len(wav) - kept]
-        tail = wav[len(wav) - kept :]
+    missing = max(0, length - len(wav))
+    left = missing // 2 if centred else 0
+    return np.pad(wav[:length], (left, missing - left)).astype(np.float32, copy=False)
+
+
+def join(tail: np.ndarray, wav: np.ndarray, chunk: Chunk, song: Song, retain: float) -> tuple[np.ndarray, np.ndarray]:
+    """What can be put out once a chunk is converted, from its `start` to its `fade_start`, and its own tail.
+
+    chunk before   =====output=====|---tail---|
+    chunk                          |==== wav =====|---tail---|      the overlap is a cross-fade of both
+
+    Args:
+        tail: end of the output of the chunk before, as long as the two overlap.
+        wav: output of the chunk, from its `start` to its `stop`.
+        chunk: where it lies.
+        song: of the chunk.
+        retain: share of the overlap of forced chunks that is mixed.
+    """
+    overlap = len(tail)
+    if overlap and chunk.read_start < chunk.start:  # both sides were made from the same audio
+        wav = np.concatenate([join_pieces(tail, wav[:overlap]), wav[overlap:]])
+    elif overlap:
+        wav = np.concatenate([crossfade(tail, wav[:overlap], overlap, retain), wav[overlap:]])
+    n_ready = len(wav) - (song.at(chunk.stop) - song.at(chunk.fade_start))
+    return wav[:n_ready], wav[n_ready:]
 
 
 def find_cuts(segment: Segment, longest: int, rms: np.ndarray, rms_hop: int) -> list[int]:
-    """Places to cut a stretch so that no part exceeds `longest` samples: the quietest frame in reach, each time.
+    """Places to cut a segment so that no part exceeds `longest` samples: the quietest frame in reach, each time.
 
     The search covers the second half of what is allowed and leaves at least a quarter of `longest` for the last part.
 
     Args:
-        segment: the stretch, longer than `longest`.
+        segment: where to cut.
         longest: most samples between two cuts.
-        rms: loudness of the whole file.
+        rms: loudness of the whole file, one value every `rms_hop` samples.
         rms_hop: samples between two values of `rms`.
 
     Returns:
-        Positions inside the stretch, ascending.
+        Positions inside the segment, ascending.
     """
     cuts, position = [], segment.start
     while segment.end - position > longest:
@@ -159,21 +179,21 @@ def find_cuts(segment: Segment, longest: int, rms: np.ndarray, rms_hop: int) -> 
     return cuts
 
 
-def _pieces_between(segment: Segment, cuts: list[int], rate: int, options: ConversionOptions, pad: int) -> list[Piece]:
-    """Pieces from cut to cut: half a join beyond each cut is put out, `context_seconds` beyond it are read."""
+def _chunks_between(segment: Segment, cuts: list[int], rate: int, options: ConversionOptions, pad: int) -> list[Chunk]:
+    """Chunks from cut to cut: half a join beyond each cut is put out, `context_seconds` beyond it are read."""
     half_join, context = int(rate * JOIN_SECONDS / 2), int(rate * options.context_seconds)
-    edges = [segment.start, *cuts, segment.end]
-    pieces = []
-    for left, right in pairwise(edges):
-        first, last = left == segment.start, right == segment.end
-        pieces.append(
-            Piece(
-                start=left if first else left - half_join,
-                stop=right if last else right + half_join,
-                read_start=left if first else max(segment.start, left - context),
-                read_stop=right if last else min(segment.end, right + context),
-                pad_left=pad if first else 0,
-                pad_right=pad if last else 0,
+    chunks = []
+    for left, right in pairwise([segment.start, *cuts, segment.end]):
+        is_first, is_last = left == segment.start, right == segment.end
+        chunks.append(
+            Chunk(
+                start=left if is_first else left - half_join,
+                stop=right if is_last else right + half_join,
+                read_start=left if is_first else max(segment.start, left - context),
+                read_stop=right if is_last else min(segment.end, right + context),
+                fade_start=right if is_last else right - half_join,
+                pad_left=pad if is_first else 0,
+                pad_right=pad if is_last else 0,
             )
         )
-    return pieces
+    return chunks

@@ -1,98 +1,105 @@
-"""VoiceConverter: one request from audio to audio, step by step. It is given finished parts and knows only contracts.
+"""VoiceConverter: a song from file to file, chunk by chunk, in memory that does not grow with its length.
 
-The ladder, each rung on top of the one before: pieces (a `Performer` renders them), a stream of blocks
-(`_convert_blocks`), then `convert_wav` for arrays and `convert` for files.
+    main -> run_jobs -> VoiceConverter.convert -> _blocks -> _synthesize -> Pipeline -> Voice.infer
+
+What the networks do with a chunk is in `pipeline.py`; where chunks lie and how they are joined in `chunks.py`.
 """
 
+import contextlib
+import ctypes
 import hashlib
 import json
 import logging
+import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from itertools import chain
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from modules.audio.slicer import Segment, slice_silence
-from modules.errors import UsageError, UserError
-from modules.inference.chunks import Piece, Timeline, join_stretch, plan_pieces
+from modules.batching import halve_on_out_of_memory
+from modules.contracts import F0
+from modules.errors import AudioError, UsageError, UserError
+from modules.inference.chunks import Chunk, join, plan_chunks, silence, split_chunk, trim, unfinished
 from modules.inference.options import ConversionOptions
-from modules.inference.performer import Findings, Performer, Song
-from modules.inference.pipeline import ConverterParts, Renderer, mixed_speakers
+from modules.inference.pipeline import Pipeline
 from modules.inference.resume import PartialResult
-from modules.inference.stream import Source, Window, array_source, file_source, survey
+from modules.inference.stream import Song
 from modules.weights.card import song_metadata
 
 logger = logging.getLogger(__name__)
 
-SILENCE_BLOCK_SECONDS = 10.0  # long silences are written in blocks
+SHORTEST_SPLIT_SECONDS = 4.0  # a chunk shorter than this is not cut again when memory runs out
 
 
-@dataclass(frozen=True)
+@dataclass
 class ConversionReport:
-    """What a finished conversion amounts to.
+    """What a conversion amounts to; filled in as it goes."""
 
-    Args:
-        path: the file written.
-        seconds: its duration.
-        elapsed: seconds that it took.
-        voiced_seconds: how much of it went through the networks.
-        f0_range: lowest and highest note that was sung, in Hz; None where no pitch was heard.
-        warnings: what the user should know.
-        resumed_seconds: how much of it an earlier run had left.
-    """
-
-    path: Path
-    seconds: float
-    elapsed: float
-    voiced_seconds: float
-    f0_range: tuple[float, float] | None = None
-    warnings: tuple[str, ...] = ()
-    resumed_seconds: float = 0.0
+    path: Path | None = None  # the file written
+    seconds: float = 0.0  # its duration
+    elapsed: float = 0.0  # seconds that it took
+    voiced_seconds: float = 0.0  # how much of it went through the networks
+    resumed_seconds: float = 0.0  # how much of it an earlier run had left
+    f0_range: tuple[float, float] | None = None  # lowest and highest note of the result in Hz; None without any pitch
+    warnings: list[str] = field(default_factory=list)  # what the user should know
 
     @property
     def realtime_factor(self) -> float:
         """Computing time over duration of what was computed: below 1 is faster than playing."""
         return self.elapsed / max(self.seconds - self.resumed_seconds, 1e-9)
 
+    def warn(self, text: str) -> None:
+        """Logs a warning and keeps it."""
+        self.warnings.append(text)
+        logger.warning("%s", text)
+
+    def add_pitch(self, curve: F0, transpose: float) -> None:
+        """Takes note of a chunk's pitch before it was transposed."""
+        voiced = curve.f0[curve.uv > 0] * 2.0 ** (transpose / 12)
+        if len(voiced):
+            low, high = self.f0_range or (float("inf"), 0.0)
+            self.f0_range = min(low, float(voiced.min())), max(high, float(voiced.max()))
+
 
 class VoiceConverter:
-    """Sings a source in a trained voice.
+    """Converts songs to a trained voice.
 
     Args:
-        parts: finished networks and what must be known about them.
+        pipeline: the voice's networks.
     """
 
-    def __init__(self, parts: ConverterParts) -> None:
-        self.parts = parts
-        self.audio = parts.audio
-        self.renderer = Renderer(parts)
-        self.performer = Performer(self.renderer)
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.audio = pipeline.audio
+        refiner_frames = 0 if pipeline.refiner is None else pipeline.refiner.batch_frames
+        self._batch_frames = max(pipeline.batch_frames, refiner_frames)  # worth collecting; less once memory runs out
+        self._longest_seconds = float("inf")  # of a chunk; found when memory runs out, and kept
 
     def check(self, options: ConversionOptions) -> None:
-        """Refuses a request that this voice cannot fulfil.
-
-        Raises:
-            UsageError: unknown speaker (those there are get listed), or pitch prediction without a pitch decoder.
-        """
-        parts = self.parts
-        wanted = [options.speaker] if options.mix is None else mixed_speakers(options.mix, parts.speakers)
+        """Refuses a request that this voice cannot fulfil."""
+        pipeline, wanted = self.pipeline, [options.speaker]
+        if options.mix is not None:
+            used = {track.speaker for track in options.mix.tracks}
+            wanted = [name for name, number in pipeline.speakers.items() if number in used]
         for speaker in wanted:
-            if speaker not in parts.speakers:
-                known = ", ".join(parts.speakers)
+            if speaker not in pipeline.speakers:
+                known = ", ".join(pipeline.speakers)
                 raise UsageError(f"-s/--spk_list: the model has no speaker {speaker!r}. It has: {known}.")
-            if parts.refiner_speakers is not None and speaker not in parts.refiner_speakers:
-                known = ", ".join(parts.refiner_speakers)
+            if pipeline.refiner_speakers is not None and speaker not in pipeline.refiner_speakers:
+                known = ", ".join(pipeline.refiner_speakers)
                 raise UsageError(
                     f"-s/--spk_list: the diffusion model has no speaker {speaker!r}. It has: {known}. Leave out "
                     "-shd, or use a diffusion model of that voice."
                 )
-        if options.retrieves and parts.retriever is None:
+        if options.retrieves and pipeline.retriever is None:
             raise UsageError("-cr/--cluster_infer_ratio: no cluster centres or index are loaded; give -cm")
-        if options.predict_f0 and not parts.can_predict_f0:
+        if options.predict_f0 and not pipeline.can_predict_f0:
             raise UsageError(
                 "-a/--auto_predict_f0: this voice comes without a pitch decoder (model.use_automatic_f0_prediction "
                 "is false, or it is an .onnx file); leave -a out"
@@ -103,7 +110,7 @@ class VoiceConverter:
         stat = path_in.stat()
         values = {field.name: getattr(options, field.name) for field in fields(options)}
         values["mix"] = None if options.mix is None else options.mix.description
-        about = [str(path_in.resolve()), stat.st_size, stat.st_mtime_ns, values, self.parts.identity]
+        about = [str(path_in.resolve()), stat.st_size, stat.st_mtime_ns, values, self.pipeline.identity]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode("utf-8")).hexdigest()
 
     def convert(
@@ -115,7 +122,7 @@ class VoiceConverter:
             path_in: any format that soundfile reads.
             path_out: the result, mono at the model's rate; an older one is replaced.
             options: the request.
-            progress: show a progress bar over seconds of audio.
+            progress: show a progress bar.
             resume: go on where an interrupted run of the same request stopped.
 
         Raises:
@@ -124,145 +131,225 @@ class VoiceConverter:
         """
         started = time.perf_counter()
         self.check(options)
-        source = file_source(path_in)
-        rate, findings, n_voiced = self.audio.sampling_rate, Findings(), 0
-        partial = PartialResult(path_out, self.key(path_in, options), resume)
-        done_before = partial.n_samples
-        if done_before:
-            logger.info("%s: going on after %s", path_in, _clock(done_before / rate))
-        bar = tqdm(
-            total=round(source.seconds),
-            unit="s",
-            desc=path_in.name,
-            disable=not progress,
-            leave=False,
-            dynamic_ncols=True,
-        )
-        with partial, bar:
+        rate, report = self.audio.sampling_rate, ConversionReport(path_out)
+        song = Song.from_file(path_in, rate)
+        partial_result = PartialResult(path_out, self.key(path_in, options), resume)
+        report.resumed_seconds = partial_result.n_samples / rate
+        if report.resumed_seconds:
+            logger.info("%s: going on after %s", path_in, _clock(report.resumed_seconds))
+        total, n_voiced = round(song.seconds), 0
+        bar = tqdm(total=total, unit="s", desc=path_in.name, leave=False, dynamic_ncols=True, disable=not progress)
+        with partial_result as result, bar:
             try:
-                for wav, voiced in self._convert_blocks(source, options, findings, done_before):
-                    partial.write(wav)
-                    n_voiced += len(wav) * voiced
-                    bar.update(partial.n_samples // rate - bar.n)
-                partial.finish(rate, options.output_format, self._tags(path_in, options))
+                for wav, is_voiced in self._blocks(song, options, report, result.n_samples):
+                    result.write(wav)
+                    n_voiced += len(wav) * is_voiced
+                    bar.update(result.n_samples // rate - bar.n)
+                result.finish(rate, options.output_format, self._metadata(path_in, options))
             except UserError as error:
-                raise type(error)(f"{error}{_kept(partial.n_samples / rate)}") from error
+                raise type(error)(f"{error}{_kept(result.n_samples / rate)}") from error
             except KeyboardInterrupt:
-                logger.warning("%s: stopped.%s", path_in, _kept(partial.n_samples / rate) or " Nothing was finished.")
+                logger.warning("%s: stopped.%s", path_in, _kept(result.n_samples / rate) or " Nothing was finished.")
                 raise
-        return ConversionReport(
-            path_out,
-            partial.n_samples / rate,
-            time.perf_counter() - started,
-            n_voiced / rate,
-            (float(findings.lowest), float(findings.highest)) if findings.heard_pitch else None,
-            tuple(findings.warnings),
-            done_before / rate,
-        )
+        report.seconds, report.voiced_seconds = result.n_samples / rate, n_voiced / rate
+        report.elapsed = time.perf_counter() - started
+        return report
 
-    def _tags(self, path_in: Path, options: ConversionOptions) -> dict[str, str]:
+    def convert_wav(self, wav: np.ndarray, rate: int, options: ConversionOptions) -> np.ndarray:
+        """A clip (T,) float32 in memory, converted: (ceil(T * model rate / rate),) float32 at the model's rate."""
+        self.check(options)
+        song = Song.from_array(wav, rate, self.audio.sampling_rate)
+        return np.concatenate([block for block, _ in self._blocks(song, options, ConversionReport())])
+
+    def _blocks(
+        self, song: Song, options: ConversionOptions, report: ConversionReport, n_done: int = 0
+    ) -> Iterator[tuple[np.ndarray, bool]]:
+        """The converted audio from sample `n_done` on, in blocks, each with whether it is voiced.
+
+        With what was done before, they are together exactly as long as the input.
+        """
+        if song.gain < 1:
+            text = "%s: the peak %.3g is above full scale; read at %.3g times the level"
+            logger.info(text, song.name, 1 / song.gain, song.gain)
+        chunks = unfinished(plan_chunks(song, options), song, n_done)
+        tail = np.zeros(0, np.float32)
+        with contextlib.closing(self._batches(chunks, song)) as batches:
+            for batch in batches:
+                wavs = iter(self._synthesize([chunk for chunk in batch if chunk.is_loud], song, options, report))
+                for chunk in batch:
+                    wav = next(wavs) if chunk.is_loud else silence(chunk, song)
+                    wav, tail = join(tail, wav, chunk, song, options.overlap_retain)
+                    new = wav[max(0, n_done - song.at(chunk.start)) :]
+                    if len(new):
+                        yield new, chunk.voiced
+        if report.f0_range is None and any(chunk.voiced for chunk in chunks):
+            report.warn(
+                f"{song.name}: no pitch was found anywhere, so the result is toneless. Is it music without a voice, or "
+                "very noisy? Try another -f0p, or a lower threshold (-ft)"
+            )
+
+    def _batches(self, chunks: list[Chunk], song: Song) -> Iterator[list[Chunk]]:
+        """Chunks with their audio, as many at once as are worth it.
+
+        A predictor on the CPU works in a thread: it takes the pitch of the newest chunk while those before it are
+        synthesized.
+        """
+        ahead = 1 if self.pipeline.predictor_on_cpu else 0
+        waiting: list[tuple[Chunk, Future[None] | None]] = []
+        with ThreadPoolExecutor(1, "f0") as thread:
+            for chunk in chunks:
+                job = None
+                if chunk.voiced:
+                    audio = song.read(chunk.read_start, chunk.read_stop)
+                    chunk = replace(chunk, audio=np.pad(audio, (chunk.pad_left, chunk.pad_right)))
+                    if ahead and chunk.is_loud:
+                        job = thread.submit(self.pipeline.predict_f0, chunk, song.rate)
+                waiting.append((chunk, job))
+                n_ready = len(waiting) - ahead
+                n_frames = sum(self._n_frames(chunk, song) for chunk, _ in waiting[:n_ready])
+                if (chunk.voiced or not ahead) and n_ready and n_frames >= self._batch_frames:
+                    yield _with_pitch(waiting[:n_ready], song)
+                    waiting = waiting[n_ready:]
+            if waiting:
+                yield _with_pitch(waiting, song)
+
+    def _n_frames(self, chunk: Chunk, song: Song) -> float:
+        return 0.0 if chunk.audio is None else len(chunk.audio) / song.rate * self.audio.frame_rate
+
+    def _synthesize(
+        self, chunks: list[Chunk], song: Song, options: ConversionOptions, report: ConversionReport
+    ) -> list[np.ndarray]:
+        """The output of each chunk, exactly as long as its place in the result, with whatever memory there is.
+
+        Too many chunks for the memory are halved; a single one that is too long is cut at its quietest places.
+        """
+        wavs: list[np.ndarray] | None = None
+        if len(chunks) != 1 or _seconds(chunks[0], song) <= self._longest_seconds:
+            run = partial(self.pipeline, song=song, options=options)
+            on_halve = partial(self._halve_batches, song=song, report=report)
+            with contextlib.suppress(torch.OutOfMemoryError), _explained(song, chunks):
+                wavs = halve_on_out_of_memory(run, chunks, on_halve)
+        if wavs is not None:
+            return [_checked(wav, chunk, song, options, report) for wav, chunk in zip(wavs, chunks)]
+        if len(chunks) > 1:  # one of them is too long even alone
+            return [self._synthesize([chunk], song, options, report)[0] for chunk in chunks]
+        return [self._synthesize_parts(chunks[0], song, options, report)]
+
+    def _synthesize_parts(
+        self, chunk: Chunk, song: Song, options: ConversionOptions, report: ConversionReport
+    ) -> np.ndarray:
+        """The output of a chunk that is too long for the memory, cut where it is quietest and joined again."""
+        seconds = _seconds(chunk, song)
+        if seconds <= self._longest_seconds:  # it was tried
+            if seconds < SHORTEST_SPLIT_SECONDS:
+                raise AudioError(f"{_place(song, [chunk])}: {_NO_MEMORY}")
+            self._longest_seconds = seconds / 2
+            report.warn(
+                f"{_place(song, [chunk])}: {seconds:.0f} s at once are too much for this memory; longer chunks are cut "
+                f"at a quiet place from here on, as --max_segment {max(2, int(seconds / 2))} does from the start"
+            )
+        longest = int(max(min(self._longest_seconds, seconds / 2), 1) * song.rate)
+        tail, wavs = np.zeros(0, np.float32), []
+        for part in split_chunk(chunk, longest, song, options):
+            wav = self._synthesize([part], song, options, report)[0] if part.is_loud else silence(part, song)
+            wav, tail = join(tail, wav, part, song, options.overlap_retain)
+            wavs.append(wav)
+        return np.concatenate(wavs)
+
+    def _halve_batches(self, chunks: list[Chunk], song: Song, report: ConversionReport) -> None:
+        """Takes note that so many chunks at once are too many."""
+        self._batch_frames = int(sum(self._n_frames(chunk, song) for chunk in chunks) / 2)
+        report.warn(f"{_place(song, chunks)}: {len(chunks)} chunks at once are too much for this memory; halving that")
+
+    def _metadata(self, path_in: Path, options: ConversionOptions) -> dict[str, str]:
         """What the result says about itself."""
         if not options.with_metadata:
             return {}
         settings = {
             "transpose": options.transpose,
             "predict_f0": options.predict_f0,
-            "f0_predictor": getattr(self.parts.predictor, "name", None),
+            "f0_predictor": getattr(self.pipeline.predictor, "name", None),
             "retrieval_ratio": options.retrieval_ratio if options.retrieves else 0.0,
             "mix": None if options.mix is None else options.mix.description,
-            "diffusion": self.parts.refiner is not None,
+            "diffusion": self.pipeline.refiner is not None,
         }
-        return song_metadata(self.parts.card, path_in.name, options.speaker, settings)
-
-    def convert_wav(self, wav: np.ndarray, rate: int, options: ConversionOptions) -> np.ndarray:
-        """Converts a clip in memory.
-
-        Args:
-            wav: (T,) float32 at `rate`.
-            rate: Hz.
-            options: the request.
-
-        Returns:
-            (ceil(T * model rate / rate),) float32 at the model's rate.
-
-        Raises:
-            AudioError: empty, not mono, or not finite.
-            UsageError: see `check`.
-        """
-        self.check(options)
-        blocks = self._convert_blocks(array_source(wav, rate), options, Findings())
-        return np.concatenate([block for block, _ in blocks])
-
-    def _convert_blocks(
-        self, source: Source, options: ConversionOptions, findings: Findings, done: int = 0
-    ) -> Iterator[tuple[np.ndarray, bool]]:
-        """The converted audio from sample `done` on, in blocks, each with whether it is voiced.
-
-        With what was done before, they are together exactly as long as the input.
-        """
-        found = survey(source)
-        if found.gain < 1:
-            logger.info(
-                "%s: the peak %.3g is above full scale; read at %.3g times the level",
-                source.name,
-                1 / found.gain,
-                found.gain,
-            )
-        timeline = Timeline(source.rate, self.audio.sampling_rate)
-        song = Song(Window(source, found.gain), found, timeline, options, findings)
-        plan = [
-            (segment, plan_pieces(segment, source.rate, options, found.rms, found.rms_hop) if segment.voiced else [])
-            for segment in slice_silence(found.rms, found.n_samples, source.rate, options.slice_db)
-        ]
-        plan = _unfinished(plan, timeline, done)
-        rendered = self.performer.perform(chain.from_iterable(pieces for _, pieces in plan), song)
-        for segment, pieces in plan:
-            position = timeline.at(pieces[0].start if pieces else segment.start)
-            if segment.voiced:
-                blocks = join_stretch(pieces, rendered, timeline, options.overlap_retain)
-            else:
-                blocks = self._silence(timeline.at(segment.end) - position)
-            for wav in blocks:
-                new = wav[max(0, done - position) :]
-                position += len(wav)
-                if len(new):
-                    yield new, segment.voiced
-        if any(segment.voiced for segment, _ in plan) and not findings.heard_pitch:
-            findings.warn(
-                f"{source.name}: no pitch was heard anywhere, so the result is toneless. Is it music without a voice, "
-                "or very noisy? Try another -f0p, or a lower threshold (-ft)"
-            )
-
-    def _silence(self, length: int) -> Iterator[np.ndarray]:
-        step = int(SILENCE_BLOCK_SECONDS * self.audio.sampling_rate)
-        for start in range(0, length, step):
-            yield np.zeros(min(step, length - start), np.float32)
+        return song_metadata(self.pipeline.card, path_in.name, options.speaker, settings)
 
 
-def _unfinished(
-    plan: list[tuple[Segment, list[Piece]]], timeline: Timeline, done: int
-) -> list[tuple[Segment, list[Piece]]]:
-    """What of a plan is left when `done` samples of output exist.
+def _with_pitch(waiting: list[tuple[Chunk, Future[None] | None]], song: Song) -> list[Chunk]:
+    """The chunks, once their pitch is there."""
+    for chunk, job in waiting:
+        if job is not None:
+            with _explained(song, [chunk]):
+                job.result()
+    return [chunk for chunk, _ in waiting]
 
-    Of a stretch that is partly done the last finished piece comes again, for its end is joined with the next one.
-    """
-    left = []
-    for segment, pieces in plan:
-        if timeline.at(segment.end) <= done:
-            continue
-        ends = [timeline.at(following.start) for following in pieces[1:]]
-        n_done = sum(end <= done for end in ends)
-        left.append((segment, pieces[max(0, n_done - 1) :]))
-    return left
+
+def _checked(
+    wav: np.ndarray, chunk: Chunk, song: Song, options: ConversionOptions, report: ConversionReport
+) -> np.ndarray:
+    """What the networks made of a chunk, cut to its place in the result; its pitch goes into the report."""
+    report.add_pitch(chunk.f0, options.transpose)
+    if not np.isfinite(wav).all():
+        place = _place(song, [chunk])
+        raise AudioError(f"{place}: the model produced numbers that are not finite. Try --precision fp32.")
+    return trim(wav, chunk, song, options)
+
+
+@contextlib.contextmanager
+def _explained(song: Song, chunks: list[Chunk]) -> Iterator[None]:
+    """Turns whatever a network raises into one line that names the file, the time and, without memory, the remedy."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except UserError as error:
+        raise type(error)(f"{_place(song, chunks)}: {error}") from error
+    except (RuntimeError, ValueError, MemoryError) as error:
+        text = (str(error).strip().splitlines() or [""])[0][:200]
+        no_memory = isinstance(error, MemoryError) or "out of memory" in text.lower()
+        if no_memory or "can't allocate memory" in text:
+            text = _NO_MEMORY
+        else:
+            text = f"the conversion failed ({type(error).__name__}: {text})"
+        raise AudioError(f"{_place(song, chunks)}: {text}") from error
+    finally:
+        return_freed_memory()
+
+
+_NO_MEMORY = "not enough memory. Use shorter chunks (-cl 15 -lg 1) or the CPU (-d cpu)."
+
+
+def _place(song: Song, chunks: list[Chunk]) -> str:
+    return f"{song.name}, {chunks[0].start / song.rate:.1f} to {chunks[-1].stop / song.rate:.1f} s"
+
+
+def _seconds(chunk: Chunk, song: Song) -> float:
+    return (chunk.stop - chunk.start) / song.rate
 
 
 def _kept(seconds: float) -> str:
     """What to do about a conversion that ended early."""
-    return (
-        f" The first {_clock(seconds)} are kept: the same command with --resume goes on from there." if seconds else ""
-    )
+    kept = f" The first {_clock(seconds)} are kept: the same command with --resume goes on from there."
+    return kept if seconds else ""
 
 
 def _clock(seconds: float) -> str:
     """Seconds as `3:07`."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def return_freed_memory() -> None:
+    """Makes the C library hand its free pages back, where it is glibc; does nothing elsewhere.
+
+    Chunks differ in length, so glibc's heap fills with gaps that the next one does not fit in. Measured over five
+    hours of audio in 30 s chunks: 290 MB of growth without this call, 30 MB with it.
+    """
+    if (malloc_trim := _find_malloc_trim()) is not None:
+        malloc_trim(0)
+
+
+@cache
+def _find_malloc_trim() -> Callable[[int], int] | None:
+    is_linux = sys.platform.startswith("linux")
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if is_linux else None  # musl has none

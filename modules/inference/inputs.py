@@ -1,6 +1,7 @@
 """Which files typed names mean: names under `raw/`, paths, folders and patterns."""
 
 import glob
+import itertools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +17,11 @@ RAW = Path("raw")
 
 @dataclass(frozen=True)
 class Named:
-    """A file that was asked for.
+    """A file that was asked for."""
 
-    Args:
-        label: what its result is named after: the name as typed, for a file of a folder or pattern its place there.
-        path: the file.
-        position: which of the typed names it comes from, from 0.
-    """
-
-    label: str
+    label: str  # its result is named after it: the name as typed, for a file of a folder or pattern its place there
     path: Path
-    position: int
+    position: int  # which of the typed names it comes from, from 0
 
 
 def find_sources(names: list[str], folder: Path = RAW) -> tuple[list[Named], bool]:
@@ -93,12 +88,7 @@ def _label(path: Path, root: Path, folder: Path) -> str:
 
 def _fixed_part(pattern: Path) -> Path:
     """The folders of a pattern before the first with a wildcard."""
-    fixed = []
-    for part in pattern.parts[:-1]:
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    return Path(*fixed) if fixed else Path()
+    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1]))
 
 
 def _listing(folder: Path) -> str:

@@ -1,38 +1,48 @@
-"""A voice in an ONNX file, sung by onnxruntime: the other half of `voice_graph.py`."""
+"""A voice as an ONNX file: the voice model as one function of so-vits-svc's ONNX inputs, and what runs such a file.
 
+c (1, Tc, D)  mel2ph (1, N)      units, and which of them (from 1; 0 for none) each frame takes
+f0 (1, N)  uv (1, N)             pitch
+noise (1, I, N)                  standard normal times the noise scale
+sid (1,) or (N, S)               position of the speaker in the config, or weights of all of them
+vol (1, N)                       loudness, for models that take it
+source_phases (1, 9)  source_noise (1, T, 9)     random numbers of the harmonic source, where they are inputs
+"""
+
+import copy
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from modules.config.schema import Config
 from modules.contracts import Synthesis, VoiceInput
 from modules.device import seeded
 from modules.errors import CheckpointError, UsageError
-from modules.inference.voice_graph import N_HARMONICS, SOURCE_INPUTS
-from modules.weights.onnx import open_session
+from modules.f0.convert import f0_to_coarse
+from modules.nn.onnx import GRAPH_ATTENTION, replace_layers
+from modules.weights.onnx import Graph, open_session
 
+N_HARMONICS = 9  # of the source
+SOURCE_INPUTS = ("source_phases", "source_noise")
 _INPUTS = ["c", "f0", "mel2ph", "uv", "noise", "sid"]
 
 
 class OnnxVoice:
     """A `contracts.Synthesizer` over a graph with so-vits-svc's inputs, ours or another's.
 
-    Random numbers are drawn as `models.Voice` draws them. So a graph that takes those of the source as well sings what
-    the checkpoint sings, up to rounding; one that draws them itself differs in breath and start phases.
+    Random numbers are drawn as `models.Voice` draws them. So a graph that takes those of the source as well gives the
+    sound of the checkpoint, up to rounding; one that draws them itself differs in breath and start phases.
 
     Args:
         path: the file.
         config: that was saved with the voice.
         device: where it is wanted.
-        seed: start of the random numbers of every stretch.
+        seed: start of the random numbers of every chunk.
 
     Attributes:
         takes_random_numbers: whether those of the harmonic source are inputs.
-
-    Raises:
-        UsageError: onnxruntime is not installed.
-        CheckpointError: not an ONNX file, not a voice, or it does not fit the config.
     """
 
     def __init__(self, path: Path, config: Config, device: torch.device, seed: int) -> None:
@@ -55,11 +65,7 @@ class OnnxVoice:
         noise_scale: float = 0.35,
         predict_f0: bool = False,
     ) -> Synthesis:
-        """One stretch in this voice; arguments as `contracts.Synthesizer.infer`.
-
-        Raises:
-            UsageError: `predict_f0`, a mix in a graph of one speaker, or no such speaker.
-        """
+        """One chunk in this voice; arguments as `contracts.Synthesizer.infer`."""
         if predict_f0:
             raise UsageError(f"{self.path}: an ONNX voice has no pitch decoder; leave -a out")
         n_frames, shapes = len(f0), self._shapes
@@ -89,7 +95,7 @@ class OnnxVoice:
         return Synthesis(wav.to(self.device), f0.to(self.device, torch.float32))
 
     def infer_batch(self, items: list[VoiceInput], noise_scale: float = 0.35) -> list[Synthesis]:
-        """Several stretches, one after the other."""
+        """Several chunks, one after the other."""
         return [self.infer(item.units, item.f0, item.uv, item.speaker, item.volume, noise_scale) for item in items]
 
     def _speaker(self, speaker: int | torch.Tensor, n_frames: int) -> torch.Tensor:
@@ -108,31 +114,94 @@ class OnnxVoice:
 
     def _check(self, config: Config) -> None:
         """Refuses a graph that is no voice, or not the config's."""
-        optional = ["vol", *SOURCE_INPUTS]
-        names = list(self._shapes)
-        if names[: len(_INPUTS)] != _INPUTS or set(names) - {*_INPUTS, *optional}:
+        model, names, several = config.model, list(self._shapes), len(config.spk) > 1
+        if names[: len(_INPUTS)] != _INPUTS or set(names) - {*_INPUTS, "vol", *SOURCE_INPUTS}:
             raise CheckpointError(
                 f"{self.path}: not a voice: its inputs are {', '.join(names)}, expected {', '.join(_INPUTS)}. "
                 "Make one with: python onnx_export.py"
             )
-        width, with_volume, several = config.model.ssl_dim, config.model.vol_embedding, len(config.spk) > 1
-        found, wanted = self._shapes["c"][2], width
-        if isinstance(found, int) and found != wanted:
-            raise self._other_config(f"takes units {found} wide, but model.ssl_dim is {wanted}")
-        found = self._shapes["noise"][1]
-        if not isinstance(found, int):
-            self._shapes["noise"][1] = config.model.inter_channels
-        elif found != config.model.inter_channels:
-            raise self._other_config(f"has {found} latent channels, but model.inter_channels is not")
-        if ("vol" in names) != with_volume:
+        width, channels, n_speakers = self._shapes["c"][2], self._shapes["noise"][1], self._shapes["sid"][-1]
+        if not isinstance(channels, int):
+            self._shapes["noise"][1] = channels = model.inter_channels
+        problem = None
+        if isinstance(width, int) and width != model.ssl_dim:
+            problem = f"takes units {width} wide, but model.ssl_dim is {model.ssl_dim}"
+        elif channels != model.inter_channels:
+            problem = f"has {channels} latent channels, but model.inter_channels is {model.inter_channels}"
+        elif ("vol" in names) != model.vol_embedding:
             takes = "takes" if "vol" in names else "does not take"
-            raise self._other_config(f"{takes} a loudness curve, but model.vol_embedding is {str(with_volume).lower()}")
-        if self._mixes != several:
-            kind = "several speakers" if self._mixes else "one speaker"
-            raise self._other_config(f"holds {kind}, but spk names {len(config.spk)}")
-        found = self._shapes["sid"][-1]
-        if self._mixes and isinstance(found, int) and found != len(config.spk):
-            raise self._other_config(f"holds {found} speakers, but spk names {len(config.spk)}")
+            problem = f"{takes} a loudness curve, but model.vol_embedding is {str(model.vol_embedding).lower()}"
+        elif self._mixes != several:
+            problem = f"holds {'several speakers' if self._mixes else 'one speaker'}, but spk names {len(config.spk)}"
+        elif self._mixes and isinstance(n_speakers, int) and n_speakers != len(config.spk):
+            problem = f"holds {n_speakers} speakers, but spk names {len(config.spk)}"
+        if problem:
+            raise CheckpointError(f"{self.path}: {problem}. Use the config.json that was saved with the voice.")
 
-    def _other_config(self, problem: str) -> CheckpointError:
-        return CheckpointError(f"{self.path}: {problem}. Use the config.json that was saved with the voice.")
+
+class VoiceGraph(nn.Module):
+    """A voice model whose inputs are all that its sound depends on.
+
+    Args:
+        network: a `SynthesizerTrn` for conversion, weight norm folded; it is copied, but for its decoder.
+        decoder: latent (1, I, N), f0 (1, N), speaker (1, gin, 1 or N) and perhaps random numbers to the waveform.
+        speaker_ids: rows of the model's speaker table, in the order in which the config names the speakers.
+    """
+
+    def __init__(self, network: nn.Module, decoder: nn.Module, speaker_ids: list[int]) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network, {id(network.dec): decoder})  # the copy gets it in the place of its own
+        replace_layers(self.network, GRAPH_ATTENTION)
+        self.register_buffer("speakers", network.emb_g.weight[speaker_ids].clone())
+        self.eval().requires_grad_(False)
+
+    def forward(
+        self,
+        c: torch.Tensor,
+        f0: torch.Tensor,
+        mel2ph: torch.Tensor,
+        uv: torch.Tensor,
+        noise: torch.Tensor,
+        sid: torch.Tensor,
+        *others: torch.Tensor,
+    ) -> torch.Tensor:
+        """The waveform (1, 1, T); `others` are volume and random numbers of the source, where wanted."""
+        network = self.network
+        given = list(others)
+        vol = given.pop(0) if network.emb_vol is not None else None
+        # A row of zeros in front is what frames without a unit take.
+        units = F.pad(c, (0, 0, 1, 0))[0][mel2ph[0]].T.unsqueeze(0)
+        x = network._content(units, uv, vol, None)
+        z, _, _ = network.enc_p(x, f0_to_coarse(f0, network.clamp_f0_high), None, 1.0, noise)
+        if sid.is_floating_point():
+            speaker = (sid @ self.speakers).T.unsqueeze(0)
+        else:
+            speaker = self.speakers[sid].unsqueeze(2)
+        z = network.flow(z, None, speaker, reverse=True)
+        return network.dec(z, f0, speaker, *given)
+
+
+def describe_voice(module: VoiceGraph, latent_channels: int, hop_length: int, n_frames: int = 64) -> Graph:
+    """The graph of a voice with I `latent_channels`: so-vits-svc's names, order and dynamic axes."""
+    network, n_speakers = module.network, len(module.speakers)
+    n_units, width = n_frames * 3 // 5, network.pre.in_channels
+    inputs = {
+        "c": torch.randn(1, n_units, width),
+        "f0": torch.linspace(100, 400, n_frames)[None],
+        "mel2ph": torch.arange(n_frames)[None] * n_units // n_frames + 1,
+        "uv": torch.ones(1, n_frames),
+        "noise": torch.randn(1, latent_channels, n_frames),
+        "sid": torch.full((n_frames, n_speakers), 1 / n_speakers) if n_speakers > 1 else torch.zeros(1).long(),
+    }
+    dynamic = {"c": {0: "batch", 1: "units"}, "noise": {2: "frames"}}
+    dynamic |= {name: {1: "frames"} for name in ("f0", "mel2ph", "uv")}
+    if n_speakers > 1:
+        dynamic["sid"] = {0: "frames"}
+    if network.emb_vol is not None:
+        inputs["vol"] = torch.full((1, n_frames), 0.1)
+        dynamic["vol"] = {1: "frames"}
+    if network.dec.takes_random_numbers:
+        numbers = torch.rand(1, N_HARMONICS), torch.randn(1, n_frames * hop_length, N_HARMONICS)
+        inputs |= zip(SOURCE_INPUTS, numbers)
+        dynamic[SOURCE_INPUTS[1]] = {1: "samples"}
+    return Graph(module, inputs, ("audio",), {**dynamic, "audio": {2: "samples"}})

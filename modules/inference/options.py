@@ -12,54 +12,27 @@ MIX_NAME = "spk_mix"  # stands in a result's name for the speaker
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """One request, apart from the file: frozen, and valid once it exists.
+    """One request, apart from the file: frozen, and valid once it exists."""
 
-    Messages name the flag of `inference_main.py` that sets a value.
-
-    Args:
-        speaker: name of the target voice; the converter knows which there are. With a mix, `MIX_NAME`.
-        mix: several voices at once, in place of one speaker.
-        retrieval_ratio: share of the units that comes from the training voice's own, 0 to 1.
-        transpose: semitones added to the source's pitch.
-        predict_f0: let the model speak with its own pitch (for speech, not for songs).
-        noise_scale: spread of the latent noise, 0 for none; 0.4 is what upstream uses.
-        slice_db: loudness in dB of full scale below which a stretch counts as silence.
-        pad_seconds: silence put on both sides of every stretch before it enters the networks.
-        clip_seconds: length of forced pieces; 0 cuts at silences only.
-        overlap_seconds: cross-fade between forced pieces.
-        overlap_retain: share of that cross-fade that is really mixed, above 0 up to 1.
-        loudness_ratio: 1 keeps the loudness that the model made, 0 takes the source's, between is between.
-        second_encoding: diffusion hears the words in what the voice model sang, not in the source.
-        enhance: re-synthesise what the voice model sang.
-        enhancer_key: semitones by which the enhancer reads the voice lower; for notes above its range.
-        output_format: container of the result, a name that soundfile writes.
-        max_segment_seconds: stretches longer than this are cut at a quiet place, so that memory stays bounded.
-        context_seconds: real audio on both sides of such a cut.
-        with_metadata: let the result say from what and by which voice it was made.
-
-    Raises:
-        UsageError: a value is out of range, or two contradict each other.
-    """
-
-    speaker: str
-    mix: SpeakerMix | None = None
-    retrieval_ratio: float = 0.0
-    transpose: float = 0.0
-    predict_f0: bool = False
-    noise_scale: float = 0.4
-    slice_db: float = -40.0
-    pad_seconds: float = 0.5
-    clip_seconds: float = 0.0
-    overlap_seconds: float = 0.0
-    overlap_retain: float = 0.75
-    loudness_ratio: float = 1.0
-    second_encoding: bool = False
-    enhance: bool = False
-    enhancer_key: float = 0.0
-    output_format: str = "flac"
-    max_segment_seconds: float = 30.0
-    context_seconds: float = 1.0
-    with_metadata: bool = True
+    speaker: str  # name of the target voice; with a mix, `MIX_NAME`
+    mix: SpeakerMix | None = None  # several voices at once, in place of one speaker
+    retrieval_ratio: float = 0.0  # share of the units that comes from the training voice's own, 0 to 1
+    transpose: float = 0.0  # semitones added to the source's pitch
+    predict_f0: bool = False  # let the model use its own pitch (for speech, not for songs)
+    noise_scale: float = 0.4  # spread of the latent noise, 0 for none; 0.4 is what upstream uses
+    slice_db: float = -40.0  # loudness in dB of full scale below which a segment counts as silent
+    pad_seconds: float = 0.5  # silence put on both sides of every segment before it enters the networks
+    clip_seconds: float = 0.0  # length of forced chunks; 0 cuts at silences only
+    overlap_seconds: float = 0.0  # cross-fade between forced chunks
+    overlap_retain: float = 0.75  # share of that cross-fade that is really mixed, above 0 up to 1
+    loudness_ratio: float = 1.0  # 1 keeps the loudness that the model made, 0 takes the source's, between is between
+    second_encoding: bool = False  # diffusion takes its units from what the voice model made, not from the source
+    enhance: bool = False  # re-synthesise what the voice model made
+    enhancer_key: float = 0.0  # semitones by which the enhancer reads the voice lower; for notes above its range
+    output_format: str = "flac"  # container of the result, a name that soundfile writes
+    max_segment_seconds: float = 30.0  # longer segments are cut at a quiet place, so that memory stays bounded
+    context_seconds: float = 1.0  # real audio on both sides of such a cut
+    with_metadata: bool = True  # let the result say from what and by which voice it was made
 
     def __post_init__(self) -> None:
         _check_range("-cr/--cluster_infer_ratio", self.retrieval_ratio, 0, 1)
@@ -81,7 +54,7 @@ class ConversionOptions:
             )
         if 0 < self.clip_seconds <= self.overlap_seconds:
             raise UsageError(
-                f"-lg/--linear_gradient is {self.overlap_seconds:g} s; it must be shorter than the pieces "
+                f"-lg/--linear_gradient is {self.overlap_seconds:g} s; it must be shorter than the chunks "
                 f"(-cl/--clip is {self.clip_seconds:g} s)"
             )
         StreamWriter("", 44100, self.output_format)  # opens nothing yet, but refuses what cannot be written

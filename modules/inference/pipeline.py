@@ -1,14 +1,12 @@
-"""From a chunk of the source to its sound in the target voice: every network has its turn here.
+"""Pipeline: from chunks of a song to their sound in the target voice; every network has its turn here.
 
-    hear     resample -> pitch                                       one chunk, ahead of the rest
-    sing     units -> retrieval -> voice model                       chunks of like length together where it pays
-    finish   diffusion (chunks of a song together) -> enhancer -> loudness
+    extract -> retrieve -> synthesize -> refine -> match the loudness
 
 Nothing here knows about files, silences or joins; that is the converter's part.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,255 +14,163 @@ import torch
 
 from modules.audio.loudness import frame_volume, match_envelope
 from modules.audio.resampling import SincResampler
+from modules.batching import group_by_length
 from modules.config.audio import AudioSpec
 from modules.contracts import (
-    F0,
     Enhancer,
     F0Predictor,
     MelRefiner,
     Retriever,
     SpeechEncoder,
-    Stretch,
     Synthesis,
     Synthesizer,
     VoiceInput,
 )
 from modules.encoders.align import align_units
+from modules.inference.chunks import Chunk
 from modules.inference.options import ConversionOptions
-from modules.inference.speaker_mix import SpeakerMix
+from modules.inference.stream import Song
 
 # Frames that go through prior and flow together on a GPU: about 45 s, after which the kernels are full.
 GPU_BATCH_FRAMES = 4096
-# The longest chunk of a batch is at most this many times the shortest: padding is work for nothing.
-LIKE_LENGTH = 1.3
+# The longest chunk of a group is at most this many times the shortest: padding is work for nothing.
+LENGTH_RATIO = 1.3
 
 
-@dataclass(frozen=True)
-class ConverterParts:
-    """What a converter is made of; `assemble.py` builds them.
+@dataclass(eq=False)
+class Pipeline:
+    """The networks of a conversion, and what must be known about them; `assemble.py` builds it."""
 
-    Args:
-        synthesizer: the trained voice; None converts by diffusion alone.
-        encoder: what hears the words.
-        predictor: what hears the melody.
-        audio: rate and hop of the voice.
-        speakers: name to id.
-        device: where the networks run.
-        unit_interpolate_mode: how units are brought to N frames, the voice's `data.unit_interpolate_mode`.
-        with_volume: whether the voice takes a loudness curve (`model.vol_embedding`).
-        can_predict_f0: whether it has a pitch decoder (`model.use_automatic_f0_prediction`).
-        refiner_speakers: name to the refiner's id, where that is another than the voice's.
-        refiner: diffusion over the mel of what the voice sang, or from noise where there is no voice model.
-        enhancer: builds the one for an adaptive key in semitones.
-        retriever: pulls units towards the training voice.
-        predictor_on_cpu: the predictor leaves the device alone, so that it may work beside the networks.
-        batch_frames: most frames of chunks that the voice model sings together; 0 sings them one by one.
-        identity: what else a result depends on (files, precision, ...); equal for equal parts.
-        card: what the voice says about itself, for the metadata of results.
-    """
-
-    synthesizer: Synthesizer | None
+    synthesizer: Synthesizer | None  # the trained voice; None converts by diffusion alone
     encoder: SpeechEncoder
     predictor: F0Predictor
-    audio: AudioSpec
-    speakers: dict[str, int]
-    device: torch.device
-    unit_interpolate_mode: str = "left"
-    with_volume: bool = False
-    can_predict_f0: bool = True
-    refiner_speakers: dict[str, int] | None = None
-    refiner: MelRefiner | None = None
-    enhancer: Callable[[float], Enhancer] | None = None
+    audio: AudioSpec  # rate and hop of the voice
+    speakers: dict[str, int]  # name to id
+    device: torch.device  # where the networks run
+    unit_interpolate_mode: str = "left"  # how units are brought to N frames, the voice's data.unit_interpolate_mode
+    with_volume: bool = False  # a loudness curve is wanted (model.vol_embedding, or diffusion alone)
+    can_predict_f0: bool = True  # it has a pitch decoder (model.use_automatic_f0_prediction)
+    refiner: MelRefiner | None = None  # diffusion
+    refiner_speakers: dict[str, int] | None = None  # name to the refiner's id, where that is another than the voice's
+    make_enhancer: Callable[[float], Enhancer] | None = None  # for an adaptive key in semitones
     retriever: Retriever | None = None
-    predictor_on_cpu: bool = True
-    batch_frames: int = 0
-    identity: str = ""
-    card: dict[str, Any] = field(default_factory=dict)
+    predictor_on_cpu: bool = True  # it leaves the device alone, so that it may work beside the networks
+    batch_frames: int = 0  # most frames of chunks in one call of the synthesizer; 0 takes them one by one
+    identity: str = ""  # what else a result depends on (files, precision, ...); equal for equal networks
+    card: dict[str, Any] = field(default_factory=dict)  # what the voice says about itself
 
-
-@dataclass(frozen=True)
-class Heard:
-    """A chunk at the model's rate, with its melody.
-
-    Args:
-        wav: (T,) on the device.
-        curve: its pitch, N frames, not transposed.
-        start_seconds: where in the song it starts.
-        song_seconds: length of the song.
-    """
-
-    wav: torch.Tensor
-    curve: F0
-    start_seconds: float
-    song_seconds: float
-
-    @property
-    def n_frames(self) -> int:
-        """Its length."""
-        return len(self.curve.f0)
-
-
-@dataclass(frozen=True)
-class Sung:
-    """A chunk on its way.
-
-    Args:
-        stretch: what the voice model made of it, and from what.
-        source: (T,) the chunk at the model's rate, on the CPU where its loudness is wanted later; else None.
-    """
-
-    stretch: Stretch
-    source: np.ndarray | None
-
-
-class Renderer:
-    """Sings chunks in a trained voice.
-
-    Args:
-        parts: finished networks and what must be known about them.
-    """
-
-    def __init__(self, parts: ConverterParts) -> None:
-        self.parts = parts
-        self._resample = SincResampler(parts.device)
+    def __post_init__(self) -> None:
+        self._resample = SincResampler(self.device)
         self._enhancers: dict[float, Enhancer] = {}
 
-    @property
-    def batch_frames(self) -> int:
-        """Frames worth collecting; 0 where chunks gain nothing from company."""
-        refiner = self.parts.refiner
-        return max(self.parts.batch_frames, 0 if refiner is None else refiner.batch_frames)
+    def __call__(self, chunks: list[Chunk], song: Song, options: ConversionOptions) -> list[np.ndarray]:
+        """The converted sound of chunks of a song, n_frames * hop_length samples each at the model's rate."""
+        features: list[VoiceInput] = [None] * len(chunks)
+        outputs: list[Synthesis | None] = [None] * len(chunks)
+        noise_scale, budget = options.noise_scale, 0 if options.predict_f0 else self.batch_frames
+        with torch.inference_mode():
+            for chunk in chunks:
+                self.predict_f0(chunk, song.rate)
+            for group in group_by_length([len(chunk.f0.f0) for chunk in chunks], budget, LENGTH_RATIO):
+                items = self.extract([chunks[index] for index in group], song, options)
+                items = self.retrieve(items, options)
+                made: list[Synthesis | None] = [None] * len(items)
+                if self.synthesizer is not None and len(items) == 1:
+                    x = items[0]
+                    given = x.units, x.f0, x.uv, x.speaker, x.volume
+                    made = [self.synthesizer.infer(*given, noise_scale, options.predict_f0)]
+                elif self.synthesizer is not None:
+                    made = self.synthesizer.infer_batch(items, noise_scale)
+                for index, item, output in zip(group, items, made):
+                    features[index], outputs[index] = item, output
+            wavs = self.refine(outputs, features, chunks, song, options)
+        wavs = [wav.float().cpu().numpy() for wav in wavs]
+        if options.loudness_ratio == 1:
+            return wavs
+        rate = self.audio.sampling_rate
+        sources = [chunk.wav.cpu().numpy() for chunk in chunks]
+        return [match_envelope(wav, rate, source, rate, options.loudness_ratio) for wav, source in zip(wavs, sources)]
 
-    @torch.inference_mode()
-    def hear(self, chunk: np.ndarray, rate: int, start_seconds: float, song_seconds: float) -> Heard:
-        """A chunk (T,) at `rate`, brought to the model's rate, and its melody."""
-        wav = self._resample(torch.from_numpy(chunk), rate, self.parts.audio.sampling_rate)
-        return Heard(wav, self.parts.predictor.predict(wav.cpu().numpy()), start_seconds, song_seconds)
+    def predict_f0(self, chunk: Chunk, rate: int) -> None:
+        """Gives a chunk whose audio has that rate its `wav` at the model's rate and its `f0`, unless it has them."""
+        if chunk.f0 is None:
+            with torch.inference_mode():
+                chunk.wav = self._resample(torch.from_numpy(chunk.audio), rate, self.audio.sampling_rate)
+                chunk.f0 = self.predictor.predict(chunk.wav.cpu().numpy())
 
-    @torch.inference_mode()
-    def sing(self, heard: list[Heard], options: ConversionOptions) -> list[Sung]:
-        """Chunks in the target voice, as the voice model sings them; those of like length together."""
-        sung: dict[int, Sung] = {}
-        for batch in self._batches([chunk.n_frames for chunk in heard]):
-            sung.update(zip(batch, self._sing_together([heard[index] for index in batch], options)))
-        return [sung[index] for index in range(len(heard))]
+    def extract(self, chunks: list[Chunk], song: Song, options: ConversionOptions) -> list[VoiceInput]:
+        """What the voice is given of each chunk: units, transposed pitch, speaker and volume."""
+        features = []
+        n_frames = [len(chunk.f0.f0) for chunk in chunks]
+        for chunk, units in zip(chunks, self._encode([chunk.wav for chunk in chunks], n_frames)):
+            f0 = torch.from_numpy(chunk.f0.f0).to(self.device) * 2.0 ** (options.transpose / 12)
+            uv = torch.from_numpy(chunk.f0.uv).to(self.device)
+            speaker = self._speaker(chunk, song, options, self.speakers)
+            volume = frame_volume(chunk.wav, self.audio.hop_length) if self.with_volume else None
+            features.append(VoiceInput(units, f0, uv, speaker, volume))
+        return features
 
-    @torch.inference_mode()
-    def finish(self, sung: list[Sung], options: ConversionOptions) -> list[np.ndarray]:
-        """The sound of chunks, n_frames * hop_length samples each at the model's rate."""
-        parts = self.parts
-        wavs = [chunk.stretch.wav for chunk in sung]
-        if parts.refiner is not None:
-            wavs = parts.refiner.refine([chunk.stretch for chunk in sung])
-        elif options.enhance:
-            enhancer = self._enhancer(options.enhancer_key)
-            wavs = [enhancer.enhance(wav, chunk.stretch.f0) for wav, chunk in zip(wavs, sung)]
-        results = [wav.float().cpu().numpy() for wav in wavs]
-        if options.loudness_ratio != 1:
-            rate = parts.audio.sampling_rate
-            results = [
-                match_envelope(wav, rate, chunk.source, rate, options.loudness_ratio)
-                for wav, chunk in zip(results, sung)
-            ]
-        return results
+    def retrieve(self, features: list[VoiceInput], options: ConversionOptions) -> list[VoiceInput]:
+        """The same with units pulled towards those of the training voice, where the options ask for it."""
+        if not options.retrieves:
+            return features
+        blend, ratio = self.retriever.blend, options.retrieval_ratio
+        return [replace(item, units=blend(item.units, options.speaker, ratio)) for item in features]
 
-    def _sing_together(self, heard: list[Heard], options: ConversionOptions) -> list[Sung]:
-        parts, audio = self.parts, self.parts.audio
-        all_units = self._units([chunk.wav for chunk in heard], [chunk.n_frames for chunk in heard], options)
-        inputs = []
-        for chunk, units in zip(heard, all_units):
-            f0 = torch.from_numpy(chunk.curve.f0).to(parts.device) * 2.0 ** (options.transpose / 12)
-            uv = torch.from_numpy(chunk.curve.uv).to(parts.device)
-            with_volume = parts.with_volume or parts.synthesizer is None
-            volume = frame_volume(chunk.wav, audio.hop_length) if with_volume else None
-            inputs.append(VoiceInput(units, f0, uv, self._speaker(chunk, options, parts.speakers), volume))
-        return [
-            self._as_sung(chunk, given, made, options)
-            for chunk, given, made in zip(heard, inputs, self._infer(inputs, options))
-        ]
-
-    def _infer(self, inputs: list[VoiceInput], options: ConversionOptions) -> list[Synthesis | None]:
-        """What the voice model sings; None where there is none."""
-        voice = self.parts.synthesizer
-        if voice is None:
-            return [None] * len(inputs)
-        if len(inputs) > 1 and not options.predict_f0:
-            return voice.infer_batch(inputs, options.noise_scale)
-        return [
-            voice.infer(
-                given.units, given.f0, given.uv, given.speaker, given.volume, options.noise_scale, options.predict_f0
-            )
-            for given in inputs
-        ]
-
-    def _as_sung(self, chunk: Heard, given: VoiceInput, made: Synthesis | None, options: ConversionOptions) -> Sung:
-        """A chunk with all that diffusion, enhancer and loudness want to know of it."""
-        parts = self.parts
-        source = chunk.wav.cpu().numpy() if options.loudness_ratio != 1 else None
-        units, volume, speaker = given.units, given.volume, given.speaker
-        wav, f0 = (None, given.f0) if made is None else (made.wav.float(), made.f0)
-        if parts.refiner is not None:
-            if volume is None:
-                volume = frame_volume(wav, parts.audio.hop_length)
-            if wav is not None and options.second_encoding:
-                units = self._units([wav], [chunk.n_frames])[0]
-            if parts.refiner_speakers is not None:
-                speaker = self._speaker(chunk, options, parts.refiner_speakers)
-        return Sung(Stretch(wav, units, f0, volume, speaker), source)
-
-    def _batches(self, lengths: list[int]) -> list[list[int]]:
-        """Positions of neighbours in length."""
-        batches: list[list[int]] = []
-        for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-            length = lengths[index]
-            last = batches[-1] if batches else None
-            fits = last and (len(last) + 1) * length <= self.parts.batch_frames
-            if fits and length <= LIKE_LENGTH * lengths[last[0]]:
-                last.append(index)
-            else:
-                batches.append([index])
-        return batches
-
-    def _units(
-        self, wavs: list[torch.Tensor], n_frames: list[int], options: ConversionOptions | None = None
+    def refine(
+        self,
+        outputs: list[Synthesis | None],
+        features: list[VoiceInput],
+        chunks: list[Chunk],
+        song: Song,
+        options: ConversionOptions,
     ) -> list[torch.Tensor]:
-        """Units (D, n_frames) of each of `wavs` (T,) at the model's rate; with `options`, after retrieval."""
-        parts = self.parts
-        heard = [self._resample(wav, parts.audio.sampling_rate, parts.encoder.sampling_rate) for wav in wavs]
-        heard = [wav.cpu().numpy() for wav in heard]
-        found = [parts.encoder.encode(heard[0])] if len(heard) == 1 else parts.encoder.encode_batch(heard)
-        units = [align_units(rows, n, parts.unit_interpolate_mode) for rows, n in zip(found, n_frames)]
-        if options is not None and options.retrieves:
-            units = [parts.retriever.blend(rows, options.speaker, options.retrieval_ratio) for rows in units]
-        return units
+        """The sound of each chunk, after diffusion or the enhancer where there is one."""
+        if self.refiner is not None:
+            given = [self._refiner_input(*item, song, options) for item in zip(outputs, features, chunks)]
+            return self.refiner.refine(outputs, given)
+        if options.enhance:
+            key = options.enhancer_key
+            if key not in self._enhancers:
+                self._enhancers[key] = self.make_enhancer(key)
+            return [self._enhancers[key].enhance(output.wav.float(), output.f0) for output in outputs]
+        return [output.wav for output in outputs]
 
-    def _speaker(self, chunk: Heard, options: ConversionOptions, ids: dict[str, int]) -> int | torch.Tensor:
+    def _refiner_input(
+        self, output: Synthesis | None, given: VoiceInput, chunk: Chunk, song: Song, options: ConversionOptions
+    ) -> VoiceInput:
+        """What the diffusion model is given of a chunk: it may number speakers otherwise, and it needs a volume."""
+        units, volume, speaker = given.units, given.volume, given.speaker
+        if volume is None:
+            volume = frame_volume(output.wav.float(), self.audio.hop_length)
+        if output is not None and options.second_encoding:
+            units = self._encode([output.wav.float()], [len(given.f0)])[0]
+        if self.refiner_speakers is not None:
+            speaker = self._speaker(chunk, song, options, self.refiner_speakers)
+        return VoiceInput(units, given.f0, given.uv, speaker, volume)
+
+    def _encode(self, wavs: list[torch.Tensor], n_frames: list[int]) -> list[torch.Tensor]:
+        """Units (D, n_frames) of each of `wavs` (T,) at the model's rate."""
+        given = [self._resample(wav, self.audio.sampling_rate, self.encoder.sampling_rate) for wav in wavs]
+        given = [wav.cpu().numpy() for wav in given]
+        found = [self.encoder.encode(given[0])] if len(given) == 1 else self.encoder.encode_batch(given)
+        return [align_units(units, n, self.unit_interpolate_mode) for units, n in zip(found, n_frames)]
+
+    def _speaker(self, chunk: Chunk, song: Song, options: ConversionOptions, ids: dict[str, int]) -> int | torch.Tensor:
         """The id of the speaker among `ids`, or the weights (S, N) of a mix at the chunk's place in the song."""
         if options.mix is None:
             return ids[options.speaker]
-        audio = self.parts.audio
-        times = chunk.start_seconds + (np.arange(chunk.n_frames) + 0.5) * audio.hop_length / audio.sampling_rate
-        weights = options.mix.weights(times, chunk.song_seconds)
-        if ids is not self.parts.speakers:
-            weights = reordered(weights, self.parts.speakers, ids)
-        return torch.from_numpy(weights).to(self.parts.device)
-
-    def _enhancer(self, key: float) -> Enhancer:
-        if key not in self._enhancers:
-            self._enhancers[key] = self.parts.enhancer(key)
-        return self._enhancers[key]
+        frames = (np.arange(len(chunk.f0.f0)) + 0.5) * self.audio.hop_length / self.audio.sampling_rate
+        weights = options.mix.weights((chunk.read_start - chunk.pad_left) / song.rate + frames, song.seconds)
+        if ids is not self.speakers:
+            weights = reorder(weights, self.speakers, ids)
+        return torch.from_numpy(weights).to(self.device)
 
 
-def reordered(weights: np.ndarray, ids: dict[str, int], other_ids: dict[str, int]) -> np.ndarray:
+def reorder(weights: np.ndarray, ids: dict[str, int], other_ids: dict[str, int]) -> np.ndarray:
     """Weights (S, N) by `ids` as weights by another model's ids, for the names that both have."""
     result = np.zeros((max(other_ids.values()) + 1, weights.shape[1]), weights.dtype)
     for name, number in ids.items():
         if name in other_ids and number < len(weights):
             result[other_ids[name]] += weights[number]
     return result
-
-
-def mixed_speakers(mix: SpeakerMix, speakers: dict[str, int]) -> list[str]:
-    """Names of the speakers that a mix uses."""
-    used = {track.speaker for track in mix.tracks}
-    return [name for name, number in speakers.items() if number in used]

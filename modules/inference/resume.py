@@ -19,7 +19,6 @@ from modules.files import is_alive
 
 _LONGEST_HEADER = 4096
 _COPY_SAMPLES = 441_000
-_NAME = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)\.unfinished$")
 
 
 class PartialResult:
@@ -29,23 +28,19 @@ class PartialResult:
         path: the finished file.
         key: which request it is; a file of another one is never gone on with.
         resume: go on with what an earlier run of the same request left; otherwise that is deleted.
-
-    Raises:
-        AudioError: the folder cannot be written.
     """
 
     def __init__(self, path: Path, key: str, resume: bool) -> None:
         self.path, self.n_samples = path, 0
         self._file = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
         self._header = (json.dumps({"request": key}) + "\n").encode("ascii")
-        found = left_over(path)
+        found = unfinished_files(path)
         try:
-            if resume:
-                for old in found:
-                    samples = _count(old, self._header)
-                    if samples is not None and samples > self.n_samples:
-                        old.replace(self._file)
-                        self.n_samples = samples
+            for old in found if resume else ():
+                n_samples = _count_samples(old, self._header)
+                if n_samples > self.n_samples:
+                    old.replace(self._file)
+                    self.n_samples = n_samples
             for old in found:
                 if old != self._file:
                     old.unlink(missing_ok=True)
@@ -62,11 +57,7 @@ class PartialResult:
         return self
 
     def write(self, wav: np.ndarray) -> None:
-        """Appends (T,) float samples.
-
-        Raises:
-            AudioError: the disk is full.
-        """
+        """Appends (T,) float samples."""
         try:
             self._stream.write(np.ascontiguousarray(wav, "<f4").tobytes())
             self._stream.flush()
@@ -75,11 +66,7 @@ class PartialResult:
         self.n_samples += len(wav)
 
     def finish(self, rate: int, output_format: str, tags: dict[str, str] | None = None) -> None:
-        """Gives the result its format, its name, and the texts that say what it is.
-
-        Raises:
-            AudioError: the disk is full, or the format refuses.
-        """
+        """Gives the result its format, its name, and the texts that say what it is."""
         self._stream.close()
         with StreamWriter(self.path, rate, output_format, tags) as writer, self._file.open("rb") as stream:
             stream.seek(len(self._header))
@@ -93,23 +80,20 @@ class PartialResult:
             self._file.unlink(missing_ok=True)
 
 
-def left_over(path: Path) -> list[Path]:
+def unfinished_files(path: Path) -> list[Path]:
     """Unfinished files of a result whose process has ended, oldest first."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.unfinished")
     found = []
     for candidate in path.parent.glob(".*.unfinished"):
-        match = _NAME.match(candidate.name)
-        if (
-            match
-            and match["name"] == path.name
-            and (int(match["pid"]) == os.getpid() or not is_alive(int(match["pid"])))
-        ):
+        match = name.fullmatch(candidate.name)
+        if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
             found.append(candidate)
     return sorted(found, key=lambda candidate: candidate.stat().st_mtime)
 
 
-def _count(file: Path, header: bytes) -> int | None:
-    """Whole samples in an unfinished file, or None where it is of another request."""
+def _count_samples(file: Path, header: bytes) -> int:
+    """Whole samples in an unfinished file; 0 where it is of another request."""
     with file.open("rb") as stream:
         if stream.readline(_LONGEST_HEADER) != header:
-            return None
+            return 0
     return (file.stat().st_size - len(header)) // 4

@@ -1,4 +1,4 @@
-"""Mixing voices: how much of each speaker is heard at every moment of a song, from the command line or from a file.
+"""Mixing voices: how much each speaker counts at every moment of a song, from the command line or from a file.
 
 A map gives each speaker a track of segments `[t0, t1, v0, v1]`: from `t0` to `t1` the value goes from `v0` to `v1` in a
 straight line. At every moment the values of all tracks are divided by their sum:
@@ -7,8 +7,8 @@ straight line. At every moment the values of all tracks are divided by their sum
     "tenor": [[0, 0.5, 0, 0], [0.5, 1, 0, 1]]      fading in over the second half
 
 The files are `configs/spkmix.json` and the `spkmix.py` of so-vits-svc 4.1, whose map is read without running the file.
-Differences from so-vits-svc 4.1: fractions count on the song itself (there on the sum of its padded pieces, so a change
-came later or earlier than written); a speaker may be left out (there each needed a track); seconds are possible.
+Differences from so-vits-svc 4.1: fractions count on the song itself (there on the sum of its padded segments, so a
+change came later or earlier than written); a speaker may be left out (there each needed a track); seconds are possible.
 
 The network takes the weights as `speaker` (S, N) of `contracts.py`; this file knows no network.
 """
@@ -19,7 +19,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -34,25 +34,19 @@ _SEGMENT = "[start, end, value at the start, value at the end]"
 
 @dataclass(frozen=True)
 class Track:
-    """One speaker's part: `speaker` is the id, `segments` are (t0, t1, v0, v1), contiguous from t0 = 0."""
+    """One speaker's part."""
 
-    speaker: int
-    segments: tuple[tuple[float, float, float, float], ...]
+    speaker: int  # id
+    segments: tuple[tuple[float, float, float, float], ...]  # (t0, t1, v0, v1), contiguous from t0 = 0
 
 
 @dataclass(frozen=True)
 class SpeakerMix:
-    """The weights of all speakers over a song; made by `constant_mix` or `load_mix`.
+    """The weights of all speakers over a song; made by `constant_mix` or `load_mix`."""
 
-    Args:
-        n_speakers: S, the highest speaker id + 1.
-        unit: what the times of the tracks count: "fraction" of the song's length, or "seconds".
-        tracks: in the order of the ids; a speaker without one has weight 0.
-    """
-
-    n_speakers: int
-    unit: str
-    tracks: tuple[Track, ...]
+    n_speakers: int  # S, the highest speaker id + 1
+    unit: str  # what the times of the tracks count: "fraction" of the song's length, or "seconds"
+    tracks: tuple[Track, ...]  # in the order of the ids; a speaker without one has weight 0
 
     @property
     def description(self) -> dict[str, Any]:
@@ -61,7 +55,7 @@ class SpeakerMix:
         return {"n_speakers": self.n_speakers, "unit": self.unit, "tracks": tracks}
 
     def weights(self, times: np.ndarray, song_seconds: float) -> np.ndarray:
-        """How much of each speaker is heard at `times`.
+        """How much each speaker counts at `times`.
 
         Where two segments meet, the later one counts. Where all tracks are 0, the speakers that have a track share
         equally (so-vits-svc 4.1: all speakers, each of which had a track).
@@ -93,10 +87,6 @@ def constant_mix(words: list[str], speakers: dict[str, int]) -> SpeakerMix:
     Args:
         words: SPEAKER=WEIGHT each, split at the last `=`; weights are divided by their sum.
         speakers: name -> id, of the model's config. A number that is nobody's name is taken for an id.
-
-    Raises:
-        UsageError: a word is not of that form, a speaker is unknown or there twice, a weight is negative or not finite,
-            or all are 0. The text names the word.
     """
     if not words:
         raise UsageError(f"--mix is empty; give SPEAKER=WEIGHT for some of: {_listed(speakers)}")
@@ -138,10 +128,6 @@ def load_mix(path: Path, speakers: dict[str, int], song_seconds: float | None = 
         path: `.py`, or anything else for JSON.
         speakers: name -> id, of the model's config.
         song_seconds: length of the song, so that messages can name the second; nothing else depends on it.
-
-    Raises:
-        ConfigError: the file is missing, too large or unreadable, or a segment is wrong. The text names file, speaker,
-            number of the segment and the place in the song.
     """
     content = _read(path, speakers)
     unit, tracks = "fraction", content
@@ -155,74 +141,70 @@ def load_mix(path: Path, speakers: dict[str, int], song_seconds: float | None = 
     if not isinstance(tracks, dict) or not tracks:
         what = "holds no speaker" if tracks == {} else f"holds {_shown(tracks)}, not a map of speakers"
         raise ConfigError(f"{path}: {what}. Write, for example: {_example(speakers)}")
-    reader = _TrackReader(path, speakers, unit, song_seconds)
-    return SpeakerMix(_n_speakers(speakers), unit, reader.read(tracks))
+    found: dict[int, Track] = {}
+    for key in tracks:
+        speaker = _find_speaker(key, speakers)
+        if speaker is None:
+            raise ConfigError(f"{path}: the model has no speaker {_shown(key)}. It has: {_listed(speakers)}")
+        if speaker in found:
+            raise ConfigError(
+                f"{path}: speaker {_shown(key)} has two tracks, by name and by id ({speaker}); remove one"
+            )
+        try:
+            segments = _contiguous(_numbers(tracks[key]), unit, song_seconds)
+        except ValueError as error:
+            raise ConfigError(f"{path}: speaker {_shown(key)}{error}") from None
+        found[speaker] = Track(speaker, segments)
+    return SpeakerMix(_n_speakers(speakers), unit, tuple(found[speaker] for speaker in sorted(found)))
 
 
-@dataclass(frozen=True)
-class _TrackReader:
-    """Checks a map; every message names the place."""
+def _numbers(rows: Any) -> list[tuple[float, float, float, float]]:
+    """`rows` if they are segments of four finite numbers; else a ValueError that says what stands where."""
+    from pydantic import Field, TypeAdapter, ValidationError  # help and wrong flags should not wait for it
 
-    path: Path
-    speakers: dict[str, int]
-    unit: str
-    song_seconds: float | None
+    number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+    segments = TypeAdapter(Annotated[list[tuple[number, number, number, number]], Field(min_length=1)])
+    try:
+        return segments.validate_python(rows)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    place, shown = first["loc"], _shown(first["input"])
+    if not place:
+        raise ValueError(f": {shown} is not a list of segments {_SEGMENT}")
+    if len(place) == 1 or first["type"] == "missing":
+        raise ValueError(f", segment {place[0] + 1}: {shown} is not {_SEGMENT}")
+    where = f", segment {place[0] + 1}, number {place[1] + 1}"
+    raise ValueError(f"{where}: {shown} is not a finite number; expected {_SEGMENT}")
 
-    def read(self, tracks: dict[Any, Any]) -> tuple[Track, ...]:
-        found: dict[int, Track] = {}
-        for key, segments in tracks.items():
-            speaker = _find_speaker(key, self.speakers)
-            if speaker is None:
-                raise ConfigError(
-                    f"{self.path}: the model has no speaker {_shown(key)}. It has: {_listed(self.speakers)}"
-                )
-            if speaker in found:
-                raise ConfigError(
-                    f"{self.path}: speaker {_shown(key)} has two tracks, by name and by id ({speaker}); remove one"
-                )
-            found[speaker] = Track(speaker, self._segments(key, segments))
-        return tuple(found[speaker] for speaker in sorted(found))
 
-    def _segments(self, key: Any, rows: Any) -> tuple[tuple[float, float, float, float], ...]:
-        if not isinstance(rows, (list, tuple)) or not rows:
-            self._refuse(f"speaker {_shown(key)}", 0.0, f"{_shown(rows)} is not a list of segments {_SEGMENT}")
-        segments, end = [], 0.0
-        for number, row in enumerate(rows, 1):
-            segment = self._segment(f"speaker {_shown(key)}, segment {number}", row, end, is_first=number == 1)
-            segments.append(segment)
-            end = segment[1]
-        if self.unit == "fraction" and abs(end - 1) > _SLACK:
-            self._refuse(f"speaker {_shown(key)}, segment {len(rows)}", end, "the track ends here; let it end at 1")
-        return tuple(segments)
+def _contiguous(
+    rows: list[tuple[float, float, float, float]], unit: str, song_seconds: float | None
+) -> tuple[tuple[float, float, float, float], ...]:
+    """The segments of a track, each from exactly where the one before ends."""
 
-    def _segment(self, name: str, row: Any, due: float, is_first: bool) -> tuple[float, float, float, float]:
-        """`row` checked; `due` is the place where it has to start."""
-        if not isinstance(row, (list, tuple)) or len(row) != 4:
-            self._refuse(name, due, f"{_shown(row)} is not {_SEGMENT}")
-        numbers = [_number(value) for value in row]
-        if None in numbers:
-            wrong = row[numbers.index(None)]
-            self._refuse(name, due, f"{_shown(wrong)} is not a finite number; expected {_SEGMENT}")
-        start, end, first, last = numbers
-        if abs(start - due) > _SLACK:
-            if is_first:
-                self._refuse(name, start, "the track starts here; let it start at 0")
-            kind = "leaves a gap after" if start > due else "overlaps"
-            self._refuse(name, start, f"{kind} the segment before, which ends {self._place(due)}; start there")
-        if end <= start or end <= due:
-            self._refuse(name, start, f"ends {self._place(end)}; let it end after its start")
-        for place, value in ((start, first), (end, last)):
-            if value < 0:
-                self._refuse(name, place, f"the value is {value:g}; expected 0 or more")
-        return due, end, first, last
-
-    def _refuse(self, name: str, place: float, problem: str) -> None:
-        raise ConfigError(f"{self.path}: {name}, {self._place(place)}: {problem}")
-
-    def _place(self, time: float) -> str:
-        if self.unit == "seconds":
+    def place(time: float) -> str:
+        if unit == "seconds":
             return f"at {time:.9g} s"
-        return f"at {time:.9g}" + (f" ({time * self.song_seconds:.2f} s)" if self.song_seconds is not None else "")
+        return f"at {time:.9g}" + (f" ({time * song_seconds:.2f} s)" if song_seconds is not None else "")
+
+    segments, due = [], 0.0
+    for number, (start, end, first, last) in enumerate(rows, 1):
+        where = f", segment {number}, {place(start)}"
+        if abs(start - due) > _SLACK:
+            if number == 1:
+                raise ValueError(f"{where}: the track starts here; let it start at 0")
+            kind = "leaves a gap after" if start > due else "overlaps"
+            raise ValueError(f"{where}: {kind} the segment before, which ends {place(due)}; start there")
+        if end <= start or end <= due:
+            raise ValueError(f"{where}: ends {place(end)}; let it end after its start")
+        for time, value in ((start, first), (end, last)):
+            if value < 0:
+                raise ValueError(f", segment {number}, {place(time)}: the value is {value:g}; expected 0 or more")
+        segments.append((due, end, first, last))
+        due = end
+    if unit == "fraction" and abs(due - 1) > _SLACK:
+        raise ValueError(f", segment {len(rows)}, {place(due)}: the track ends here; let it end at 1")
+    return tuple(segments)
 
 
 def _values(track: Track, times: np.ndarray) -> np.ndarray:
@@ -263,7 +245,7 @@ def _read_json(path: Path, text: str) -> Any:
         return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise ConfigError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. Mend that line."
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. Fix that line."
         ) from None
 
 
@@ -274,7 +256,7 @@ def _read_python(path: Path, text: str) -> Any:
             warnings.simplefilter("ignore")  # backslashes in a comment text are not our matter
             statements = ast.parse(text).body
     except SyntaxError as error:
-        raise ConfigError(f"{path}: not valid Python at line {error.lineno}: {error.msg}. Mend that line.") from None
+        raise ConfigError(f"{path}: not valid Python at line {error.lineno}: {error.msg}. Fix that line.") from None
     node = None
     for statement in statements:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
@@ -305,15 +287,6 @@ def _find_speaker(key: Any, speakers: dict[str, int]) -> int | None:
 
 def _n_speakers(speakers: dict[str, int]) -> int:
     return max(speakers.values()) + 1
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
 
 
 def _listed(speakers: dict[str, int]) -> str:

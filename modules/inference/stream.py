@@ -1,10 +1,9 @@
-"""The input of a conversion, read twice from start to end: once for its loudness, once stretch by stretch.
+"""A song of any length, read twice from start to end: once to measure it, once chunk by chunk.
 
-Neither pass holds more than one block of audio and what the current stretch needs, so length costs no memory.
+Neither pass holds more than one block of audio and what the current chunk needs, so length costs no memory.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,118 +16,73 @@ BLOCK_SECONDS = 10.0
 LOWEST_RATE = 1000  # Hz
 
 
-@dataclass(frozen=True)
-class Source:
-    """Audio that can be read more than once.
+class Song:
+    """Audio that has been measured and can be read once, in ascending ranges.
 
     Args:
         name: what messages call it.
         rate: Hz.
-        seconds: length as announced, for the progress bar; the real one is counted.
-        open_blocks: gives the audio from its start, as (T,) float32 mono blocks.
-    """
+        out_rate: Hz of the conversion.
+        open_blocks: gives the audio from its start, as (T,) float32 mono blocks; called twice.
 
-    name: str
-    rate: int
-    seconds: float
-    open_blocks: Callable[[], Iterable[np.ndarray]]
-
-
-def file_source(path: Path) -> Source:
-    """A file of any format that soundfile reads, as a source.
-
-    Raises:
-        AudioError: missing, empty or not audio.
-    """
-    info = io.probe(path)
-    return Source(str(path), info.rate, info.seconds, lambda: io.read_blocks(path, BLOCK_SECONDS))
-
-
-def array_source(wav: np.ndarray, rate: int) -> Source:
-    """A clip in memory as a source.
-
-    Args:
-        wav: (T,) float32.
-        rate: Hz.
-
-    Raises:
-        AudioError: not one-dimensional, empty, or of an impossible rate.
-    """
-    if wav.ndim != 1 or not len(wav):
-        raise AudioError(f"the audio has shape {wav.shape}; expected one mono channel (T,) that is not empty")
-    if rate < LOWEST_RATE:
-        raise AudioError(f"the audio's rate is {rate} Hz; expected at least {LOWEST_RATE}")
-    wav = np.ascontiguousarray(wav, dtype=np.float32)
-    step = int(BLOCK_SECONDS * rate)
-    return Source("audio", rate, len(wav) / rate, lambda: (wav[at : at + step] for at in range(0, len(wav), step)))
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What the first pass finds.
-
-    Args:
-        n_samples: real length of the input.
-        rms: loudness, one value every `rms_hop` samples.
-        rms_hop: samples between two values.
+    Attributes:
+        n_samples: its length.
+        rms: (n,) loudness, one value every `rms_hop` samples.
         gain: factor that brings the peak down to 1; 1 where the peak is not above it.
     """
 
-    n_samples: int
-    rms: np.ndarray
-    rms_hop: int
-    gain: float
-
-
-def survey(source: Source) -> Survey:
-    """Reads a source once and keeps one loudness value per 20 ms.
-
-    Raises:
-        AudioError: a sample is not finite (its time is named), or there is none.
-    """
-    meter = RmsMeter(source.rate)
-    n_samples, peak = 0, 0.0
-    for block in source.open_blocks():
-        if not np.isfinite(block).all():
-            seconds = (n_samples + int(np.argmin(np.isfinite(block)))) / source.rate
-            raise AudioError(
-                f"{source.name}: the sample at {seconds:.3f} s is not a finite number. Export the file again."
-            )
-        meter.push(block)
-        n_samples += len(block)
-        peak = max(peak, float(np.abs(block).max(initial=0.0)))
-    if n_samples == 0:
-        raise AudioError(f"{source.name}: holds no audio")
-    gain = 1.0 / peak if peak > 1.0 else 1.0
-    return Survey(n_samples, meter.finish() * gain, meter.hop_length, gain)
-
-
-class Window:
-    """Sequential reading of any ascending ranges, holding only what is asked for.
-
-    Args:
-        source: what to read.
-        gain: factor on every sample.
-    """
-
-    def __init__(self, source: Source, gain: float = 1.0) -> None:
-        self.name = source.name
-        self._blocks: Iterator[np.ndarray] = iter(source.open_blocks())
-        self._gain = np.float32(gain)
+    def __init__(self, name: str, rate: int, out_rate: int, open_blocks: Callable[[], Iterable[np.ndarray]]) -> None:
+        self.name, self.rate, self.out_rate = name, rate, out_rate
+        meter, peak = RmsMeter(rate), 0.0
+        self.n_samples = 0
+        for block in open_blocks():
+            if not np.isfinite(block).all():
+                seconds = (self.n_samples + int(np.argmin(np.isfinite(block)))) / rate
+                raise AudioError(
+                    f"{name}: the sample at {seconds:.3f} s is not a finite number. Export the file again."
+                )
+            meter.push(block)
+            self.n_samples += len(block)
+            peak = max(peak, float(np.abs(block).max(initial=0.0)))
+        if self.n_samples == 0:
+            raise AudioError(f"{name}: holds no audio")
+        self.gain = 1.0 / peak if peak > 1.0 else 1.0
+        self.rms, self.rms_hop = meter.finish() * self.gain, meter.hop_length
+        self._blocks = iter(open_blocks())
         self._held: list[np.ndarray] = []
-        self._start = 0  # position of the first held sample
-        self._stop = 0  # one past the last held sample
+        self._start = self._stop = 0  # positions of the first held sample and behind the last
+
+    @classmethod
+    def from_file(cls, path: Path, out_rate: int) -> "Song":
+        """A file of any format that soundfile reads; an `AudioError` where it is missing, empty or not audio."""
+        return cls(str(path), io.probe(path).rate, out_rate, lambda: io.read_blocks(path, BLOCK_SECONDS))
+
+    @classmethod
+    def from_array(cls, wav: np.ndarray, rate: int, out_rate: int) -> "Song":
+        """A clip (T,) in memory; an `AudioError` where it is not one-dimensional, empty, or of an impossible rate."""
+        if wav.ndim != 1 or not len(wav):
+            raise AudioError(f"the audio has shape {wav.shape}; expected one mono channel (T,) that is not empty")
+        if rate < LOWEST_RATE:
+            raise AudioError(f"the audio's rate is {rate} Hz; expected at least {LOWEST_RATE}")
+        wav = np.ascontiguousarray(wav, dtype=np.float32)
+        step = int(BLOCK_SECONDS * rate)
+        return cls("audio", rate, out_rate, lambda: (wav[at : at + step] for at in range(0, len(wav), step)))
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.n_samples / self.rate
+
+    def at(self, position: int) -> int:
+        """The output sample of an input sample: ceil(position * out_rate / rate), exact.
+
+        Because every length of output is a difference of two such positions, a result has exactly the right length
+        however many chunks it is made of.
+        """
+        return -(-position * self.out_rate // self.rate)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Samples `start` to `stop` as (T,) float32; what lies before `start` is forgotten.
-
-        Args:
-            start: first sample, never smaller than in the call before.
-            stop: one past the last.
-
-        Raises:
-            AudioError: the audio ends earlier than it did in the first pass.
-        """
+        """Samples `start` to `stop` as (T,) float32; what lies before `start` is forgotten, so `start` never falls."""
         assert start >= self._start, "ranges must ascend"
         self._forget(start)
         while self._stop < stop:
@@ -139,7 +93,7 @@ class Window:
             self._stop += len(block)
             self._forget(start)
         joined = np.concatenate([np.zeros(0, np.float32), *self._held])
-        return joined[start - self._start : stop - self._start] * self._gain
+        return joined[start - self._start : stop - self._start] * np.float32(self.gain)
 
     def _forget(self, start: int) -> None:
         """Drops whole blocks that end at or before `start`."""

@@ -10,7 +10,8 @@ import torch
 
 from modules.config.audio import AudioSpec
 from modules.contracts import F0, Synthesis
-from modules.inference.converter import ConverterParts, VoiceConverter
+from modules.inference.converter import VoiceConverter
+from modules.inference.pipeline import Pipeline
 
 AUDIO = AudioSpec(16000, 640, 160, 640, 20, 0.0, 8000.0)
 
@@ -71,7 +72,7 @@ def fake_converter(**changes) -> tuple[VoiceConverter, FakeSynthesizer, list]:
         "device": torch.device("cpu"),
         "unit_interpolate_mode": "nearest",
     }
-    return VoiceConverter(ConverterParts(**{**parts, **changes})), synthesizer, calls
+    return VoiceConverter(Pipeline(**{**parts, **changes})), synthesizer, calls
 
 
 def sung(seconds: float, rate: int, seed: int = 0) -> np.ndarray:

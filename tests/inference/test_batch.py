@@ -7,7 +7,7 @@ import soundfile
 from inference.fake_voice import fake_converter, sung
 
 from modules.errors import AudioError, UsageError
-from modules.inference.batch import JOURNAL, Job, check_results_differ, result_name, run_jobs
+from modules.inference.batch import JOURNAL, RESULTS, Job, check_results_differ, result_name, run_jobs
 from modules.inference.options import ConversionOptions
 
 ALTO = ConversionOptions("alto")
@@ -31,11 +31,14 @@ def test_results_are_named_as_upstream_names_them(name, options, expected):
 
 
 def test_two_sources_with_one_result_are_refused_and_twins_are_merged():
-    first = Job.named("/a/song.wav", Path("/a/song.wav"), ALTO, "pm")
+    def job(path: str) -> Job:
+        return Job(Path(path), RESULTS / result_name(path, ALTO, "pm"), ALTO)
+
+    first = job("/a/song.wav")
     assert check_results_differ([first, first]) == [first]
     with pytest.raises(UsageError, match="would both be written"):
-        check_results_differ([first, Job.named("/b/song.wav", Path("/b/song.wav"), ALTO, "pm")])
-    again = Job.named("/a/../a/song.wav", Path("/a/../a/song.wav"), ALTO, "pm")
+        check_results_differ([first, job("/b/song.wav")])
+    again = job("/a/../a/song.wav")
     assert check_results_differ([first, again]) == [first], "the same file by another path"
     with pytest.raises(UsageError, match="one of the sources"):
         check_results_differ([Job(Path("results/x.flac"), Path("results/x.flac"), ALTO)])
@@ -46,7 +49,7 @@ def test_a_batch_goes_on_past_a_bad_file(tmp_path, caplog):
     (tmp_path / "bad.wav").write_bytes(b"RIFFnothing")
     soundfile.write(tmp_path / "good.wav", sung(1, 16000), 16000)
     jobs = [Job(tmp_path / f"{name}.wav", tmp_path / "out" / f"{name}.flac", ALTO) for name in ("bad", "good")]
-    assert [done.job for done in run_jobs(jobs, converter)] == jobs[1:]
+    assert run_jobs(jobs, converter) == jobs[1:]
     assert "1 of 2 conversions failed" in caplog.text and "bad.wav" in caplog.text
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.flac", JOURNAL}
     with pytest.raises(AudioError):

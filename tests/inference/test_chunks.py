@@ -1,31 +1,29 @@
-"""Where pieces lie: no sample is missing, none is put out twice, cuts fall where it is quiet."""
+"""Where chunks lie: no sample is missing, none is put out twice, cuts fall where it is quiet."""
 
-import math
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from modules.audio.slicer import Segment
-from modules.inference.chunks import Timeline, find_cuts, plan_pieces
+from modules.inference.chunks import find_cuts, plan_chunks, unfinished
 from modules.inference.options import ConversionOptions
+from modules.inference.stream import Song
 
 RATE, HOP = 8000, 160
 
 
-@pytest.mark.parametrize("rates", [(8000, 44100), (44100, 44100), (96000, 44100), (44056, 32000)])
-def test_lengths_on_the_timeline_add_up_exactly(rates):
-    timeline = Timeline(*rates)
-    marks = [0, 1, 17, 1000, 1001, 99_999, 3600 * rates[0] + 7]
-    total = sum(timeline.length(a, b) for a, b in pairwise(marks))
-    assert total == timeline.at(marks[-1]) == math.ceil(marks[-1] * rates[1] / rates[0])
+def song_of(seconds: float) -> Song:
+    """Noise without a pause, whose loudness wanders."""
+    loudness = 1.1 + np.sin(np.arange(int(seconds * RATE)) / RATE)
+    wav = loudness * np.random.default_rng(0).uniform(-1, 1, len(loudness))
+    return Song.from_array(wav.astype(np.float32), RATE, RATE)
 
 
-def test_a_stretch_up_to_the_cap_is_one_piece_between_zeros():
-    segment = Segment(100, 100 + 30 * RATE, True)
-    (piece,) = plan_pieces(segment, RATE, ConversionOptions("alto"), np.ones(2000), HOP)
-    assert (piece.start, piece.stop) == (piece.read_start, piece.read_stop) == (segment.start, segment.end)
-    assert piece.pad_left == piece.pad_right == RATE // 2 and not piece.has_context
+def test_a_segment_up_to_the_cap_is_one_chunk_between_zeros():
+    (chunk,) = plan_chunks(song_of(30), ConversionOptions("alto"))
+    assert (chunk.start, chunk.stop) == (chunk.read_start, chunk.read_stop) == (0, 30 * RATE)
+    assert chunk.pad_left == chunk.pad_right == RATE // 2 and not chunk.has_context
 
 
 def test_cuts_fall_on_the_quietest_frames():
@@ -52,24 +50,31 @@ def test_no_part_exceeds_the_cap_and_none_is_tiny(seconds, kind):
     assert lengths.min() >= 7.4
 
 
-def test_capped_pieces_overlap_by_the_join_and_read_context():
-    segment = Segment(1000, 1000 + 70 * RATE, True)
-    rms = np.random.default_rng(0).random(80 * RATE // HOP)
-    pieces = plan_pieces(segment, RATE, ConversionOptions("alto"), rms, HOP)
-    assert pieces[0].start == segment.start and pieces[-1].stop == segment.end
-    assert pieces[0].pad_left and pieces[-1].pad_right
-    for left, right in pairwise(pieces):
-        assert left.stop - right.start == 2 * int(RATE * 0.025)
+def test_capped_chunks_overlap_by_the_join_and_read_context():
+    chunks = plan_chunks(song_of(70), ConversionOptions("alto"))
+    assert chunks[0].start == 0 and chunks[-1].stop == 70 * RATE and len(chunks) >= 3
+    assert chunks[0].pad_left and chunks[-1].pad_right
+    for left, right in pairwise(chunks):
+        assert left.fade_start == right.start and left.stop - right.start == 2 * int(RATE * 0.025)
         assert left.read_stop - left.stop >= 0.9 * RATE and right.start - right.read_start >= 0.9 * RATE
         assert not left.pad_right and not right.pad_left
         assert left.read_start <= right.read_start, "reading goes forward"
 
 
 @pytest.mark.parametrize(("clip", "overlap"), [(1, 0), (1.3, 0.4), (2, 1.9), (100, 1)])
-def test_forced_pieces_cover_the_stretch(clip, overlap):
-    segment = Segment(500, 500 + int(7.77 * RATE), True)
+def test_forced_chunks_cover_the_segment(clip, overlap):
     options = ConversionOptions("alto", clip_seconds=clip, overlap_seconds=overlap)
-    pieces = plan_pieces(segment, RATE, options, np.ones(1000), HOP)
-    assert pieces[0].start == segment.start and pieces[-1].stop == segment.end
-    for left, right in pairwise(pieces):
-        assert left.stop - right.start == int(overlap * RATE)
+    chunks = plan_chunks(song_of(7.77), options)
+    assert chunks[0].start == 0 and chunks[-1].stop == chunks[-1].fade_start == int(7.77 * RATE)
+    for left, right in pairwise(chunks):
+        assert left.fade_start == right.start and left.stop - right.start == int(overlap * RATE)
+
+
+@pytest.mark.parametrize("overlap", [0, 0.4])
+def test_of_a_song_half_done_the_rest_is_left(overlap):
+    song = song_of(8)
+    chunks = plan_chunks(song, ConversionOptions("alto", clip_seconds=1.3, overlap_seconds=overlap))
+    assert unfinished(chunks, song, 0) == chunks
+    assert unfinished(chunks, song, chunks[2].fade_start - 1) == chunks[1 if overlap else 2 :]
+    assert unfinished(chunks, song, chunks[2].fade_start) == chunks[2 if overlap else 3 :], "its end is still joined"
+    assert unfinished(chunks, song, song.n_samples) == []

@@ -21,7 +21,7 @@ from modules.inference.options import ConversionOptions
         ({"clip_seconds": -5}, "-cl/"),
         ({"clip_seconds": 0.01}, "-cl/"),
         ({"overlap_seconds": -1}, "-lg/"),
-        ({"clip_seconds": 2, "overlap_seconds": 2}, "-lg/.*shorter than the pieces"),
+        ({"clip_seconds": 2, "overlap_seconds": 2}, "-lg/.*shorter than the chunks"),
         ({"overlap_retain": 0}, "-lgr/"),
         ({"overlap_retain": 1.1}, "-lgr/"),
         ({"loudness_ratio": 2}, "-lea/"),

@@ -12,13 +12,13 @@ from inference.fake_voice import AUDIO, fake_converter, folder_listing, silence,
 from modules.audio.torchaudio_compat import import_torchaudio
 from modules.contracts import F0
 from modules.errors import AudioError, UsageError
+from modules.inference.chunks import fit as _fit
 from modules.inference.options import ConversionOptions
-from modules.inference.performer import fit as _fit
 
 ALTO = ConversionOptions("alto")
 
 
-def test_a_stretch_is_pitched_then_heard_then_sung():
+def test_a_segment_is_pitched_encoded_and_synthesized():
     converter, _, calls = fake_converter()
     converter.convert_wav(sung(2, 16000), 16000, ALTO)
     padded = 2 * 16000 + 2 * 8000
@@ -33,15 +33,15 @@ def test_the_result_is_exactly_as_long_as_the_source(rate, seconds):
     assert len(converter.convert_wav(wav, rate, ALTO)) == math.ceil(len(wav) * 16000 / rate)
 
 
-def test_many_stretches_do_not_add_up_to_a_drift():
+def test_many_segments_do_not_add_up_to_a_drift():
     converter, _, _ = fake_converter()
     rate = 22050
     wav = np.concatenate([part for index in range(6) for part in (sung(5.51, rate, index), silence(1.333, rate))])
     out = converter.convert_wav(wav, rate, ALTO)
     assert len(out) == math.ceil(len(wav) * 16000 / rate)
     last = (5 * (5.51 + 1.333) + 2, 5 * (5.51 + 1.333) + 5)
-    piece = out[int(last[0] * 16000) : int(last[1] * 16000)]
-    assert piece.min() > 0.1, "the sixth stretch lies where it lies in the source"
+    chunk = out[int(last[0] * 16000) : int(last[1] * 16000)]
+    assert chunk.min() > 0.1, "the sixth segment lies where it lies in the source"
 
 
 @pytest.mark.parametrize("pad_seconds", [0.0, 0.05, 0.5])
@@ -60,7 +60,7 @@ def test_silence_stays_silent_and_costs_nothing():
     assert not calls
 
 
-def test_silence_between_two_stretches_is_exactly_zero():
+def test_silence_between_two_segments_is_exactly_zero():
     converter, _, _ = fake_converter()
     wav = np.concatenate([sung(6, 16000), silence(3, 16000), sung(6, 16000)])
     out = converter.convert_wav(wav, 16000, ALTO)
@@ -105,8 +105,8 @@ def test_pitch_prediction_needs_a_model_that_can():
         converter.convert_wav(sung(1, 16000), 16000, ConversionOptions("alto", predict_f0=True))
 
 
-def test_a_stretch_cut_at_the_cap_sounds_like_the_whole():
-    """The stand-in draws loudness at 20 ms steps; cut pieces have another grid, worth less than 0.02 of full scale."""
+def test_a_segment_cut_at_the_cap_sounds_like_the_whole():
+    """The stand-in draws loudness at 20 ms steps; cut chunks have another grid, worth less than 0.02 of full scale."""
     converter, _, calls = fake_converter()
     wav = sung(40, 22050)
     whole = converter.convert_wav(wav, 22050, ConversionOptions("alto", max_segment_seconds=100))
@@ -118,7 +118,7 @@ def test_a_stretch_cut_at_the_cap_sounds_like_the_whole():
     assert np.abs(cut - whole)[inner].max() < 0.02
 
 
-def test_stretches_up_to_the_cap_are_not_cut():
+def test_segments_up_to_the_cap_are_not_cut():
     converter, _, calls = fake_converter()
     converter.convert_wav(sung(29.9, 16000), 16000, ALTO)
     assert len(calls) == 3
@@ -126,7 +126,7 @@ def test_stretches_up_to_the_cap_are_not_cut():
 
 def by_hand(converter, wav: np.ndarray, rate: int) -> np.ndarray:
     """One chunk as so-vits-svc 4.1 converts it: zeros around, networks, zeros off, the gap shared between both ends."""
-    parts = converter.parts
+    parts = converter.pipeline
     zeros = np.zeros(int(rate * 0.5), np.float32)
     chunk = torch.from_numpy(np.concatenate([zeros, wav, zeros]))
     if rate != 16000:
@@ -141,7 +141,7 @@ def by_hand(converter, wav: np.ndarray, rate: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
-def test_a_stretch_gives_upstreams_samples(rate):
+def test_a_segment_gives_upstreams_samples(rate):
     converter, _, _ = fake_converter()
     wav = sung(3.21, rate)
     assert np.array_equal(converter.convert_wav(wav, rate, ALTO), by_hand(converter, wav, rate))
@@ -158,10 +158,10 @@ def test_forced_pieces_give_upstreams_samples(retain):
     ramp = np.linspace(0, 1, mixed)
     expected = by_hand(converter, wav[:per], 16000)
     for start in range(per, len(wav), per):
-        piece = by_hand(converter, wav[start - overlap : start + per], 16000)
+        chunk = by_hand(converter, wav[start - overlap : start + per], 16000)
         end = len(expected) - right
-        mix = expected[end - mixed : end] * (1 - ramp) + piece[left : left + mixed] * ramp
-        expected = np.concatenate([expected[: end - mixed], mix, piece[left + mixed :]])
+        mix = expected[end - mixed : end] * (1 - ramp) + chunk[left : left + mixed] * ramp
+        expected = np.concatenate([expected[: end - mixed], mix, chunk[left + mixed :]])
     options = ConversionOptions("alto", clip_seconds=1.3, overlap_seconds=0.4, overlap_retain=retain)
     assert np.allclose(converter.convert_wav(wav, 16000, options), expected, atol=1e-6)
 
@@ -178,7 +178,7 @@ def test_forced_pieces_keep_length_and_level(rate, clip, overlap, retain):
     if overlap:
         whole = converter.convert_wav(wav, rate, ALTO)
         middle = slice(4000, -4000)
-        # Every piece may lie up to one frame off (its gap is shared between its ends) and fades into its padding.
+        # Every chunk may lie up to one frame off (its gap is shared between its ends) and fades into its padding.
         assert np.median(np.abs(out - whole)[middle]) < 0.01
 
 
@@ -289,17 +289,17 @@ def test_fitting_shares_a_gap_and_cuts_what_is_too_much():
     assert _fit(wav, 3, centred=True).tolist() == [1, 1, 1]
 
 
-def test_a_song_in_which_no_pitch_is_heard_is_named(tmp_path, caplog):
+def test_a_song_in_which_no_pitch_is_found_is_named(tmp_path, caplog):
     converter, _, _ = fake_converter()
     soundfile.write(tmp_path / "hum.wav", sung(1, 16000), 16000)
     converter.convert(tmp_path / "hum.wav", tmp_path / "out.wav", ALTO, progress=False)
     assert not caplog.records
-    heard = converter.parts.predictor.predict
+    heard = converter.pipeline.predictor.predict
 
     def hear_nothing(wav):
         found = heard(wav)
         return F0(np.zeros_like(found.f0), np.zeros_like(found.uv))
 
-    converter.parts.predictor.predict = hear_nothing
+    converter.pipeline.predictor.predict = hear_nothing
     converter.convert(tmp_path / "hum.wav", tmp_path / "out.wav", ALTO, progress=False)
-    assert "hum.wav: no pitch was heard anywhere" in caplog.text
+    assert "hum.wav: no pitch was found anywhere" in caplog.text

@@ -1,50 +1,56 @@
 """Reading twice, forward only, holding little."""
 
+import math
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from modules.errors import AudioError
-from modules.inference.stream import Source, Window, array_source, survey
+from modules.inference.stream import Song
 
 
-def blocks_source(wav: np.ndarray, size: int) -> Source:
-    return Source("clip", 8000, len(wav) / 8000, lambda: (wav[at : at + size] for at in range(0, len(wav), size)))
+def blocks_song(wav: np.ndarray, size: int) -> Song:
+    return Song("clip", 8000, 44100, lambda: (wav[at : at + size] for at in range(0, len(wav), size)))
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 1000])
 def test_ascending_ranges_are_read_as_they_are(size):
-    wav = np.arange(1000, dtype=np.float32)
-    window = Window(blocks_source(wav, size))
+    wav = np.linspace(-1, 1, 1000, dtype=np.float32)
+    song = blocks_song(wav, size)
     for start, stop in [(0, 0), (3, 20), (10, 40), (10, 41), (500, 600), (600, 1000)]:
-        assert np.array_equal(window.read(start, stop), wav[start:stop])
+        assert np.array_equal(song.read(start, stop), wav[start:stop])
 
 
 def test_only_what_is_needed_is_held():
-    wav = np.zeros(100_000, np.float32)
-    window = Window(blocks_source(wav, 100))
-    window.read(0, 100)
-    window.read(90_000, 90_500)
-    assert sum(len(block) for block in window._held) <= 600
+    song = blocks_song(np.zeros(100_000, np.float32), 100)
+    song.read(0, 100)
+    song.read(90_000, 90_500)
+    assert sum(len(block) for block in song._held) <= 600
 
 
-def test_a_source_that_shrinks_is_refused():
+def test_a_song_that_shrinks_is_refused():
     with pytest.raises(AudioError, match="ended early"):
-        Window(array_source(np.zeros(100, np.float32), 8000)).read(0, 101)
+        Song.from_array(np.zeros(100, np.float32), 8000, 8000).read(0, 101)
 
 
-def test_the_gain_is_applied_to_what_is_read():
-    window = Window(array_source(np.full(100, 2.0, np.float32), 8000), gain=0.5)
-    assert np.array_equal(window.read(10, 20), np.ones(10, np.float32))
-
-
-def test_the_survey_counts_and_measures():
+def test_a_song_is_counted_measured_and_brought_to_full_scale():
     wav = np.concatenate([np.zeros(8000), np.full(8000, 4.0)]).astype(np.float32)
-    found = survey(array_source(wav, 8000))
-    assert found.n_samples == 16000 and found.gain == 0.25
-    assert found.rms_hop == 160 and len(found.rms) in (100, 101)
-    assert found.rms[10] == 0 and found.rms[75] == pytest.approx(1.0)
+    song = Song.from_array(wav, 8000, 8000)
+    assert song.n_samples == 16000 and song.seconds == 2 and song.gain == 0.25
+    assert song.rms_hop == 160 and len(song.rms) in (100, 101)
+    assert song.rms[10] == 0 and song.rms[75] == pytest.approx(1.0)
+    assert np.array_equal(song.read(8010, 8020), np.ones(10, np.float32))
 
 
 def test_nothing_to_read_is_refused():
     with pytest.raises(AudioError, match="no audio"):
-        survey(Source("clip", 8000, 0.0, lambda: iter(())))
+        Song("clip", 8000, 8000, lambda: iter(()))
+
+
+@pytest.mark.parametrize("rates", [(8000, 44100), (44100, 44100), (96000, 44100), (44056, 32000)])
+def test_lengths_of_output_add_up_exactly(rates):
+    song = Song.from_array(np.zeros(1, np.float32), *rates)
+    marks = [0, 1, 17, 1000, 1001, 99_999, 3600 * rates[0] + 7]
+    total = sum(song.at(b) - song.at(a) for a, b in pairwise(marks))
+    assert total == song.at(marks[-1]) == math.ceil(marks[-1] * rates[1] / rates[0])

@@ -1,4 +1,4 @@
-"""What becomes of pieces when memory runs out, and that company, cuts and interruptions change nothing."""
+"""What becomes of chunks when memory runs out, and that company, cuts and interruptions change nothing."""
 
 import os
 
@@ -11,7 +11,7 @@ from inference.fake_voice import AUDIO, FakeEncoder, FakeSynthesizer, fake_conve
 from modules.contracts import Synthesis
 from modules.errors import AudioError
 from modules.inference.options import ConversionOptions
-from modules.inference.resume import PartialResult, left_over
+from modules.inference.resume import PartialResult, unfinished_files
 
 ALTO = ConversionOptions("alto")
 
@@ -45,8 +45,8 @@ class SmallMemory(FakeSynthesizer):
         return results
 
 
-def song(n_stretches: int, seconds: float = 6.0) -> np.ndarray:
-    return np.concatenate([p for i in range(n_stretches) for p in (sung(seconds, 16000, i), silence(1, 16000))])
+def song(n_segments: int, seconds: float = 6.0) -> np.ndarray:
+    return np.concatenate([p for i in range(n_segments) for p in (sung(seconds, 16000, i), silence(1, 16000))])
 
 
 def with_room(room: int, batch_frames: int = 0):
@@ -56,7 +56,7 @@ def with_room(room: int, batch_frames: int = 0):
     return fake_converter(synthesizer=synthesizer, encoder=encoder, batch_frames=batch_frames)[0], synthesizer
 
 
-def test_stretches_sung_together_are_what_they_are_alone():
+def test_segments_synthesized_together_are_what_they_are_alone():
     wav = song(5)
     alone, _, _ = fake_converter()
     together, synthesizer = with_room(100_000, batch_frames=3000)
@@ -64,7 +64,7 @@ def test_stretches_sung_together_are_what_they_are_alone():
     assert max(synthesizer.batches) >= 2
 
 
-def test_a_stretch_of_another_length_is_sung_apart():
+def test_a_segment_of_another_length_is_synthesized_apart():
     converter, synthesizer = with_room(100_000, batch_frames=100_000)
     wav = np.concatenate([song(3), sung(14, 16000), silence(1, 16000)])
     converter.convert_wav(wav, 16000, ALTO)
@@ -73,14 +73,14 @@ def test_a_stretch_of_another_length_is_sung_apart():
 
 def test_a_batch_that_does_not_fit_is_halved_and_stays_halved(caplog):
     wav = song(8)
-    converter, synthesizer = with_room(1700, batch_frames=3000)  # two stretches of 700 frames fit, four do not
+    converter, synthesizer = with_room(1700, batch_frames=3000)  # two segments of 700 frames fit, four do not
     expected = fake_converter()[0].convert_wav(wav, 16000, ALTO)
     assert np.array_equal(converter.convert_wav(wav, 16000, ALTO), expected)
     assert synthesizer.batches and max(synthesizer.batches) == 2
     assert caplog.text.count("halving") == 1, "it is not tried again with the same size"
 
 
-def test_a_stretch_that_does_not_fit_is_cut_and_sounds_the_same(caplog):
+def test_a_segment_that_does_not_fit_is_cut_and_sounds_the_same(caplog):
     """As with the cap: the stand-in's 20 ms steps are worth less than 0.02 of full scale."""
     wav = sung(25, 16000)
     converter, _ = with_room(1000)
@@ -94,7 +94,7 @@ def test_a_stretch_that_does_not_fit_is_cut_and_sounds_the_same(caplog):
     assert not caplog.text, "what was found out is kept"
 
 
-def test_a_stretch_that_never_fits_is_an_error_with_advice():
+def test_a_segment_that_never_fits_is_an_error_with_advice():
     converter, _ = with_room(10)
     with pytest.raises(AudioError, match=r"audio, 0\.0 to \d+\.\d s: not enough memory.*-d cpu"):
         converter.convert_wav(sung(9, 16000), 16000, ALTO)
@@ -119,7 +119,7 @@ def test_an_interrupted_conversion_goes_on_to_the_same_samples(tmp_path, options
     n_calls = len(synthesizer.seen)
     files[1].unlink()
     if fails_at > n_calls:
-        pytest.skip("fewer pieces than that")
+        pytest.skip("fewer chunks than that")
     synthesizer.seen.clear()
     synthesizer.fails_at_call = fails_at
     with pytest.raises(AudioError):
@@ -129,7 +129,7 @@ def test_an_interrupted_conversion_goes_on_to_the_same_samples(tmp_path, options
     assert files[1].read_bytes() == expected
     assert report.resumed_seconds > 0 and report.seconds == pytest.approx(soundfile.info(files[1]).duration)
     n_again = len(synthesizer.seen) - n_before
-    assert n_again < n_calls or fails_at == 2, "at most the last finished piece comes again"
+    assert n_again < n_calls or fails_at == 2, "at most the last finished chunk comes again"
     assert {path.name for path in tmp_path.iterdir()} == {"in.wav", "out.wav"}
 
 
@@ -147,14 +147,14 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path, caplog):
     with pytest.raises(KeyboardInterrupt):
         converter.convert(tmp_path / "in.wav", tmp_path / "out.flac", ALTO, progress=False)
     assert "are kept: the same command with --resume" in caplog.text
-    assert len(left_over(tmp_path / "out.flac")) == 1
+    assert len(unfinished_files(tmp_path / "out.flac")) == 1
 
 
 def test_an_unfinished_file_of_another_request_or_a_cut_sample_does_no_harm(tmp_path):
     path = tmp_path / "out.wav"
     with PartialResult(path, "a", resume=False) as partial:
         partial.write(np.ones(100, np.float32))
-    (file,) = left_over(path)
+    (file,) = unfinished_files(path)
     file.write_bytes(file.read_bytes()[:-2])
     with PartialResult(path, "a", resume=True) as partial:
         assert partial.n_samples == 99
@@ -165,7 +165,7 @@ def test_an_unfinished_file_of_another_request_or_a_cut_sample_does_no_harm(tmp_
         partial.write(np.ones(100, np.float32))
     with PartialResult(path, "b", resume=True) as partial:
         assert partial.n_samples == 0
-    assert not left_over(path), "nothing was written, so nothing is left"
+    assert not unfinished_files(path), "nothing was written, so nothing is left"
 
 
 def test_another_process_at_work_keeps_its_file(tmp_path):
@@ -178,7 +178,7 @@ def test_another_process_at_work_keeps_its_file(tmp_path):
         assert theirs.exists()
 
 
-def test_the_pitch_of_the_next_piece_is_taken_while_this_one_is_sung():
+def test_the_pitch_of_the_next_piece_is_taken_while_this_one_is_synthesized():
     converter, _, calls = fake_converter()
     converter.convert_wav(song(3), 16000, ALTO)
     kinds = [kind for kind, _ in calls]
