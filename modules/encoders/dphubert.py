@@ -7,7 +7,8 @@ from modules.encoders.base import ENCODERS
 from modules.encoders.hubert import HubertEncoder
 from modules.errors import CheckpointError
 from modules.pretrained.catalogue import weights_of
-from modules.weights.foreign import load_foreign, plain, state_dict_of
+from modules.weights.foreign import load_foreign, plain
+from modules.weights.state_dict import state_dict
 
 
 @ENCODERS.register("dphubert")
@@ -26,4 +27,4 @@ class DpHubert(HubertEncoder):
                 f"{path}: is a pruned WavLM (its config has encoder_remaining_heads), dphubert needs a pruned HuBERT. "
                 "Download DPHuBERT-sp0.75.pth."
             )
-        return HubertNetwork(state_dict_of(content, path), path, pre_norm=bool(config.get("encoder_layer_norm_first")))
+        return HubertNetwork(state_dict(content, path), path, pre_norm=bool(config.get("encoder_layer_norm_first")))

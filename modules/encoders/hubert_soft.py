@@ -6,7 +6,8 @@ from modules.encoders._networks.hubert import HOP, RECEPTIVE_FIELD, HubertNetwor
 from modules.encoders.base import ENCODERS
 from modules.encoders.hubert import HubertEncoder
 from modules.pretrained.catalogue import weights_of
-from modules.weights.foreign import load_foreign, state_dict_of
+from modules.weights.foreign import load_foreign
+from modules.weights.state_dict import state_dict
 
 
 @ENCODERS.register("hubertsoft")
@@ -24,4 +25,4 @@ class HubertSoft(HubertEncoder):
     weights = weights_of("hubertsoft")
 
     def _load(self, path: Path) -> HubertNetwork:
-        return HubertNetwork(rename(state_dict_of(load_foreign(path), path), "soft"), path)
+        return HubertNetwork(rename(state_dict(load_foreign(path), path), "soft"), path)

@@ -14,7 +14,8 @@ from modules.encoders import hubert
 from modules.encoders._networks.hubert import HubertNetwork, rename
 from modules.encoders.base import ENCODERS, build_encoder
 from modules.errors import CheckpointError
-from modules.weights.foreign import load_foreign, state_dict_of
+from modules.weights.foreign import load_foreign
+from modules.weights.state_dict import state_dict
 
 LENGTHS = (400, 1039, 6000, 6321)
 
@@ -52,7 +53,7 @@ def small(small_encoders, weights, monkeypatch):
 @pytest.mark.parametrize("name", ["base", "large"])
 def test_every_layer_equals_fairseqs(small_encoders, features, name, layer):
     path = small_encoders / f"fairseq/{name}.pt"
-    ours = HubertNetwork(rename(state_dict_of(load_foreign(path), path), "fairseq"), path)
+    ours = HubertNetwork(rename(state_dict(load_foreign(path), path), "fairseq"), path)
     for length in LENGTHS:
         wav = torch.from_numpy(noise(length))[None]
         expected = torch.from_numpy(features[f"{name}_{length}_{layer or 'end'}"].T)
@@ -143,12 +144,12 @@ def test_another_model_under_the_name_is_refused(small, name, change, text):
 
 def test_an_incomplete_file_names_the_tensor(small_encoders):
     path = small_encoders / "fairseq/base.pt"
-    tensors = state_dict_of(load_foreign(path), path)
+    tensors = state_dict(load_foreign(path), path)
     gone = {key: value for key, value in tensors.items() if key != "encoder.layers.1.fc2.weight"}
     with pytest.raises(CheckpointError, match=r"layers\.1\.feed_forward\.output_dense\.weight is missing"):
         HubertNetwork(rename(gone, "fairseq"), path)
     with pytest.raises(CheckpointError, match="no network of the HuBERT family"):
         HubertNetwork(rename({"something.else": torch.zeros(3)}, "fairseq"), path)
     wrong = {**tensors, "layer_norm.weight": torch.zeros(3)}
-    with pytest.raises(CheckpointError, match=r"layer_norm\.weight is \[3\], \[16\] is expected"):
+    with pytest.raises(CheckpointError, match=r"layer_norm\.weight is \[3\] but \[16\] is expected"):
         HubertNetwork(rename(wrong, "fairseq"), path)
