@@ -212,18 +212,17 @@ class KeyChooser:
         Raises:
             AudioError: the song cannot be used.
         """
-        from modules.f0.histogram import choose_shift, range_warning
+        from modules.f0.histogram import choose_shift
         from modules.inference.auto_transpose import hear_song
 
         if path not in self._songs:
             self._songs[path] = hear_song(path, self.converter.renderer, self.args.slice_db)
         choice = choose_shift(self._songs[path], self._voices[speaker], how == AUTO_OCTAVE)
         logger.info("%s, %s: %s", path, speaker, choice.reason)
-        warning = range_warning(choice)
-        if warning is None:
+        if choice.warning is None:
             return int(choice.semitones), ()
-        logger.warning("%s, %s: %s", path, speaker, warning)
-        return int(choice.semitones), (warning,)
+        logger.warning("%s, %s: %s", path, speaker, choice.warning)
+        return int(choice.semitones), (choice.warning,)
 
 
 def print_json(done: "Done") -> None:
