@@ -1,7 +1,7 @@
-"""Speech encoders as graphs: audio (1, 1, T) at 16 kHz to units (1, N', D), the form of file that `onnx.py` reads.
+"""Content encoders as ONNX graphs: audio (1, 1, T) at 16 kHz to units (1, N', D), the form of file `onnx.py` reads.
 
-hubert family    the whole clip at once, as the encoder hears clips of up to a minute
-whisper-ppg-*    one window, as the encoder hears clips of up to one window; it cuts longer ones, a graph cannot
+hubert family    the whole clip at once, as the encoder takes clips of up to a minute
+whisper-ppg-*    one window, as the encoder takes clips of up to one window; it cuts longer ones, a graph cannot
 """
 
 import math
@@ -48,10 +48,7 @@ class HubertGraph(nn.Module):
         x = x.transpose(1, 2)
         if self.network.channel_scale is not None:
             x = x * self.network.channel_scale
-        if self.layer is None:
-            x = parts.encoder(x, None)
-        else:
-            x = parts.encoder.extract_features(x, None, self.layer)[-1]
+        x = parts.encoder(x, None) if self.layer is None else parts.encoder.extract_features(x, None, self.layer)[-1]
         return self.network.final_proj(x) if self.projected else x
 
 
@@ -86,19 +83,15 @@ class WhisperGraph(nn.Module):
         # A frame of 400 samples is five blocks of 80, and the next one starts two blocks later.
         blocks = padded.reshape(-1, self.block)
         count = self.blocks_per_frame
-        pieces = [blocks[first : first - count : self.blocks_per_hop] for first in range(count)]
-        frames = torch.cat(pieces, dim=1).double()
+        frames = [blocks[first : first - count : self.blocks_per_hop] for first in range(count)]
+        frames = torch.cat(frames, dim=1).double()
         power = (frames @ self.cosines).square() + (frames @ self.sines).square()
         log = torch.log10((self.filters @ power.T.float()).clamp_min(1e-10))
         return ((torch.maximum(log, log.max() - _DYNAMIC_RANGE) + 4) / 4)[None]
 
 
 def check_exportable(kind: type[SpeechEncoder]) -> None:
-    """Refuses an encoder that has no network here.
-
-    Raises:
-        UsageError: it is an ONNX file already.
-    """
+    """Refuses an encoder that has no network here: an ONNX file already."""
     if not issubclass(kind, (WhisperPpg, HubertEncoder)):
         raise UsageError(f"--encoder {kind.name}: is an ONNX file already ({kind.weights[0].path})")
 
@@ -111,7 +104,7 @@ def encoder_graph(encoder: WhisperPpg | HubertEncoder) -> Graph:
 
 
 def check_encoder(encoder: SpeechEncoder, path: Path) -> bool:
-    """Whether onnxruntime hears in made-up sounds of several lengths what the encoder hears; says how far apart."""
+    """Whether onnxruntime gives the encoder's units of test sounds of several lengths; logs how far apart they are."""
     session, good = open_session(path, torch.device("cpu"), "--check"), True
     generator = np.random.default_rng(0)
     for n_samples in (16000, 720, 34567, 5 * 16000):

@@ -9,19 +9,11 @@ MODES = ("left", "nearest", "linear")
 
 
 def align_units(units: torch.Tensor, n_frames: int, mode: str) -> torch.Tensor:
-    """Units stretched or squeezed to `n_frames` frames.
+    """Units (D, N') stretched or squeezed to `n_frames` frames: (D, N), same dtype and device.
 
     Args:
-        units: (D, N') float32.
-        n_frames: N.
         mode: the model's `data.unit_interpolate_mode`. "left" holds a unit until the next one starts, "nearest" is
             torch's nearest neighbour (they differ by a frame here and there), "linear" blends neighbours.
-
-    Returns:
-        (D, N), same dtype and device.
-
-    Raises:
-        ConfigError: unknown mode.
     """
     if mode not in MODES:
         raise ConfigError(f"data.unit_interpolate_mode is {mode!r}. Known: {', '.join(MODES)}.")

@@ -1,4 +1,4 @@
-"""ENCODERS, and what all speech encoders share: input checks, 16 kHz, 50 frames a second."""
+"""ENCODERS, and what all content encoders share: input checks, 16 kHz, 50 frames a second."""
 
 from abc import ABC, abstractmethod
 
@@ -11,36 +11,21 @@ from modules.registry import Registry
 
 
 class SpeechEncoder(ABC):
-    """Speech to content units.
-
-    A subclass names itself, its width and its files, and has one method, `units`.
-
-    Args:
-        device: where the network runs.
-
-    Raises:
-        MissingWeights: its file is not there.
-        CheckpointError: its file is damaged or holds something else.
-    """
+    """Speech to content units; a subclass names itself, its width and its files, and has one method, `units`."""
 
     name = ""
     dim = 0
     sampling_rate = 16000
     hop_length = 320
-    # Files that serve equally well, best first.
-    weights: tuple[Weights, ...] = ()
+    weights: tuple[Weights, ...] = ()  # files that serve equally well, best first
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
 
     def encode(self, wav: np.ndarray) -> torch.Tensor:
-        """Content units of a clip.
+        """Content units of `wav` (T,) in [-1, 1] at 16 kHz, which stays as it is.
 
-        Args:
-            wav: (T,) in [-1, 1] at 16 kHz; not modified.
-
-        Returns:
-            (D, N') float32 on the encoder's device, N' near T / 320 and at least 1 for audio of any length above 0.
+        (D, N') float32 on the encoder's device, N' near T / 320 and at least 1 for audio of any length above 0.
 
         Raises:
             AudioError: a sample is not finite.
@@ -49,11 +34,11 @@ class SpeechEncoder(ABC):
         return self.encode_batch([wav])[0]
 
     def encode_batch(self, wavs: list[np.ndarray]) -> list[torch.Tensor]:
-        """Content units of several clips, the same as of each alone to 1e-4; arguments and errors as `encode`."""
-        audio = [self._checked(wav) for wav in wavs]
+        """Content units of several clips, the same as of each alone to 1e-4; errors as `encode`."""
+        audio = [_checked(wav) for wav in wavs]
         with torch.inference_mode():
-            heard = [torch.from_numpy(wav.copy()).to(self.device) for wav in audio if len(wav)]
-            found = iter(self.units_batch(heard))
+            clips = [torch.from_numpy(wav.copy()).to(self.device) for wav in audio if len(wav)]
+            found = iter(self.units_batch(clips))
             units = [next(found) if len(wav) else torch.zeros(self.dim, 0, device=self.device) for wav in audio]
         # Normal tensors: inference tensors may not enter training.
         return [rows.float().clone() for rows in units]
@@ -62,17 +47,18 @@ class SpeechEncoder(ABC):
         """Units (D, N') of each `wav` (T,), T > 0; here one by one, together where an encoder's network can."""
         return [self.units(wav) for wav in wavs]
 
-    def _checked(self, wav: np.ndarray) -> np.ndarray:
-        wav = np.asarray(wav, dtype=np.float32)
-        if wav.ndim != 1:
-            raise ValueError(f"an encoder takes one channel (T,), not {wav.shape}")
-        if not np.isfinite(wav).all():
-            raise AudioError("the audio holds samples that are not finite; repair the file")
-        return wav
-
     @abstractmethod
     def units(self, wav: torch.Tensor) -> torch.Tensor:
         """Units (D, N') of `wav` (T,), T > 0, on the encoder's device."""
+
+
+def _checked(wav: np.ndarray) -> np.ndarray:
+    wav = np.asarray(wav, dtype=np.float32)
+    if wav.ndim != 1:
+        raise ValueError(f"an encoder takes one channel (T,), not {wav.shape}")
+    if not np.isfinite(wav).all():
+        raise AudioError("the audio holds samples that are not finite; repair the file")
+    return wav
 
 
 ENCODERS: Registry[type[SpeechEncoder]] = Registry("speech encoder", "modules.encoders")
@@ -83,25 +69,16 @@ def build_encoder(name: str, device: torch.device | str) -> SpeechEncoder:
 
     Raises:
         UsageError: unknown, or it needs a package that is not installed.
-        MissingWeights: its file is not there.
-        CheckpointError: its file cannot be used.
+        MissingWeights, CheckpointError: its file is not there or cannot be used.
     """
     return ENCODERS.get(name)(device)
 
 
 def encoder_dim(name: str) -> int:
-    """Width D of an encoder's units; needs none of its files.
-
-    Raises:
-        UsageError: unknown.
-    """
+    """Width D of an encoder's units; needs none of its files."""
     return ENCODERS.get(name).dim
 
 
 def encoder_identity(name: str) -> str:
-    """What units depend on besides the audio: the encoder's name and the SHA-256 of its weights.
-
-    Raises:
-        UsageError, MissingWeights: as `build_encoder`.
-    """
+    """What units depend on besides the audio: the encoder's name and the SHA-256 of its weights."""
     return f"{name}:{checksum(*ENCODERS.get(name).weights)}"

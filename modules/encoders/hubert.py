@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
+from modules.audio.windows import plan_windows
 from modules.encoders._networks.hubert import HOP, RECEPTIVE_FIELD, HubertNetwork, rename
 from modules.encoders.base import ENCODERS, SpeechEncoder
 from modules.errors import CheckpointError
@@ -28,37 +30,28 @@ class HubertEncoder(SpeechEncoder):
     less than 400 samples are padded to one frame.
     """
 
-    # Transformer layer whose output is taken, counted from 1; None is the end of the network.
-    layer: int | None = None
+    layer: int | None = None  # of the transformer, whose output is taken, counted from 1; None is the network's end
     projected = False
-    # Samples of silence put before and behind.
-    padding = 0
+    padding = 0  # samples of silence before and behind
 
     def __init__(self, device: torch.device | str) -> None:
         super().__init__(device)
-        self.path = require(*self.weights)
-        self._network = self._load(self.path)
-        self._check()
-        self._network.to(self.device)
+        path = require(*self.weights)
+        network = self._network = self._load(path)
+        if self.layer is not None and network.n_layers < self.layer:
+            raise CheckpointError(
+                f"{path}: has {network.n_layers} layers, {self.name} needs layer {self.layer}. Wrong file."
+            )
+        if self.projected and network.final_proj is None:
+            raise CheckpointError(f"{path}: has no final_proj, which {self.name} needs. It is another model.")
+        width = network.final_proj.out_features if self.projected else network.width
+        if width != self.dim:
+            raise CheckpointError(f"{path}: gives units {width} wide, {self.name} needs {self.dim}. Wrong file.")
+        network.to(self.device)
 
     def _load(self, path: Path) -> HubertNetwork:
         """The network in the file; a subclass whose file is of another form has its own."""
         return HubertNetwork(rename(state_dict(load_foreign(path), path), "fairseq"), path)
-
-    def _check(self) -> None:
-        network = self._network
-        if self.layer is not None and network.n_layers < self.layer:
-            raise CheckpointError(
-                f"{self.path}: has {network.n_layers} layers, {self.name} needs layer {self.layer}. Wrong file."
-            )
-        if self.projected and network.final_proj is None:
-            raise CheckpointError(f"{self.path}: has no final_proj, which {self.name} needs. It is another model.")
-        width = network.final_proj.out_features if self.projected else self._width()
-        if width != self.dim:
-            raise CheckpointError(f"{self.path}: gives units {width} wide, {self.name} needs {self.dim}. Wrong file.")
-
-    def _width(self) -> int:
-        return self._network.network.encoder.transformer.layer_norm.normalized_shape[0]
 
     def units(self, wav: torch.Tensor) -> torch.Tensor:
         """One clip, in windows where it is longer than a minute."""
@@ -66,29 +59,21 @@ class HubertEncoder(SpeechEncoder):
         n_frames = (len(wav) - RECEPTIVE_FIELD) // HOP + 1
         if n_frames <= WINDOW_FRAMES:
             return self._run(wav[None], [len(wav)])[0]
-        logger.info(
-            "%s: %.0f s in windows of a minute; they see %.0f s of their neighbours", self.name, n_frames / 50, 2
-        )
+        logger.info("%s: %.0f s in windows of a minute that overlap by 4 s", self.name, n_frames / 50)
         parts = []
-        step = WINDOW_FRAMES - 2 * CONTEXT_FRAMES
-        for start in range(0, n_frames, step):
-            first = max(0, start - CONTEXT_FRAMES)
-            last = min(n_frames, start + step + CONTEXT_FRAMES)
-            window = wav[first * HOP : (last - 1) * HOP + RECEPTIVE_FIELD]
-            rows = self._run(window[None], [len(window)])[0]
-            parts.append(rows[:, start - first : min(n_frames, start + step) - first])
+        for read, keep in plan_windows(n_frames, WINDOW_FRAMES, CONTEXT_FRAMES):
+            window = wav[read.start * HOP : (read.stop - 1) * HOP + RECEPTIVE_FIELD]
+            parts.append(self._run(window[None], [len(window)])[0][:, keep])
         return torch.cat(parts, dim=1)
 
     def units_batch(self, wavs: list[torch.Tensor]) -> list[torch.Tensor]:
         """Clips together where each still gets its own numbers, else one by one."""
-        longest = max(map(len, wavs), default=0)
-        same = len({len(wav) for wav in wavs}) == 1
-        fits = longest <= WINDOW_FRAMES * HOP
-        if len(wavs) < 2 or not fits or not (same or self._network.is_exact_when_padded):
+        lengths = {len(wav) for wav in wavs}
+        exact = len(lengths) == 1 or self._network.is_exact_when_padded
+        if len(wavs) < 2 or max(lengths) > WINDOW_FRAMES * HOP or not exact:
             return super().units_batch(wavs)
         padded = [self._pad(wav) for wav in wavs]
-        lengths = [len(wav) for wav in padded]
-        return self._run(torch.stack([F.pad(wav, (0, max(lengths) - len(wav))) for wav in padded]), lengths)
+        return self._run(pad_sequence(padded, batch_first=True), [len(wav) for wav in padded])
 
     def _pad(self, wav: torch.Tensor) -> torch.Tensor:
         wav = F.pad(wav, (self.padding, self.padding))
@@ -96,9 +81,7 @@ class HubertEncoder(SpeechEncoder):
 
     def _run(self, wavs: torch.Tensor, lengths: list[int]) -> list[torch.Tensor]:
         rows = self._network(wavs, lengths, self.layer)
-        if not self.projected:
-            return rows
-        return [self._network.final_proj(row.T).T for row in rows]
+        return [self._network.final_proj(row.T).T for row in rows] if self.projected else rows
 
 
 @ENCODERS.register("vec768l12")

@@ -35,16 +35,13 @@ class WavLmBasePlus(HubertEncoder):
         content = load_foreign(path)
         config = plain(content.get("cfg", {}))
         self.normed = bool(config.get("normalize"))
-        network = HubertNetwork(
-            rename(state_dict(content, path), "fairseq"), path, int(config.get("max_distance", _MAX_DISTANCE))
-        )
+        weights = rename(state_dict(content, path), "fairseq")
+        network = HubertNetwork(weights, path, int(config.get("max_distance", _MAX_DISTANCE)))
         if network.is_exact_when_padded:
             raise CheckpointError(f"{path}: has no relative positions, so it is not WavLM. Download WavLM-Base+.pt.")
         announced = config.get("conv_feature_layers")
-        found = [
-            (block.conv.out_channels, block.conv.kernel_size[0], block.conv.stride[0])
-            for block in network.network.feature_extractor.conv_layers
-        ]
+        convs = [block.conv for block in network.network.feature_extractor.conv_layers]
+        found = [(conv.out_channels, conv.kernel_size[0], conv.stride[0]) for conv in convs]
         if announced is not None and parse_layers(str(announced), path) != found:
             raise CheckpointError(f"{path}: its settings announce convolutions {announced}, its tensors are {found}")
         return network
@@ -54,17 +51,9 @@ class WavLmBasePlus(HubertEncoder):
 
 
 def parse_layers(text: str, path: Path) -> list[tuple[int, int, int]]:
-    """Convolutions written as a sum of lists, each perhaps repeated: `[(512,10,5)] + [(512,3,2)] * 4`.
+    """(channels, kernel, stride) of each convolution, from a sum of lists: `[(512,10,5)] + [(512,3,2)] * 4`.
 
-    Args:
-        text: read as data and never evaluated.
-        path: for the message.
-
-    Returns:
-        (channels, kernel, stride) of each.
-
-    Raises:
-        CheckpointError: anything else stands there.
+    The text is read as data and never evaluated; anything else in it is refused.
     """
     layers: list[tuple[int, int, int]] = []
     for term in text.split("+"):

@@ -13,49 +13,30 @@ windows about as long as a training clip:
 Without silence behind it, the last 0.2 s of a window are wrong (cosine 0.88; with it 0.985).
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from modules.audio.windows import plan_overlaps
 from modules.encoders._networks.whisper import load_encoder, log_mel
 from modules.encoders.base import ENCODERS, SpeechEncoder
 from modules.pretrained.catalogue import weights_of
 from modules.pretrained.find import Weights, require
 
-FRAMES_PER_SECOND = 50
-
 
 @dataclass(frozen=True)
 class Layout:
-    """How audio is cut into windows, in frames of 20 ms.
+    """How audio is cut into windows, in frames of 20 ms."""
 
-    Args:
-        longest: longest window.
-        overlap: frames that neighbouring windows share.
-        silence: frames of zeros behind each.
-        padded: total that shorter windows are padded to with more zeros, or 0 for no padding.
-    """
-
-    longest: int
-    overlap: int
-    silence: int
-    padded: int
+    longest: int  # window
+    overlap: int  # that neighbouring windows share
+    silence: int  # zeros behind each
+    padded: int  # total that shorter windows are padded to with more zeros; 0 for no padding
 
 
 SHORT_WINDOWS = Layout(longest=500, overlap=50, silence=100, padded=0)
 FULL_WINDOWS = Layout(longest=1500, overlap=100, silence=0, padded=1500)
-
-
-def plan_windows(n_frames: int, layout: Layout) -> list[tuple[int, int]]:
-    """Windows (start, end) of nearly equal length that cover `n_frames` and overlap by `layout.overlap`."""
-    step = layout.longest - layout.overlap
-    count = max(1, math.ceil((n_frames - layout.overlap) / step))
-    share = (n_frames - layout.overlap) / count
-    starts = [round(index * share) for index in range(count)]
-    ends = [start + layout.overlap for start in starts[1:]] + [n_frames]
-    return list(zip(starts, ends))
 
 
 class WhisperPpg(SpeechEncoder):
@@ -71,17 +52,16 @@ class WhisperPpg(SpeechEncoder):
         """Windows one after the other, so that memory does not grow with the clip; joined by linear cross-fades."""
         n_frames = max(1, len(wav) // self.hop_length)
         units = wav.new_zeros(self.dim, n_frames)
-        previous_end = 0
-        for start, end in plan_windows(n_frames, self.layout):
-            stop = len(wav) if end == n_frames else end * self.hop_length
-            rows = self._window(wav[start * self.hop_length : stop], end - start)
-            shared = previous_end - start
-            if shared > 0:
-                rise = torch.arange(1, shared + 1, device=wav.device) / (shared + 1)
-                units[:, start:previous_end] *= 1 - rise
-                rows[:, :shared] *= rise
-            units[:, start:end] += rows
-            previous_end = end
+        rise = torch.arange(1, self.layout.overlap + 1, device=wav.device) / (self.layout.overlap + 1)
+        for window in plan_overlaps(n_frames, self.layout.longest, self.layout.overlap):
+            end = len(wav) if window.stop == n_frames else window.stop * self.hop_length
+            count = window.stop - window.start
+            mel = self._mel(wav[window.start * self.hop_length : end], count)
+            rows = self._network(mel[None])[0, :count].T.contiguous()
+            if window.start > 0:
+                units[:, window.start : window.start + len(rise)] *= 1 - rise
+                rows[:, : len(rise)] *= rise
+            units[:, window] += rows
         return units
 
     def units_batch(self, wavs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -91,10 +71,6 @@ class WhisperPpg(SpeechEncoder):
             return super().units_batch(wavs)
         rows = self._network(torch.stack([self._mel(wav, count) for wav, count in zip(wavs, counts, strict=True)]))
         return [row[:count].T.contiguous() for row, count in zip(rows, counts, strict=True)]
-
-    def _window(self, wav: torch.Tensor, n_frames: int) -> torch.Tensor:
-        """(D, n_frames) of one window of audio."""
-        return self._network(self._mel(wav, n_frames)[None])[0, :n_frames].T.contiguous()
 
     def _mel(self, wav: torch.Tensor, n_frames: int) -> torch.Tensor:
         """The network's input (M, 2 N) for a window of `n_frames`, with the silence behind it."""

@@ -1,4 +1,4 @@
-"""PREDICTORS, and what all pitch predictors share: input checks, resizing to N frames, gap filling, voicing.
+"""PREDICTORS, and what all F0 predictors share: input checks, resizing to N frames, gap filling, voicing.
 
 A predictor is a subclass of `PitchPredictor` with one method, `track`; everything around it is written once, here.
 """
@@ -30,13 +30,11 @@ class PitchPredictor(ABC):
         threshold: confidence below which a network calls a frame unvoiced, 0 to 1; `pm`, `dio` and `harvest` have
             their own rules and do not use it.
         device: where a network runs; None chooses.
-        f0_min: lowest pitch looked for, in Hz.
-        f0_max: highest, in Hz.
+        f0_min, f0_max: limits of the search, in Hz.
     """
 
     name = ""
-    # A network runs on the device; the others compute on the CPU whatever the device is.
-    is_network = False
+    is_network = False  # runs on the device; the others compute on the CPU whatever the device is
 
     def __init__(
         self,
@@ -47,21 +45,15 @@ class PitchPredictor(ABC):
         f0_min: float = F0_MIN,
         f0_max: float = F0_MAX,
     ) -> None:
-        self.audio = audio
-        self.threshold = threshold
-        self.f0_min = f0_min
-        self.f0_max = f0_max
+        self.audio, self.threshold, self.f0_min, self.f0_max = audio, threshold, f0_min, f0_max
         self.device = choose_device() if device is None else torch.device(device)
+        self.hop_seconds = audio.hop_length / audio.sampling_rate
 
     def predict(self, wav: np.ndarray) -> F0:
-        """Pitch and voicing of a clip.
+        """Pitch and voicing of `wav` (T,) in [-1, 1] at the model's rate, which stays as it is.
 
-        Args:
-            wav: (T,) in [-1, 1] at audio.sampling_rate; not modified.
-
-        Returns:
-            N = T // hop_length frames, gaps filled; all zero, and `uv` too, if nothing is voiced. So it is for silence
-            and for clips shorter than three periods of f0_min, in which no method can tell a pitch.
+        N = T // hop_length frames, gaps filled; all zero, and `uv` too, if nothing is voiced. So it is for silence and
+        for clips shorter than three periods of f0_min, in which no method finds a pitch.
 
         Raises:
             AudioError: a sample is not finite.
@@ -86,21 +78,6 @@ class PitchPredictor(ABC):
         """What a curve depends on besides the audio, the threshold and the limits, as `predictor_identity`."""
         return cls.name
 
-    def keep_limits(self, f0: np.ndarray) -> np.ndarray:
-        """A network's curve (n,) Hz within f0_min and f0_max: lower is unvoiced, higher becomes f0_max.
-
-        so-vits-svc let its networks find whatever they can, so a limit that has its default value (50 and 1100 Hz)
-        is none here; one that was chosen is kept.
-        """
-        if self.f0_min != F0_MIN:
-            f0 = np.where(f0 < self.f0_min, 0.0, f0)
-        return f0 if self.f0_max == F0_MAX else np.minimum(f0, self.f0_max)
-
-    @property
-    def hop_seconds(self) -> float:
-        """Seconds from frame to frame."""
-        return self.audio.hop_length / self.audio.sampling_rate
-
 
 PREDICTORS: Registry[type[PitchPredictor]] = Registry("f0 predictor", "modules.f0")
 
@@ -117,23 +94,17 @@ def build_predictor(
     """The predictor of that name; arguments as `PitchPredictor`.
 
     Raises:
-        UsageError: unknown name, the text lists those there are; or the package of an optional one is not installed.
-        MissingWeights: its file is not there.
-        CheckpointError: its file cannot be used.
+        UsageError: unknown name, or the package of an optional one is not installed.
+        MissingWeights, CheckpointError: its file is not there or cannot be used.
     """
     return PREDICTORS.get(name)(audio, threshold=threshold, device=device, f0_min=f0_min, f0_max=f0_max)
 
 
 def predictor_identity(name: str) -> str:
-    """What a predictor's curves depend on besides the audio, the threshold and the limits.
+    """What a predictor's curves depend on besides the audio, the threshold and the limits; errors as `build_predictor`.
 
-    Returns:
-        The name; for a network also the SHA-256 of its file ("rmvpe:6d62...") or the version of the package that
-        carries it ("crepe:torchcrepe-0.0.24").
-
-    Raises:
-        UsageError: unknown name, or the package of an optional predictor is not installed.
-        MissingWeights: its file is not there.
+    The name; for a network also the SHA-256 of its file ("rmvpe:6d62...") or the version of the package that carries it
+    ("crepe:torchcrepe-0.0.24").
     """
     return PREDICTORS.get(name).identity()
 
@@ -144,17 +115,11 @@ def package_version(package: str) -> str:
 
 
 def fill_gaps(f0: np.ndarray) -> F0:
-    """Voicing of a curve, and the curve with its unvoiced frames filled.
+    """Voicing of a curve (N,) Hz, 0 where unvoiced, and the curve with these frames filled; all zero if none is voiced.
 
     A gap gets the straight line between its voiced neighbours; before the first and after the last voiced frame their
     value is held. A single voiced frame is held everywhere. (so-vits-svc returned the first frame, mostly 0, there
     with `pm`, `dio` and `harvest`; its networks did as we do.)
-
-    Args:
-        f0: (N,) Hz, 0 where unvoiced.
-
-    Returns:
-        float32 curve and voicing; all zero if nothing is voiced.
     """
     voiced = f0 > 0
     if not voiced.any():
@@ -165,14 +130,9 @@ def fill_gaps(f0: np.ndarray) -> F0:
 
 
 def resize_f0(f0: np.ndarray, n_frames: int) -> np.ndarray:
-    """A curve stretched linearly to `n_frames`; frames that touch an unvoiced one are unvoiced.
+    """A curve (n,) Hz, 0 where unvoiced, stretched linearly: (N,) float64, frame i looks at i * n / N.
 
-    Args:
-        f0: (n,) Hz, 0 where unvoiced.
-        n_frames: N; frame i looks at i * n / N.
-
-    Returns:
-        (N,) float64.
+    Frames that touch an unvoiced one are unvoiced.
     """
     n = len(f0)
     marked = np.where(f0 < _UNVOICED_BELOW_HZ, np.nan, f0)
@@ -186,17 +146,10 @@ def resize_nearest(f0: np.ndarray, n_frames: int) -> np.ndarray:
 
 
 def sample_curve(f0: np.ndarray, hop_seconds: float, times: np.ndarray) -> np.ndarray:
-    """A curve read at other times: the nearest frame says whether there is a voice, its neighbours how high.
+    """A curve (n,) Hz, 0 where unvoiced, read at `times` (N,) in seconds; frame i of the curve is at i hops.
 
-    Between two voiced frames the logarithm of the pitch is interpolated, so that a glide stays a glide.
-
-    Args:
-        f0: (n,) Hz, 0 where unvoiced; frame i is at i hops.
-        hop_seconds: of `f0`.
-        times: (N,) seconds.
-
-    Returns:
-        (N,) Hz, 0 where unvoiced.
+    The nearest frame decides about voicing. Between two voiced frames the logarithm of the pitch is interpolated, so
+    that a glide stays a glide.
     """
     at = np.clip(times / hop_seconds, 0, len(f0) - 1)
     nearest = np.round(at).astype(np.int64)

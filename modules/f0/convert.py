@@ -4,7 +4,7 @@ import math
 
 import torch
 
-# The range that the coarse scale spans, in Hz; also the range of every pitch predictor here.
+# The range that the coarse scale spans, in Hz; also the range of every F0 predictor here.
 F0_MIN = 50.0
 F0_MAX = 1100.0
 COARSE_STEPS = 256
@@ -19,16 +19,13 @@ def hz_to_mel(f0: torch.Tensor) -> torch.Tensor:
 
 
 def f0_to_coarse(f0: torch.Tensor, clamp_high: bool = False) -> torch.Tensor:
-    """Pitch in 255 equal mel steps between 50 and 1100 Hz, as row numbers of an embedding.
+    """Pitch in Hz as rows (int64) of an embedding: 1 at 50 Hz and below, 255 at 1100 Hz, equal mel steps between.
 
     Args:
-        f0: any shape, Hz.
+        f0: any shape.
         clamp_high: what lies above the last step gets row 255. By default it gets row 0, as published 4.1 models were
             trained: from about 1103 Hz on. A model decides with `model.clamp_f0_high` of its config: absent in
             published ones, which means no; yes in those that `preprocess_flist_config.py` writes.
-
-    Returns:
-        int64 of the same shape: 1 at 50 Hz and below (0 Hz too), 255 at 1100 Hz.
     """
     low, high = (1127 * math.log1p(edge / 700) for edge in (F0_MIN, F0_MAX))
     mel = hz_to_mel(f0.float())
@@ -52,16 +49,13 @@ def lf0_to_f0(lf0: torch.Tensor) -> torch.Tensor:
 def normalize_lf0(
     lf0: torch.Tensor, mask: torch.Tensor, uv: torch.Tensor, factor: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """A pitch curve less its mean over voiced frames, optionally stretched.
+    """A pitch curve less its mean over voiced frames (0 without one): (B, 1, N), zero where the mask is.
 
     Args:
         lf0: (B, 1, N) on the pitch decoder's axis.
         mask: (B, 1, N), zero at padded frames.
         uv: (B, N), 1 = voiced.
         factor: (B, 1) stretch of the range, or None for 1.
-
-    Returns:
-        (B, 1, N), zero where the mask is. Without a voiced frame the mean counts as 0.
     """
     voiced = uv.sum(dim=1, keepdim=True)
     mean = (lf0[:, 0] * uv).sum(dim=1, keepdim=True) / torch.where(voiced == 0, 9999.0, voiced)
@@ -69,8 +63,3 @@ def normalize_lf0(
     if factor is not None:
         centred = centred * factor.unsqueeze(2)
     return centred * mask
-
-
-def shift_semitones(f0: torch.Tensor, semitones: float) -> torch.Tensor:
-    """`f0` in Hz moved by `semitones` (12 double it); 0 stays 0. Works for numpy arrays too."""
-    return f0 * 2 ** (semitones / 12)

@@ -26,11 +26,10 @@ class CrepePredictor(PitchPredictor):
     """Robust to noise and very slow without a GPU (about ten times the duration on one core).
 
     torchcrepe adds random noise of up to 20 cents to every frame to hide the width of its bins; we decode without it,
-    so that the same audio gives the same pitch, and smooth with the mean filter instead.
+    so that the same audio gives the same pitch, and smooth with its mean filter instead.
 
-    Frames do not hear each other and their path is looked for 1024 at a time (12 s), so a long wave is heard as a short
-    one and takes no more memory, but for its copy at 16 kHz. The path is found on the CPU, in compiled code: one
-    transfer for 1024 frames.
+    The network sees each frame by itself and the path is looked for in 1024 frames at a time (12 s), so a long wave
+    takes no more memory than a short one, but for its copy at 16 kHz.
 
     Source: Kim, Salamon, Li and Bello, "CREPE: A Convolutional Representation for Pitch Estimation", 2018,
     arXiv 1802.06182.
@@ -38,11 +37,12 @@ class CrepePredictor(PitchPredictor):
 
     name = "crepe"
     is_network = True
+    capacity = "full"  # torchcrepe's name of the network
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self._torchcrepe = import_torchcrepe()
-        self._torchcrepe.load.model(self.device, "full")
+        self._torchcrepe.load.model(self.device, self.capacity)
 
     @classmethod
     def identity(cls) -> str:
@@ -56,17 +56,17 @@ class CrepePredictor(PitchPredictor):
         if rate != self._torchcrepe.SAMPLE_RATE:
             audio = self._torchcrepe.resample(audio, rate)
             hop = int(hop * self._torchcrepe.SAMPLE_RATE / rate)
-        pitch, periodicity = self.hear(audio, hop)
+        pitch, periodicity = self.track_native(audio, hop)
         loudness = a_weighted(audio[0], hop)
         return resize_nearest(clean(pitch, periodicity, loudness, self.threshold), n_frames)
 
     @torch.inference_mode()
-    def hear(self, audio: torch.Tensor, hop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def track_native(self, audio: torch.Tensor, hop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Pitch in Hz and confidence, both (1, n), of a wave (1, T) at 16 kHz, n = T // hop + 1."""
         package, parts = self._torchcrepe, []
         at_once = NETWORK_FRAMES if self.device.type == "cpu" else NETWORK_FRAMES_GPU
         for frames in package.preprocess(audio, package.SAMPLE_RATE, hop, BATCH_FRAMES, self.device, pad=True):
-            salience = [package.infer(part, "full", self.device) for part in frames.split(at_once)]
+            salience = [package.infer(part, self.capacity, self.device) for part in frames.split(at_once)]
             likelihood = torch.cat(salience).T[None]
             parts.append(package.postprocess(likelihood, self.f0_min, self.f0_max, best_path, return_periodicity=True))
         pitch, periodicity = (torch.cat(values, dim=1).cpu() for values in zip(*parts))
@@ -74,16 +74,9 @@ class CrepePredictor(PitchPredictor):
 
 
 def a_weighted(audio: torch.Tensor, hop: int) -> torch.Tensor:
-    """Loudness as torchcrepe measures it: A-weighted dB of each bin, and their mean.
+    """Loudness (1, T // hop + 1) of `audio` (T,) at 16 kHz as torchcrepe measures it: the mean of A-weighted dB bins.
 
     Its own function holds the spectrum of the whole wave at once, half a gigabyte for twelve minutes.
-
-    Args:
-        audio: (T,) float32 at 16 kHz.
-        hop: samples from frame to frame.
-
-    Returns:
-        (1, T // hop + 1) dB.
     """
     weights = torch.from_numpy(import_torchcrepe().loudness.perceptual_weights()).float()
     half = _LOUDNESS_WINDOW // 2
@@ -91,8 +84,8 @@ def a_weighted(audio: torch.Tensor, hop: int) -> torch.Tensor:
     window = torch.hann_window(_LOUDNESS_WINDOW)
 
     def levels(first: int) -> torch.Tensor:
-        piece = padded[first * hop : (first + LOUDNESS_FRAMES - 1) * hop + _LOUDNESS_WINDOW]
-        spectrum = torch.stft(piece, _LOUDNESS_WINDOW, hop, window=window, center=False, return_complex=True)
+        part = padded[first * hop : (first + LOUDNESS_FRAMES - 1) * hop + _LOUDNESS_WINDOW]
+        spectrum = torch.stft(part, _LOUDNESS_WINDOW, hop, window=window, center=False, return_complex=True)
         return 10 * torch.log10(spectrum.abs().square().clamp_min(_LEAST_POWER))
 
     starts = range(0, len(audio) // hop + 1, LOUDNESS_FRAMES)
@@ -102,26 +95,24 @@ def a_weighted(audio: torch.Tensor, hop: int) -> torch.Tensor:
 
 
 def clean(pitch: torch.Tensor, periodicity: torch.Tensor, loudness: torch.Tensor, threshold: float) -> np.ndarray:
-    """The curve without frames that are silent or in doubt, smoothed over three frames.
+    """The curve without frames that are silent or in doubt, smoothed over three frames: (n,) float64 Hz, 0 = unvoiced.
 
     Args:
         pitch: (1, n) Hz.
         periodicity: (1, n), the network's confidence, 0 to 1.
         loudness: (1, n) A-weighted dB.
         threshold: least confidence, compared with the median over three frames.
-
-    Returns:
-        (n,) float64 Hz, 0 where unvoiced.
     """
+    filters = import_torchcrepe().filter
     n = min(pitch.shape[1], periodicity.shape[1], loudness.shape[1])
-    confidence = median_filter(periodicity[:, :n], _FILTER_FRAMES)
+    confidence = filters.median(periodicity[:, :n], _FILTER_FRAMES)
     confidence = torch.where(loudness[:, :n] < SILENCE_DB, 0.0, confidence)
     voiced = torch.where(confidence < threshold, torch.nan, pitch[:, :n])
-    return torch.nan_to_num(mean_filter(voiced, _FILTER_FRAMES))[0].double().numpy()
+    return torch.nan_to_num(filters.mean(voiced, _FILTER_FRAMES))[0].double().numpy()
 
 
 def best_path(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The most likely smooth path through the pitch bins; a decoder for torchcrepe.
+    """The most likely smooth path through the pitch bins; a decoder for torchcrepe, on the CPU.
 
     Args:
         logits: (1, 360, n); bins out of range hold -inf.
@@ -137,30 +128,3 @@ def best_path(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     likelihood = torch.softmax(logits, dim=1)[0].cpu().numpy()
     path = torch.from_numpy(viterbi(likelihood, transition).astype(np.int64))[None].to(logits.device)
     return path, 10 * 2 ** ((CENTS_PER_BIN * path + FIRST_BIN_CENTS) / 1200)
-
-
-def median_filter(values: torch.Tensor, frames: int) -> torch.Tensor:
-    """Median (the lower of the two middle ones) of the values that are numbers around each frame.
-
-    Args:
-        values: (1, n), may hold NaN, which a window passes over, as it does over what lies beyond the ends.
-        frames: odd window length.
-
-    Returns:
-        (1, n), NaN where a window holds no number.
-    """
-    windows = _windows(values, frames)
-    ordered = windows.sort(dim=2).values  # NaN sorts last
-    count = (~windows.isnan()).sum(dim=2, keepdim=True)
-    return ordered.gather(2, (count - 1).clamp_min(0) // 2)[..., 0]
-
-
-def mean_filter(values: torch.Tensor, frames: int) -> torch.Tensor:
-    """Mean of the values that are numbers around each frame: (1, n) to (1, n), NaN where there is none."""
-    return _windows(values, frames).nanmean(dim=2)
-
-
-def _windows(values: torch.Tensor, frames: int) -> torch.Tensor:
-    """(1, n) to (1, n, frames); beyond the ends there is NaN."""
-    half = frames // 2
-    return F.pad(values, (half, half), value=torch.nan).unfold(1, frames, 1)

@@ -12,7 +12,7 @@ BIN_CENTS = FIRST_BIN_CENTS + CENTS_PER_BIN * np.arange(N_BINS)
 
 
 def local_average(salience: torch.Tensor, cents: torch.Tensor, threshold: float, repeat_edge: bool) -> torch.Tensor:
-    """Pitch of each frame, in cents above 10 Hz.
+    """Pitch of each frame, (n,) in cents above 10 Hz, -inf where unvoiced.
 
     Args:
         salience: (n, 360) scores, 0 to 1.
@@ -20,9 +20,6 @@ def local_average(salience: torch.Tensor, cents: torch.Tensor, threshold: float,
         threshold: a frame whose highest score is at most this is unvoiced.
         repeat_edge: at either end of the scale, whether the last bin stands in for those beyond (FCPE) or nothing
             does (RMVPE).
-
-    Returns:
-        (n,) cents, -inf where unvoiced.
     """
     peak = salience.argmax(dim=1, keepdim=True)
     window = peak + torch.arange(-HALF_WIDTH, HALF_WIDTH + 1, device=salience.device)

@@ -7,7 +7,8 @@ it is not                   the released one, convolutional, which the package t
 import contextlib
 import io
 import logging
-from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -20,50 +21,43 @@ from modules.audio.torchaudio_compat import import_torchfcpe
 from modules.config.audio import AudioSpec
 from modules.errors import CheckpointError, ConfigError
 from modules.f0._networks.pcmer import Pcmer, PcmerSizes
-from modules.f0.base import PREDICTORS, PitchPredictor, package_version, resize_nearest, sample_curve
-from modules.f0.blocks import BlockPlan, run_in_blocks
+from modules.f0.base import PREDICTORS, package_version, sample_curve
 from modules.f0.decode import cents_to_hz, local_average
-from modules.f0.network import fill_network, make_resampler, read_state
+from modules.f0.network import NetworkPredictor, load_network
 from modules.pretrained.catalogue import weights_of
 from modules.pretrained.find import checksum, find
 from modules.weights.foreign import load_foreign, plain
+from modules.weights.state_dict import tensors_of
 
 logger = logging.getLogger(__name__)
 
-BLOCK_SECONDS = 60.0
-CONTEXT_SECONDS = 2.0
+# Fields of AudioSpec by their names in a checkpoint's config.
+_CONFIG_NAMES = {"hop_length": "hop_size", "win_length": "win_size", "n_mels": "num_mels"}
 
 
 @PREDICTORS.register("fcpe")
-class FcpePredictor(PitchPredictor):
-    """As exact as the slow ones, quick on a CPU.
+class FcpePredictor(NetworkPredictor):
+    """As exact as the slow ones, quick on a CPU. The log says once which of the two networks runs.
 
-    The log says once which of the two networks runs. Up to 60 s go through at once, as in so-vits-svc; longer waves in
-    pieces of 60 s. Each frame hears the whole piece a little (attention, normalisation), so the scores of a longer wave
-    differ from those of the wave at once, by about 0.01.
-
-    Raises:
-        CheckpointError: `pretrain/fcpe.pt` is there and cannot be used.
+    Attention and normalisation take in all of a window, so the scores of a wave of more than 60 s differ from those of
+    the wave at once, by about 0.01.
 
     Source: Luo, Liu, Zhang and others, "FCPE: A Fast Context-based Pitch Estimation Model", 2025, arXiv 2509.15140.
     """
 
     name = "fcpe"
-    is_network = True
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         path = _own_file()
-        self._model = _Released(self) if path is None else _OwnFile(self, path)
-        _say_once("fcpe: the network of torchfcpe" if path is None else f"fcpe: so-vits-svc's network, {path}")
-        spectrum = self._model.spectrum
-        self._plan = BlockPlan(
-            self.audio.sampling_rate,
-            native_rate=spectrum.sampling_rate,
-            native_hop=spectrum.hop_length,
-            seconds=BLOCK_SECONDS,
-            context_seconds=CONTEXT_SECONDS,
-        )
+        self._is_released = path is None
+        if self._is_released:
+            with _quiet():
+                self._network = import_torchfcpe().spawn_bundled_infer_model(device=str(self.device))
+        else:
+            self._network, self.spectrum = _load_own(path)
+            self._network.to(self.device)
+        _log_once("fcpe: the network of torchfcpe" if path is None else f"fcpe: so-vits-svc's network, {path}")
 
     @classmethod
     def identity(cls) -> str:
@@ -71,119 +65,63 @@ class FcpePredictor(PitchPredictor):
         return f"{cls.name}:{package_version('torchfcpe') if _own_file() is None else checksum(*weights_of('fcpe'))}"
 
     def track(self, wav: np.ndarray, n_frames: int) -> np.ndarray:
-        """The network's own frames brought to ours."""
-        return self._model.to_frames(self.track_native(wav), n_frames)
+        """The curve of the released network is read between its frames and always within the limits."""
+        if not self._is_released:
+            return super().track(wav, n_frames)
+        native = self.track_native(wav)
+        native = np.where(native < self.f0_min, 0.0, np.minimum(native, self.f0_max))
+        hop_seconds = self.spectrum.hop_length / self.spectrum.sampling_rate
+        return sample_curve(native, hop_seconds, np.arange(n_frames) * self.hop_seconds)
 
-    def track_native(self, wav: np.ndarray) -> np.ndarray:
-        """Pitch at the network's own frames, 10 ms apart: (n,) float64 Hz, 0 where in doubt."""
-        return run_in_blocks(wav, self._plan, self._model.track_piece, self.device)
-
-
-class _Model(ABC):
-    """One of the two networks, on the device of its predictor."""
-
-    # Frames of the network; other fields matter only to the one that makes its own spectrum.
-    spectrum = AudioSpec(16000, 1024, 160, 1024, 128, 0.0, 8000.0)
-
-    def __init__(self, predictor: PitchPredictor) -> None:
-        self.predictor = predictor
-
-    @abstractmethod
-    def track_piece(self, wav: torch.Tensor) -> torch.Tensor:
-        """Pitch (n,) in Hz of a wave (t,) at the model's rate, 0 where the confidence is at most the threshold."""
-
-    @abstractmethod
-    def to_frames(self, native: np.ndarray, n_frames: int) -> np.ndarray:
-        """The curve (n,) brought to the model's frames and within its limits: (N,)."""
-
-
-class _OwnFile(_Model):
-    """The network in `pretrain/fcpe.pt`, used as so-vits-svc uses it."""
-
-    def __init__(self, predictor: PitchPredictor, path: Path) -> None:
-        super().__init__(predictor)
-        content = load_foreign(path)
-        state = read_state(content)
-        network = fill_network(lambda: Pcmer(PcmerSizes.of(state)), state, path, "fcpe")
-        self.spectrum = _spectrum_of(content, path)
-        n_mels = state["stack.0.weight"].shape[1]
-        if n_mels != self.spectrum.n_mels:
-            raise CheckpointError(
-                f"{path}: its config has {self.spectrum.n_mels} mel bands, its network takes {n_mels}. "
-                "Get the file with: python pretrain/download.py fcpe"
-            )
-        self.network = network.to(predictor.device)
-        self.resample = make_resampler(predictor.audio.sampling_rate, self.spectrum.sampling_rate, predictor.device)
+    def track_window(self, wav: torch.Tensor) -> torch.Tensor:
+        """The weighted mean around the best bin; 0 where its score is at most the threshold."""
+        if not self._is_released:
+            cents = local_average(self.salience(wav), self._network.cent_table, self.threshold, repeat_edge=True)
+            return cents_to_hz(cents)
+        audio = wav.clamp(-1, 1)[None, :, None]
+        with torch.inference_mode(), _quiet():
+            return self._network(audio, self.audio.sampling_rate, "local_argmax", self.threshold)[0, :, 0]
 
     @torch.inference_mode()
     def salience(self, wav: torch.Tensor) -> torch.Tensor:
-        """Scores (n, 360) of a wave (t,) at the model's rate."""
+        """Scores (n, 360) of so-vits-svc's network for a wave (t,) at the model's rate."""
         mel = vocoder_mel(self.resample(wav), self.spectrum)
         # so-vits-svc wants a frame more than there are hops, and repeats the last one.
-        return self.network(F.pad(mel[None], (0, 1), mode="replicate"))[0]
-
-    def track_piece(self, wav: torch.Tensor) -> torch.Tensor:
-        cents = local_average(self.salience(wav), self.network.cent_table, self.predictor.threshold, repeat_edge=True)
-        return cents_to_hz(cents)
-
-    def to_frames(self, native: np.ndarray, n_frames: int) -> np.ndarray:
-        return resize_nearest(self.predictor.keep_limits(native), n_frames)
-
-
-class _Released(_Model):
-    """The network that torchfcpe carries, read between its frames."""
-
-    def __init__(self, predictor: PitchPredictor) -> None:
-        super().__init__(predictor)
-        with _quiet():
-            self.network = import_torchfcpe().spawn_bundled_infer_model(device=str(predictor.device))
-
-    def track_piece(self, wav: torch.Tensor) -> torch.Tensor:
-        rate, threshold = self.predictor.audio.sampling_rate, self.predictor.threshold
-        with torch.inference_mode(), _quiet():
-            return self.network(wav.clamp(-1, 1)[None, :, None], rate, "local_argmax", threshold)[0, :, 0]
-
-    def to_frames(self, native: np.ndarray, n_frames: int) -> np.ndarray:
-        """Below f0_min a frame becomes unvoiced, above f0_max it is held there."""
-        low, high = self.predictor.f0_min, self.predictor.f0_max
-        native = np.where(native < low, 0.0, np.minimum(native, high))
-        hop_seconds = self.spectrum.hop_length / self.spectrum.sampling_rate
-        return sample_curve(native, hop_seconds, np.arange(n_frames) * self.predictor.hop_seconds)
+        return self._network(F.pad(mel[None], (0, 1), mode="replicate"))[0]
 
 
 def _own_file() -> Path | None:
     return find(weights_of("fcpe")[0].path)
 
 
-def _spectrum_of(content: dict, path: Path) -> AudioSpec:
-    """The spectrum that a checkpoint's `config` describes; what it does not say is as in the published one."""
+def _load_own(path: Path) -> tuple[Pcmer, AudioSpec]:
+    """so-vits-svc's network and the spectrum in its `config`; what that does not say is as in the published one."""
+    content = load_foreign(path)
+    weights = tensors_of(content)
+    network = load_network(lambda: Pcmer(PcmerSizes.of(weights)), weights, path, "fcpe")
     config = plain(content.get("config", content.get("config_dict")))
-    mel = config.get("mel", {}) if isinstance(config, dict) else {}
-    default = _Model.spectrum
+    spectrum = FcpePredictor.spectrum
     try:
-        return AudioSpec(
-            sampling_rate=int(mel.get("sampling_rate", default.sampling_rate)),
-            n_fft=int(mel.get("n_fft", default.n_fft)),
-            hop_length=int(mel.get("hop_size", default.hop_length)),
-            win_length=int(mel.get("win_size", default.win_length)),
-            n_mels=int(mel.get("num_mels", default.n_mels)),
-            fmin=float(mel.get("fmin", default.fmin)),
-            fmax=float(mel.get("fmax", default.fmax)),
-        )
+        mel = config.get("mel", {}) if isinstance(config, dict) else {}
+        found = {field: mel.get(_CONFIG_NAMES.get(field, field), value) for field, value in vars(spectrum).items()}
+        spectrum = replace(spectrum, **{field: type(getattr(spectrum, field))(value) for field, value in found.items()})
+        if spectrum.n_mels != weights["stack.0.weight"].shape[1]:
+            raise ValueError(f"{spectrum.n_mels} mel bands, the network takes {weights['stack.0.weight'].shape[1]}")
     except (TypeError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             f"{path}: the spectrum in its config cannot be used ({error}). "
             "Get the file with: python pretrain/download.py fcpe"
         ) from None
+    return network, spectrum
 
 
 @cache
-def _say_once(text: str) -> None:
+def _log_once(text: str) -> None:
     logger.info(text)
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Turns what the package prints into debug records."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

@@ -1,4 +1,4 @@
-"""Which notes a voice or a song holds, and the transposition that brings a song to where a voice is at home.
+"""Which notes a voice or a song holds, and the transposition that brings a song into a voice's range.
 
 Pure arithmetic on counts of frames; `modules.data.pitch` keeps the histograms of a data set on disk.
 
@@ -37,29 +37,21 @@ _TIE = 1e-9  # nats
 
 @dataclass(frozen=True)
 class PitchHistogram:
-    """Voiced frames counted in bins of half a semitone.
+    """Voiced frames counted in bins of half a semitone."""
 
-    Args:
-        counts: `N_BINS` numbers of frames, for the notes `CENTRES`; the outer bins hold what is beyond, too.
-    """
-
-    counts: tuple[int, ...] = (0,) * N_BINS
+    counts: tuple[int, ...] = (0,) * N_BINS  # for the notes `CENTRES`; the outer bins hold what is beyond, too
 
     def __post_init__(self) -> None:
         assert len(self.counts) == N_BINS, f"{len(self.counts)} bins"
 
     @classmethod
     def from_curve(cls, f0: np.ndarray, uv: np.ndarray) -> "PitchHistogram":
-        """The histogram of a pitch curve.
-
-        Args:
-            f0: (N,) Hz.
-            uv: (N,), 1 = voiced; what is unvoiced, not positive or not finite is not counted.
-        """
+        """Of a curve (N,) Hz and its voicing (N,); what is unvoiced, not positive or not finite is not counted."""
         f0, uv = np.asarray(f0, np.float64), np.asarray(uv)
         voiced = f0[(uv > 0.5) & (f0 > 0) & np.isfinite(f0)]
-        at = np.floor((hz_to_midi(voiced) - LOWEST_MIDI) * BINS_PER_SEMITONE + 0.5)
-        bins = np.clip(at, 0, N_BINS - 1).astype(np.int64)
+        midi = 69 + 12 * np.log2(voiced / 440.0)
+        bins = np.floor((midi - LOWEST_MIDI) * BINS_PER_SEMITONE + 0.5)
+        bins = np.clip(bins, 0, N_BINS - 1).astype(np.int64)
         return cls(tuple(np.bincount(bins, minlength=N_BINS).tolist()))
 
     def __add__(self, other: "PitchHistogram") -> "PitchHistogram":
@@ -74,11 +66,6 @@ class PitchHistogram:
     def median(self) -> float | None:
         """The middle note, or None without a voiced frame."""
         return self.percentile(50)
-
-    @property
-    def median_hz(self) -> float | None:
-        """The middle note in Hz, or None without a voiced frame."""
-        return None if self.median is None else midi_to_hz(self.median)
 
     def percentile(self, percent: float) -> float | None:
         """The note that `percent` (0 to 100) of the frames lie below, or None without a voiced frame.
@@ -98,10 +85,7 @@ class PitchHistogram:
 
     @property
     def range(self) -> tuple[float, float] | None:
-        """Lowest and highest note that the voice is at home with, or None without a voiced frame.
-
-        The 1st and 99th percentile, widened by a semitone.
-        """
+        """The voice's lowest and highest note: the 1st and 99th percentile, a semitone wider; None without any."""
         low, high = (self.percentile(percent) for percent in _RANGE_PERCENT)
         return None if low is None or high is None else (low - _RANGE_MARGIN, high + _RANGE_MARGIN)
 
@@ -111,11 +95,7 @@ class PitchHistogram:
 
     @classmethod
     def from_plain(cls, value: object, where: object) -> "PitchHistogram":
-        """The inverse of `to_plain`.
-
-        Args:
-            value: what was read.
-            where: names the place in messages.
+        """The inverse of `to_plain`; `where` names the place in messages.
 
         Raises:
             DataError: it is no such histogram.
@@ -135,94 +115,70 @@ class PitchHistogram:
 
 @dataclass(frozen=True)
 class ShiftChoice:
-    """A transposition and what comes of it.
+    """A transposition and what comes of it."""
 
-    Args:
-        semitones: added to the song's notes; a whole number where it was chosen here.
-        reason: one sentence for the user.
-        outside: share of the song's voiced frames, 0 to 1, outside the voice's range after the shift.
-        lowest: name of the song's lowest note after the shift if it is below the range, else None.
-        highest: the same above it.
-        voice_range: names of the range's ends ("A2 to C5"), or None if one of the two has no voiced frame.
-    """
-
-    semitones: float
-    reason: str
-    outside: float = 0.0
-    lowest: str | None = None
-    highest: str | None = None
-    voice_range: str | None = None
+    semitones: float  # added to the song's notes; a whole number where `choose_shift` chose it
+    reason: str  # one sentence for the user
+    outside: float = 0.0  # share of the song's voiced frames outside the voice's range after the shift
+    warning: str | None = None  # names the notes outside, where they are more than 2 % of the song
 
 
 def choose_shift(song: PitchHistogram, voice: PitchHistogram, octaves_only: bool = False) -> ShiftChoice:
-    """The transposition under which the notes of a song are likeliest in a voice.
+    """The transposition, of -24 to 24 semitones, under which the notes of a song are likeliest in a voice.
 
     Both histograms are smoothed alike, and the mean log-likelihood of the song's under the voice's decides; the
     nearest to 0 of equal ones. (That mean is greatest where the two are the same, so a voice's own song, moved by k
-    semitones, is moved back by k, whatever it looks like.)
+    semitones, is moved back by k, whatever it looks like.) 0 if either has no voiced frame.
 
     Args:
-        song: what shall be sung.
-        voice: what the model was trained on.
         octaves_only: whole octaves only, so that the song keeps its key.
-
-    Returns:
-        A whole number of semitones from -24 to 24; 0 if either has no voiced frame, as `reason` then says.
     """
     if not song.frames or not voice.frames:
-        return judge_shift(song, voice, 0)
+        return describe_shift(song, voice, 0)
     scores = _scores(song, voice)
     step = 12 if octaves_only else 1
     candidates = sorted(range(-MAX_SHIFT, MAX_SHIFT + 1, step), key=lambda shift: (abs(shift), shift))
     best = max(scores[shift] for shift in candidates)
-    return judge_shift(song, voice, next(shift for shift in candidates if scores[shift] >= best - _TIE))
+    return describe_shift(song, voice, next(shift for shift in candidates if scores[shift] >= best - _TIE))
 
 
-def judge_shift(song: PitchHistogram, voice: PitchHistogram, semitones: float) -> ShiftChoice:
-    """What comes of a transposition, for one chosen by hand as for one of `choose_shift`."""
+def describe_shift(song: PitchHistogram, voice: PitchHistogram, semitones: float) -> ShiftChoice:
+    """What comes of a transposition, whoever chose it."""
     if not song.frames:
-        return ShiftChoice(semitones, f"transposed by {semitones:+g}: no pitch was found in the song, nothing to go by")
+        return ShiftChoice(semitones, f"transposed by {semitones:+g}: no pitch was found in the song")
     if not voice.frames:
         return ShiftChoice(semitones, f"transposed by {semitones:+g}: the voice's pitch histogram is empty")
     low, high = voice.range
-    counts = np.asarray(song.counts, np.float64) / song.frames
+    shares = np.asarray(song.counts, np.float64) / song.frames
     notes = CENTRES + semitones
-    below, above = counts * (notes < low), counts * (notes > high)
+    below, above = shares * (notes < low), shares * (notes > high)
     outside = float(below.sum() + above.sum())
-    before = float(counts[(low > CENTRES) | (high < CENTRES)].sum())
-    shown_range = f"{note_name(low)} to {note_name(high)}"
-    medians = [_note_and_hz(midi) for midi in (song.median, song.median + semitones, voice.median)]
+    before = float(shares[(low > CENTRES) | (high < CENTRES)].sum())
+    voice_range = f"{note_name(low)} to {note_name(high)}"
+    medians = [
+        f"{note_name(midi)} ({midi_to_hz(midi):.0f} Hz)"
+        for midi in (song.median, song.median + semitones, voice.median)
+    ]
     reason = (
         f"transposed by {semitones:+g}: the song's median goes from {medians[0]} to {medians[1]}, the voice's is "
-        f"{medians[2]}; {1 - outside:.0%} of the song's notes are within the voice's range {shown_range}, "
+        f"{medians[2]}; {1 - outside:.0%} of the song's notes are within the voice's range {voice_range}, "
         f"{1 - before:.0%} were before"
     )
-    lowest = _first_note(below, notes)
-    highest = _first_note(above[::-1], notes[::-1])
-    return ShiftChoice(semitones, reason, outside, lowest, highest, shown_range)
-
-
-def range_warning(choice: ShiftChoice) -> str | None:
-    """Names the notes that a voice was not trained on, where they are more than 2 % of the song; else None."""
-    if choice.outside <= WARN_OUTSIDE:
-        return None
-    ends = {"down to": choice.lowest, "up to": choice.highest}
-    notes = " and ".join(f"{word} {note}" for word, note in ends.items() if note)
-    return (
-        f"with the transposition {choice.semitones:+g}, {choice.outside:.0%} of the song is outside the voice's range "
-        f"{choice.voice_range}: it goes {notes}, where the voice was hardly trained; expect it to break there"
+    if outside <= WARN_OUTSIDE:
+        return ShiftChoice(semitones, reason, outside)
+    ends = {"down to": _first_note(below, notes), "up to": _first_note(above[::-1], notes[::-1])}
+    warning = (
+        f"with the transposition {semitones:+g}, {outside:.0%} of the song is outside the voice's range {voice_range}: "
+        f"it goes {' and '.join(f'{word} {note}' for word, note in ends.items() if note)}, where the voice was hardly "
+        "trained; expect artefacts there"
     )
+    return ShiftChoice(semitones, reason, outside, warning)
 
 
 def note_name(midi: float) -> str:
-    """The nearest note in words: 69 is "A4", 61 is "C#4"."""
+    """The nearest note, the higher of two: 69 is "A4", 60.5 is "C#4". (librosa takes the even one, wrongly below 0.)"""
     number = int(np.floor(midi + 0.5))
     return f"{_NAMES[number % 12]}{number // 12 - 1}"
-
-
-def hz_to_midi(hz: np.ndarray | float) -> np.ndarray | float:
-    """MIDI number of a positive pitch in Hz."""
-    return 69 + 12 * np.log2(np.asarray(hz) / 440.0)
 
 
 def midi_to_hz(midi: float) -> float:
@@ -230,12 +186,8 @@ def midi_to_hz(midi: float) -> float:
     return 440.0 * 2 ** ((midi - 69) / 12)
 
 
-def _note_and_hz(midi: float) -> str:
-    return f"{note_name(midi)} ({midi_to_hz(midi):.0f} Hz)"
-
-
 def _first_note(shares: np.ndarray, notes: np.ndarray) -> str | None:
-    """The outermost note, leaving out what is too rare to be sung."""
+    """The outermost note, leaving out what is too rare to be meant."""
     reached = np.flatnonzero(np.cumsum(shares) > _NAMED_SHARE)
     return note_name(notes[reached[0]]) if len(reached) else None
 

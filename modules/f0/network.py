@@ -1,52 +1,112 @@
-"""What predictors with a file of weights share: reading the weights, filling the network, the way to its rate."""
+"""What F0 networks with a file share: weights, the way to their rate, and long waves in windows."""
 
+import math
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from modules.audio.torchaudio_compat import import_torchaudio
+from modules.audio.resampling import SincResampler
+from modules.audio.windows import plan_windows
+from modules.config.audio import AudioSpec
 from modules.errors import CheckpointError
+from modules.f0.base import PitchPredictor, resize_nearest
+from modules.f0.convert import F0_MAX, F0_MIN
+from modules.weights.state_dict import fit
 
-# Zero crossings of the resampling filter to each side; so-vits-svc resamples this sharply for its pitch networks.
-_FILTER_WIDTH = 128
-
-
-def read_state(content: dict) -> dict[str, torch.Tensor]:
-    """The state dictionary in a checkpoint: its `model` or all of it, less the `module.` that parallel runs add."""
-    state = content.get("model", content)
-    state = state if isinstance(state, dict) else {}
-    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
-    # Copied: the file is mapped into memory, and somebody may replace it while this runs.
-    return {key.removeprefix("module."): value.clone() for key, value in tensors.items()}
+FILTER_WIDTH = 128  # zero crossings to each side; so-vits-svc resamples this sharply before its F0 networks
 
 
-def fill_network(build: Callable[[], nn.Module], state: dict[str, torch.Tensor], path: Path, name: str) -> nn.Module:
+class NetworkPredictor(PitchPredictor):
+    """A predictor whose network has frames of its own; a subclass has `track_window`.
+
+    A wave up to `window_seconds` goes through at once, as in so-vits-svc. Windows of longer ones start where a frame of
+    the network meets a sample, on the grid of its pooling: what is computed from a window differs from the whole only
+    by what the network sees beyond the context.
+    """
+
+    is_network = True
+    spectrum = AudioSpec(16000, 1024, 160, 1024, 128, 0.0, 8000.0)  # input of the network, whose frames it has
+    pooled_frames = 1  # that the network pools into one
+    window_seconds = 60.0
+    context_seconds = 2.0  # on both sides of what is kept
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._resampler = SincResampler(self.device, FILTER_WIDTH)
+
+    @abstractmethod
+    def track_window(self, wav: torch.Tensor) -> torch.Tensor:
+        """Pitch (n,) in Hz, 0 where unvoiced, of `wav` (t,) float32 at the model's rate; frame i is i hops in."""
+
+    def track(self, wav: np.ndarray, n_frames: int) -> np.ndarray:
+        """The network's frames repeated or left out to make the model's."""
+        return resize_nearest(self.keep_limits(self.track_native(wav)), n_frames)
+
+    def track_native(self, wav: np.ndarray) -> np.ndarray:
+        """Pitch at the network's own frames: (n,) float64 Hz, 0 where unvoiced."""
+        curves = []
+        for read, keep in self.windows(len(wav)):
+            window = torch.from_numpy(wav[read].astype(np.float32)).to(self.device)
+            curves.append(self.track_window(window)[keep])
+        return torch.cat(curves).cpu().double().numpy()
+
+    def windows(self, n_samples: int) -> list[tuple[slice, slice]]:
+        """Samples of each window, and which frames of the network are kept of it.
+
+        One frame is hop * rate / native rate samples, which need not be whole: of 10 ms, at 44.1 kHz it is 441 samples,
+        at 22.05 kHz it is 220.5 and a window may start at every second one.
+        """
+        native_rate = self.spectrum.sampling_rate
+        samples = self.spectrum.hop_length * self.audio.sampling_rate  # of a frame, times the native rate
+        n_frames = -(-n_samples * native_rate // samples)
+        frame_rate = self.spectrum.frame_rate
+        grid = math.lcm(native_rate // math.gcd(native_rate, samples), self.pooled_frames)
+        plan = plan_windows(n_frames, self.window_seconds * frame_rate, self.context_seconds * frame_rate, grid)
+        return [
+            (
+                slice(read.start * samples // native_rate, min(n_samples, read.stop * samples // native_rate)),
+                # The network may have a frame more, centred at the end.
+                slice(keep.start, None if read.stop == n_frames else keep.stop),
+            )
+            for read, keep in plan
+        ]
+
+    def keep_limits(self, f0: np.ndarray) -> np.ndarray:
+        """A curve (n,) Hz within f0_min and f0_max: lower is unvoiced, higher becomes f0_max.
+
+        so-vits-svc let its networks find whatever they can, so a limit that has its default value (50 and 1100 Hz)
+        is none here; one that was chosen is kept.
+        """
+        if self.f0_min != F0_MIN:
+            f0 = np.where(f0 < self.f0_min, 0.0, f0)
+        return f0 if self.f0_max == F0_MAX else np.minimum(f0, self.f0_max)
+
+    def resample(self, wav: torch.Tensor) -> torch.Tensor:
+        """A wave (t,) at the model's rate brought to the network's."""
+        return self._resampler(wav, self.audio.sampling_rate, self.spectrum.sampling_rate)
+
+
+def load_network(build: Callable[[], nn.Module], weights: dict[str, torch.Tensor], path: Path, name: str) -> nn.Module:
     """A network in float32 with the weights of a file, ready to run, on the CPU.
 
     Args:
-        build: makes it, of the sizes that the state shows.
-        state: tensors by name; all that the network has must be there, and no others.
+        build: makes it, of the sizes that the weights show.
+        weights: by name; those that the network has not are left out.
         path: of the file, for errors.
         name: that `pretrain/download.py` knows the file by.
-
-    Raises:
-        CheckpointError: the tensors are not this network's.
     """
+    remedy = f"Get the file with: python pretrain/download.py {name}"
     try:
         with torch.device("meta"):
             network = build()
-        network.load_state_dict(state, assign=True)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path}: not the weights of {name} ({reason}). Get the file with: python pretrain/download.py {name}"
-        ) from None
+        raise CheckpointError(f"{path}: not the weights of {name} ({reason}). {remedy}") from None
+    fitting = fit(weights, network.state_dict(), path, remedy)
+    # Copied: the file is mapped into memory, and somebody may replace it while this runs.
+    network.load_state_dict({key: value.clone() for key, value in fitting.items()}, assign=True)
     return network.float().eval().requires_grad_(False)
-
-
-def make_resampler(rate: int, native_rate: int, device: torch.device) -> nn.Module:
-    """A module that brings waves (..., T) from one rate to another, on `device`."""
-    transform = import_torchaudio().transforms.Resample(rate, native_rate, lowpass_filter_width=_FILTER_WIDTH)
-    return transform.to(device)

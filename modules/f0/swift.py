@@ -10,13 +10,10 @@ from modules.f0.base import PREDICTORS, PitchPredictor, package_version, sample_
 
 @PREDICTORS.register("swift")
 class SwiftPredictor(PitchPredictor):
-    """By far the fastest here, on any CPU; always runs there. Hears from 47 to 2094 Hz.
+    """By far the fastest here, on any CPU; always runs there. Finds 47 to 2094 Hz.
 
     The package suggests a threshold of 0.5 for notes. Voices need their breathy edges too: with 0.05, the default
     here, it calls about as many frames voiced as `fcpe` does.
-
-    Raises:
-        UsageError: the package is not installed.
 
     Source: Nieradzik, "SwiftF0: Fast and Accurate Monophonic Pitch Detection", 2025, arXiv 2508.18440.
     """
@@ -36,7 +33,7 @@ class SwiftPredictor(PitchPredictor):
         return f"{cls.name}:{package_version('swift-f0')}"
 
     def track(self, wav: np.ndarray, n_frames: int) -> np.ndarray:
-        """Its frames, 16 ms apart, read at ours. The package itself takes long waves in pieces that lose nothing."""
+        """Its frames, 16 ms apart, read at ours. The package itself takes long waves in windows that lose nothing."""
         core = self._package.core
         audio = resample(wav.astype(np.float32), self.audio.sampling_rate, core.SAMPLE_RATE)
         try:

@@ -151,5 +151,5 @@ def test_an_incomplete_file_names_the_tensor(small_encoders):
     with pytest.raises(CheckpointError, match="no network of the HuBERT family"):
         HubertNetwork(rename({"something.else": torch.zeros(3)}, "fairseq"), path)
     wrong = {**tensors, "layer_norm.weight": torch.zeros(3)}
-    with pytest.raises(CheckpointError, match=r"layer_norm\.weight is \[3\], \[16\] is expected"):
+    with pytest.raises(CheckpointError, match=r"layer_norm\.weight is \[3\] but \[16\] is expected"):
         HubertNetwork(rename(wrong, "fairseq"), path)

@@ -1,4 +1,4 @@
-"""RMVPE: the network and its decoding give so-vits-svc's numbers, whole or in pieces, from a file that is checked."""
+"""RMVPE: the network and its decoding give so-vits-svc's numbers, whole or in windows, from a file that is checked."""
 
 import json
 import lzma
@@ -13,13 +13,13 @@ from small_f0_networks import rmvpe_state, write_rmvpe
 
 from modules.config.audio import AudioSpec
 from modules.errors import CheckpointError, MissingWeights
-from modules.f0._networks.rmvpe import UNUSED_PREFIX, Rmvpe, RmvpeSizes
+from modules.f0._networks.rmvpe import Rmvpe, RmvpeSizes
 from modules.f0.base import build_predictor, predictor_identity
-from modules.f0.blocks import BlockPlan
 from modules.f0.decode import BIN_CENTS, local_average
 from modules.files import sha256_of
 
 PUBLISHED = json.loads(lzma.decompress((golden_rule.GOLDENS / "statedicts/f0_networks.json.xz").read_bytes()))
+UNUSED_PREFIX = "unet.tf."  # of the timbre filter, which nothing runs
 AUDIO = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
 
 
@@ -70,7 +70,7 @@ def test_the_front_end_and_the_padding_are_so_vits_svcs(predictor):
     dsp = golden_rule.load_golden("tiny/dsp")
     wav = golden_rule.tensor(dsp["sig"])[:16000]
     seen = []
-    predictor._resample = torch.nn.Identity()  # the golden reads these samples as if they were at 16 kHz
+    predictor.resample = lambda wav: wav  # the golden reads these samples as if they were at 16 kHz
     predictor._network.register_forward_pre_hook(lambda network, inputs: seen.append(inputs[0]))
     assert predictor.salience(wav).shape == (101, 360)
     mel = seen[0][0]
@@ -79,27 +79,26 @@ def test_the_front_end_and_the_padding_are_so_vits_svcs(predictor):
     assert not mel[:, 101:].any()
 
 
-def test_a_wave_in_pieces_equals_the_wave_at_once(predictor):
+def test_a_wave_in_windows_equals_the_wave_at_once(predictor):
     wav = sung(np.geomspace(120, 700, 9 * 44100 + 123), 44100)
     whole = predictor.salience(torch.from_numpy(wav))
-    plan = BlockPlan(44100, multiple=4, seconds=3, context_seconds=0.5)
-    pieces = plan.pieces(len(wav))
-    assert len(pieces) == 5
-    parts = [predictor.salience(torch.from_numpy(wav[samples]))[kept] for samples, kept in pieces]
+    predictor.window_seconds, predictor.context_seconds = 3, 0.5
+    windows = predictor.windows(len(wav))
+    assert len(windows) == 5
+    parts = [predictor.salience(torch.from_numpy(wav[read]))[keep] for read, keep in windows]
     # The GRU remembers everything, in principle; of what lies half a second away nothing is left in float32 here.
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-5, rtol=0)
 
 
 def test_the_curve_of_a_long_wave_equals_that_of_the_wave_at_once(predictor):
-    predictor._plan = BlockPlan(44100, multiple=4, seconds=100)
     wav = sung(np.geomspace(120, 700, 5 * 44100), 44100)
     predictor.threshold = 0.52  # the scores of this net are near 0.5
     whole = predictor.predict(wav)
-    predictor._plan = BlockPlan(44100, multiple=4, seconds=2, context_seconds=0.5)
+    predictor.window_seconds, predictor.context_seconds = 2, 0.5
     lengths = []
     predictor._network.register_forward_pre_hook(lambda network, inputs: lengths.append(inputs[0].shape[2]))
     found = predictor.predict(wav)
-    assert len(lengths) == 5 and max(lengths) <= 204, "spectrum and network, too, see no more than a piece"
+    assert len(lengths) == 5 and max(lengths) <= 204, "spectrum and network, too, see no more than a window"
     assert 0 < whole.uv.mean() <= 1
     # A rounding error in the scores is a hundredth of a cent in the mean of nine bins of nearly equal score.
     assert np.abs(1200 * np.log2(found.f0 / whole.f0)).max() < 0.1
@@ -146,7 +145,9 @@ def test_a_file_of_another_network_is_refused(workspace):
     del state["cnn.weight"]
     for content in (state, {**rmvpe_state(), "cnn.bias": torch.zeros(7)}, {"model": [1]}):
         torch.save(content, path)
-        with pytest.raises(CheckpointError, match=r"rmvpe\.pt: not the weights of rmvpe.*download\.py rmvpe"):
+        with pytest.raises(
+            CheckpointError, match=r"rmvpe\.pt: (not the weights of rmvpe|does not fit).*download\.py rmvpe"
+        ):
             build_predictor("rmvpe", AUDIO, device="cpu")
 
 

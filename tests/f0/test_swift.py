@@ -22,7 +22,7 @@ def test_without_its_package_one_line_says_what_to_install(monkeypatch):
         assert "\n" not in str(error.value)
 
 
-def test_it_hears_what_the_package_hears():
+def test_it_tracks_what_the_package_tracks():
     package = pytest.importorskip("swift_f0")
     wav = sung(np.geomspace(120, 700, 60000), 16000)
     at_16k = AudioSpec(16000, 1024, 256, 1024, 80, 0.0, 8000.0)
@@ -43,16 +43,16 @@ def test_the_threshold_is_honoured():
     assert shares[0] > shares[1] > shares[2] > shares[3] == 0
 
 
-def test_a_wave_in_pieces_equals_the_wave_at_once(monkeypatch):
+def test_a_wave_in_windows_equals_the_wave_at_once(monkeypatch):
     package = pytest.importorskip("swift_f0")
     predictor = build_predictor("swift", AUDIO, device="cpu")
     wav = sung(np.geomspace(120, 700, 6 * 44100), 44100)
     whole = predictor.predict(wav)
     monkeypatch.setattr(package.core, "WINDOW_FRAMES", 50)
-    pieces = predictor.predict(wav)
-    # The pieces overlap by all that a frame hears; what is left is the rounding of another length.
-    np.testing.assert_allclose(pieces.f0, whole.f0, rtol=1e-4)
-    np.testing.assert_array_equal(pieces.uv, whole.uv)
+    windows = predictor.predict(wav)
+    # The windows overlap by all that a frame sees; what is left is the rounding of another length.
+    np.testing.assert_allclose(windows.f0, whole.f0, rtol=1e-4)
+    np.testing.assert_array_equal(windows.uv, whole.uv)
 
 
 def test_limits_it_cannot_keep_are_refused():

@@ -9,7 +9,6 @@ arXiv 2305.17651.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from torch import nn
 from modules.audio.torchaudio_compat import import_torchaudio
 from modules.device import WithoutDrawing
 from modules.errors import CheckpointError
+from modules.weights.state_dict import fit
 
 RECEPTIVE_FIELD = 400  # samples at 16 kHz that the first frame sees
 HOP = 320
@@ -54,32 +54,8 @@ _SOFT = (
     (r"encoder\.layers\.(\d+)\.norm2\.(.+)", r"encoder.transformer.layers.\1.final_layer_norm.\2"),
     (r"proj\.(.+)", r"final_proj.\1"),
 )
-_ATTENTION = "encoder.transformer.layers.{}.attention."
-
-
-@dataclass(frozen=True)
-class Extent:
-    """What a file's tensors say about its network.
-
-    Args:
-        convs: (channels, kernel, stride) of each convolution at the front.
-        conv_bias: whether those have one.
-        norm_everywhere: a layer norm after every convolution, as in the large models, which also norm before each
-            attention; otherwise one group norm after the first.
-        width: of the transformer.
-        pos_kernel, pos_groups: of the positional convolution.
-        heads: attention heads of each transformer layer, 0 where it has no attention.
-        inner: width of each feed-forward layer, 0 where it has none.
-    """
-
-    convs: tuple[tuple[int, int, int], ...]
-    conv_bias: bool
-    norm_everywhere: bool
-    width: int
-    pos_kernel: int
-    pos_groups: int
-    heads: tuple[int, ...]
-    inner: tuple[int, ...]
+_LAYER = "encoder.transformer.layers.{}."
+_POSITIONS = "encoder.transformer.pos_conv_embed.conv."
 
 
 class HubertNetwork(nn.Module):
@@ -89,10 +65,8 @@ class HubertNetwork(nn.Module):
         weights: by torchaudio's names.
         path: for messages.
         max_distance: of WavLM's relative positions, in frames.
-        pre_norm: whether each layer norms before its attention; None decides by the convolutions' norms.
-
-    Raises:
-        CheckpointError: a tensor is missing or has a shape that does not fit.
+        pre_norm: whether each layer norms before its attention; None: as the large models do, which have a norm after
+            every convolution.
     """
 
     def __init__(
@@ -100,35 +74,38 @@ class HubertNetwork(nn.Module):
     ) -> None:
         super().__init__()
         try:
-            extent = measure(weights)
+            with WithoutDrawing():  # all of it is in the file
+                self.network = build(weights, max_distance, pre_norm)
         except (KeyError, IndexError, ValueError):
             raise CheckpointError(f"{path}: holds no network of the HuBERT family. Download it again.") from None
-        positions = weights.get(_ATTENTION.format(0) + "rel_attn_embed.weight")
-        self.n_layers = len(extent.heads)
-        self.is_exact_when_padded = positions is None
-        pre_norm = extent.norm_everywhere if pre_norm is None else pre_norm
-        with WithoutDrawing():  # all of it is in the file
-            self.network = _build(extent, pre_norm, None if positions is None else len(positions), max_distance)
+        transformer = self.network.encoder.transformer
+        self.n_layers, self.width = len(transformer.layers), transformer.layer_norm.normalized_shape[0]
+        self.is_exact_when_padded = _LAYER.format(0) + "attention.rel_attn_embed.weight" not in weights
+        self.register_buffer("channel_scale", weights.get("feature_extractor.dummy_weight"))
+        # weight_g and weight_v are the names of torch's older weight norm.
+        older = {_POSITIONS + f"weight_{part}": index for index, part in enumerate("gv")}
+        renamed = {
+            f"{_POSITIONS}parametrizations.weight.original{older[name]}" if name in older else name: value.float()
+            for name, value in weights.items()
+        }
+        self.network.load_state_dict(fit(renamed, self.network.state_dict(), path, "Download the file again."))
+        # Folded once, instead of before every clip.
+        nn.utils.parametrize.remove_parametrizations(transformer.pos_conv_embed.conv, "weight")
         self.final_proj = None
         if {"final_proj.weight", "final_proj.bias"} <= weights.keys():
-            self.final_proj = nn.Linear(extent.width, weights["final_proj.weight"].shape[0])
-        self.register_buffer("channel_scale", weights.get("feature_extractor.dummy_weight"))
-        self._load({name: value.float() for name, value in weights.items() if "dummy_weight" not in name}, path)
-        # Folded once, instead of before every clip.
-        nn.utils.parametrize.remove_parametrizations(self.network.encoder.transformer.pos_conv_embed.conv, "weight")
+            self.final_proj = nn.Linear(self.width, len(weights["final_proj.weight"]))
+            projection = {name: renamed[f"final_proj.{name}"] for name in ("weight", "bias")}
+            self.final_proj.load_state_dict(fit(projection, self.final_proj.state_dict(), path))
         self.eval().requires_grad_(False)
 
     def forward(self, wavs: torch.Tensor, lengths: list[int], layer: int | None = None) -> list[torch.Tensor]:
-        """Frames of each clip.
+        """Frames (D, N') of each clip, N' = (length - 400) // 320 + 1.
 
         Args:
             wavs: (B, T) at 16 kHz, zeros after each clip's end. Clips of different length only where
                 `is_exact_when_padded`.
             lengths: samples of each, at least 400.
             layer: output of this layer, counted from 1; the last one, normed as the network ends, by default.
-
-        Returns:
-            (D, N') for each, N' = (length - 400) // 320 + 1.
         """
         features, counts = self.convolve(wavs, lengths)
         ragged = len(set(counts)) > 1
@@ -159,33 +136,11 @@ class HubertNetwork(nn.Module):
         x = x.transpose(1, 2)
         return (x if self.channel_scale is None else x * self.channel_scale), counts
 
-    def _load(self, weights: dict[str, torch.Tensor], path: Path) -> None:
-        own = self.network.state_dict()
-        renamed = {}
-        for name, value in weights.items():
-            if name.startswith("final_proj."):
-                continue
-            for old, new in ((".conv.weight_g", "original0"), (".conv.weight_v", "original1")):
-                if name.endswith(old):
-                    name = name.removesuffix(old) + ".conv.parametrizations.weight." + new
-            renamed[name] = value
-        for name, wanted in own.items():
-            if name not in renamed:
-                raise CheckpointError(f"{path}: tensor {name} is missing. The file is incomplete; download it again.")
-            if renamed[name].shape != wanted.shape:
-                raise CheckpointError(
-                    f"{path}: tensor {name} is {list(renamed[name].shape)}, {list(wanted.shape)} is expected"
-                )
-        self.network.load_state_dict({name: renamed[name] for name in own})
-        if self.final_proj is not None:
-            self.final_proj.load_state_dict({name: weights[f"final_proj.{name}"] for name in ("weight", "bias")})
-
 
 def rename(weights: dict[str, torch.Tensor], publisher: str) -> dict[str, torch.Tensor]:
-    """Weights by torchaudio's names; what inference does not use is left out.
+    """Published weights by torchaudio's names; what inference does not use is left out.
 
     Args:
-        weights: as published.
         publisher: "fairseq" (HuBERT, ContentVec, WavLM) or "soft" (HuBERT-Soft).
     """
     table = {"fairseq": _FAIRSEQ, "soft": _SOFT}[publisher]
@@ -205,8 +160,7 @@ def _split_attention(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
     for name, value in weights.items():
         head, _, kind = name.rpartition(".in_proj_")
         if head:
-            for part, piece in zip("qkv", value.chunk(3)):
-                split[f"{head}.{part}_proj.{kind}"] = piece
+            split |= {f"{head}.{part}_proj.{kind}": rows for part, rows in zip("qkv", value.chunk(3))}
         else:
             split[name] = value
     return split
@@ -215,7 +169,7 @@ def _split_attention(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 def _join_wavlm(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """WavLM's attention in torchaudio's form: one matrix for query, key and value, and other names for its gate."""
     layer = 0
-    while (prefix := _ATTENTION.format(layer)) + "grep_linear.weight" in weights:
+    while (prefix := _LAYER.format(layer) + "attention.") + "grep_linear.weight" in weights:
         for kind in ("weight", "bias"):
             parts = [weights.pop(f"{prefix}{part}_proj.{kind}") for part in "qkv"]
             weights[f"{prefix}attention.in_proj_{kind}"] = torch.cat(parts)
@@ -228,109 +182,69 @@ def _join_wavlm(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return weights
 
 
-def measure(weights: dict[str, torch.Tensor]) -> Extent:
-    """The sizes of a network from its tensors by torchaudio's names.
+def build(weights: dict[str, torch.Tensor], max_distance: int, pre_norm: bool | None) -> nn.Module:
+    """torchaudio's network in the sizes of a file's tensors, with thinned layers put in where the file has them.
 
     Raises:
-        KeyError, ValueError: it is another kind of network.
+        KeyError, IndexError, ValueError: it is another kind of network.
     """
+    models = import_torchaudio().models
     convs = []
     while (name := f"feature_extractor.conv_layers.{len(convs)}.conv.weight") in weights:
-        channels, _, kernel = weights[name].shape
-        convs.append((channels, kernel, _STRIDES[len(convs)]))
-    width, group_width, pos_kernel = weights["encoder.transformer.pos_conv_embed.conv.weight_v"].shape
-    layers = {int(found[1]) for name in weights if (found := re.match(r"encoder\.transformer\.layers\.(\d+)\.", name))}
-    heads, inner = [], []
-    for layer in range(max(layers) + 1):
-        prefix = f"encoder.transformer.layers.{layer}."
-        joined = weights.get(prefix + "attention.attention.in_proj_weight")
-        query = weights.get(prefix + "attention.q_proj.weight")
-        rows = joined.shape[0] // 3 if joined is not None else 0 if query is None else query.shape[0]
-        heads.append(rows // HEAD_WIDTH)
-        dense = weights.get(prefix + "feed_forward.intermediate_dense.weight")
-        inner.append(0 if dense is None else dense.shape[0])
-    return Extent(
-        convs=tuple(convs),
-        conv_bias="feature_extractor.conv_layers.0.conv.bias" in weights,
-        norm_everywhere="feature_extractor.conv_layers.1.layer_norm.weight" in weights,
-        width=width,
-        pos_kernel=pos_kernel,
-        pos_groups=width // group_width,
-        heads=tuple(heads),
-        inner=tuple(inner),
-    )
-
-
-def _build(extent: Extent, pre_norm: bool, n_buckets: int | None, max_distance: int) -> nn.Module:
-    """torchaudio's network, with thinned layers put in where the file has them."""
-    models = import_torchaudio().models
-    full = extent.width // HEAD_WIDTH
+        convs.append((weights[name].shape[0], weights[name].shape[2], _STRIDES[len(convs)]))
+    width, group_width, pos_kernel = weights[_POSITIONS + "weight_v"].shape
+    # The large models have a layer norm after every convolution, the others one group norm after the first.
+    norm_everywhere = "feature_extractor.conv_layers.1.layer_norm.weight" in weights
+    layers = {int(found[1]) for name in weights if (found := re.match(_LAYER.format(r"(\d+)"), name))}
+    sizes = [layer_sizes(weights, _LAYER.format(layer)) for layer in range(max(layers) + 1)]
     common = {
-        "extractor_mode": "layer_norm" if extent.norm_everywhere else "group_norm",
-        "extractor_conv_layer_config": list(extent.convs),
-        "extractor_conv_bias": extent.conv_bias,
-        "encoder_embed_dim": extent.width,
+        "extractor_mode": "layer_norm" if norm_everywhere else "group_norm",
+        "extractor_conv_layer_config": convs,
+        "extractor_conv_bias": "feature_extractor.conv_layers.0.conv.bias" in weights,
+        "encoder_embed_dim": width,
         "encoder_projection_dropout": 0.0,
-        "encoder_pos_conv_kernel": extent.pos_kernel,
-        "encoder_pos_conv_groups": extent.pos_groups,
-        "encoder_num_layers": len(extent.heads),
-        "encoder_num_heads": full,
+        "encoder_pos_conv_kernel": pos_kernel,
+        "encoder_pos_conv_groups": width // group_width,
+        "encoder_num_layers": len(sizes),
+        "encoder_num_heads": width // HEAD_WIDTH,
         "encoder_attention_dropout": 0.0,
-        "encoder_ff_interm_features": max(1, *extent.inner),
+        "encoder_ff_interm_features": max(1, *(inner for _, inner in sizes)),
         "encoder_ff_interm_dropout": 0.0,
         "encoder_dropout": 0.0,
-        "encoder_layer_norm_first": pre_norm,
+        "encoder_layer_norm_first": norm_everywhere if pre_norm is None else pre_norm,
         "encoder_layer_drop": 0.0,
         "aux_num_out": None,
     }
-    if n_buckets is not None:
-        return models.wavlm_model(**common, encoder_num_buckets=n_buckets, encoder_max_distance=max_distance)
+    positions = weights.get(_LAYER.format(0) + "attention.rel_attn_embed.weight")
+    if positions is not None:
+        return models.wavlm_model(**common, encoder_num_buckets=len(positions), encoder_max_distance=max_distance)
     network = models.wav2vec2_model(**common)
-    for layer, heads, inner in zip(network.encoder.transformer.layers, extent.heads, extent.inner, strict=True):
-        if heads != full:
-            layer.attention = _ThinAttention(extent.width, heads) if heads else _Nothing()
-        if inner != common["encoder_ff_interm_features"]:
-            layer.feed_forward = _ThinFeedForward(extent.width, inner) if inner else _Nothing()
+    for layer, (heads, inner) in zip(network.encoder.transformer.layers, sizes, strict=True):
+        thin(layer, width, heads, inner)
     return network
 
 
-class _ThinAttention(nn.Module):
-    """Self-attention with fewer heads than the width would hold; called as torchaudio's."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.k_proj, self.v_proj, self.q_proj = (nn.Linear(width, heads * HEAD_WIDTH) for _ in range(3))
-        self.out_proj = nn.Linear(heads * HEAD_WIDTH, width)
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        position_bias: torch.Tensor | None = None,
-        key_padding_mask: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, N, D) to the same, and the position bias passed through."""
-        batch, n_frames, _ = x.shape
-        q, k, v = (
-            layer(x).view(batch, n_frames, self.heads, HEAD_WIDTH).transpose(1, 2)
-            for layer in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2)), position_bias
+def layer_sizes(weights: dict[str, torch.Tensor], prefix: str) -> tuple[int, int]:
+    """Attention heads and feed-forward width of a transformer layer, 0 where pruning has removed the part."""
+    joined = weights.get(prefix + "attention.attention.in_proj_weight")
+    query = weights.get(prefix + "attention.q_proj.weight")
+    rows = len(joined) // 3 if joined is not None else 0 if query is None else len(query)
+    return rows // HEAD_WIDTH, len(weights.get(prefix + "feed_forward.intermediate_dense.weight", ()))
 
 
-class _ThinFeedForward(nn.Module):
-    """Two dense layers round a GELU."""
-
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.intermediate_dense = nn.Linear(width, inner)
-        self.output_dense = nn.Linear(inner, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, N, D) to the same."""
-        return self.output_dense(F.gelu(self.intermediate_dense(x)))
+def thin(layer: nn.Module, width: int, heads: int, inner: int) -> None:
+    """Gives a transformer layer of torchaudio's the sizes that pruning has left."""
+    attention, dense = layer.attention, layer.feed_forward
+    if not heads:
+        layer.attention = _Nothing()
+    elif heads != attention.num_heads:
+        attention.num_heads = heads
+        attention.q_proj, attention.k_proj, attention.v_proj = (nn.Linear(width, heads * HEAD_WIDTH) for _ in range(3))
+        attention.out_proj = nn.Linear(heads * HEAD_WIDTH, width)
+    if not inner:
+        layer.feed_forward = _Nothing()
+    elif inner != dense.intermediate_dense.out_features:
+        dense.intermediate_dense, dense.output_dense = nn.Linear(width, inner), nn.Linear(inner, width)
 
 
 class _Nothing(nn.Module):

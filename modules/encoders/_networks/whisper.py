@@ -11,6 +11,7 @@ from modules.audio.mel import mel_filters
 from modules.config.audio import AudioSpec
 from modules.errors import CheckpointError
 from modules.weights.checkpoint import load_weights
+from modules.weights.state_dict import fit, state_dict
 
 HEAD_WIDTH = 64  # in every size of Whisper
 _AUDIO = {"sampling_rate": 16000, "n_fft": 400, "hop_length": 160, "win_length": 400, "fmin": 0.0, "fmax": 8000.0}
@@ -19,13 +20,7 @@ _LONGEST_TIMESCALE = 10000.0
 
 
 class WhisperEncoder(nn.Module):
-    """Log mel to features, two mel frames to one.
-
-    Args:
-        n_mels: mel bands.
-        n_positions: longest output, in frames.
-        width: D.
-        n_layers: transformer blocks.
+    """Log mel to features, `width` of them, two mel frames to one; at most `n_positions` frames.
 
     Source: Radford and others, "Robust Speech Recognition via Large-Scale Weak Supervision", 2022, arXiv 2212.04356,
     section 2.2.
@@ -94,14 +89,9 @@ def sinusoids(n_positions: int, width: int) -> torch.Tensor:
 
 
 def log_mel(wav: torch.Tensor, n_mels: int) -> torch.Tensor:
-    """Whisper's input: log10 power mel, the loudest point less 8 at least, scaled to about -1 to 1.
+    """Whisper's input (M, T // 160): log10 power mel, the loudest point less 8 at least, scaled to about -1 to 1.
 
-    Args:
-        wav: (T,) at 16 kHz, T above 200.
-        n_mels: M.
-
-    Returns:
-        (M, T // 160) float32.
+    `wav` is (T,) at 16 kHz, T above 200.
     """
     audio = AudioSpec(**_AUDIO, n_mels=n_mels)
     window = torch.hann_window(audio.win_length, device=wav.device)
@@ -112,16 +102,11 @@ def log_mel(wav: torch.Tensor, n_mels: int) -> torch.Tensor:
 
 
 def load_encoder(path: Path, width: int) -> WhisperEncoder:
-    """The encoder in one of OpenAI's `.pt` files, or in our int8 safetensors form.
-
-    Args:
-        path: the file.
-        width: the D that is expected.
-
-    Raises:
-        CheckpointError: damaged, not Whisper, or of another size.
-    """
-    weights = read_encoder_weights(path)
+    """The encoder, `width` wide, in one of OpenAI's `.pt` files, or in our int8 safetensors form, in float32."""
+    found = state_dict(load_weights(path), path)
+    # OpenAI's files hold the decoder, too.
+    weights = {name.removeprefix("encoder."): value for name, value in found.items() if name.startswith("encoder.")}
+    weights = weights or found
     try:
         found_width, n_mels, _ = weights["conv1.weight"].shape
         n_layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
@@ -131,21 +116,5 @@ def load_encoder(path: Path, width: int) -> WhisperEncoder:
         raise CheckpointError(f"{path}: a Whisper of width {found_width}; this encoder needs width {width}")
     positions = weights.setdefault("positional_embedding", sinusoids(1500, width))
     network = WhisperEncoder(n_mels, len(positions), width, n_layers)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"{path}: does not fit Whisper's encoder ({first})") from None
+    network.load_state_dict(fit(weights, network.state_dict(), path, "Get the file from OpenAI."))
     return network.eval().requires_grad_(False)
-
-
-def read_encoder_weights(path: Path) -> dict[str, torch.Tensor]:
-    """float32 weights of the encoder by OpenAI's names, without the `encoder.` in front."""
-    content = load_weights(path)
-    state = content.get("model_state_dict", content)
-    prefix = "encoder." if any(name.startswith("encoder.") for name in state) else ""
-    return {
-        name.removeprefix(prefix): value.float()
-        for name, value in state.items()
-        if name.startswith(prefix) and isinstance(value, torch.Tensor)
-    }

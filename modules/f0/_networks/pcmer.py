@@ -19,55 +19,39 @@ _LEAST_NORMALIZER = 1e-8
 
 @dataclass(frozen=True)
 class PcmerSizes:
-    """What varies from file to file; the defaults are so-vits-svc's.
-
-    Args:
-        n_mels: bands of the input.
-        channels: width of the network.
-        layers: of attention and convolution.
-        heads: of attention.
-        head_width: channels of each.
-        features: random ones of the attention.
-        kernel: of the convolution over time.
-        bins: of the output.
-    """
+    """What varies from file to file; the defaults are so-vits-svc's."""
 
     n_mels: int = 128
-    channels: int = 512
-    layers: int = 12
+    channels: int = 512  # width of the network
+    layers: int = 12  # of attention and convolution
     heads: int = 8
     head_width: int = 64
-    features: int = 266
-    kernel: int = 31
+    features: int = 266  # random ones of the attention
+    kernel: int = 31  # of the convolution over time
     bins: int = 360
 
     @classmethod
-    def of(cls, state: dict[str, torch.Tensor]) -> "PcmerSizes":
-        """The sizes that the tensors of a file show.
-
-        Raises:
-            KeyError: a tensor that shows one is missing.
-        """
-        numbers = {int(match[1]) for key in state if (match := re.match(r"decoder\._layers\.(\d+)\.", key))}
-        features, head_width = state["decoder._layers.0.attn.fast_attention.projection_matrix"].shape
+    def of(cls, weights: dict[str, torch.Tensor]) -> "PcmerSizes":
+        """The sizes that the tensors of a file show; a KeyError or ValueError where one is missing."""
+        numbers = {int(match[1]) for key in weights if (match := re.match(r"decoder\._layers\.(\d+)\.", key))}
+        features, head_width = weights["decoder._layers.0.attn.fast_attention.projection_matrix"].shape
         return cls(
-            n_mels=state["stack.0.weight"].shape[1],
-            channels=state["stack.0.weight"].shape[0],
+            n_mels=weights["stack.0.weight"].shape[1],
+            channels=weights["stack.0.weight"].shape[0],
             layers=max(numbers) + 1,
-            heads=state["decoder._layers.0.attn.to_q.weight"].shape[0] // head_width,
+            heads=weights["decoder._layers.0.attn.to_q.weight"].shape[0] // head_width,
             head_width=head_width,
             features=features,
-            kernel=state["decoder._layers.0.conformer.net.4.conv.weight"].shape[2],
-            bins=state["dense_out.bias"].shape[0],
+            kernel=weights["decoder._layers.0.conformer.net.4.conv.weight"].shape[2],
+            bins=weights["dense_out.bias"].shape[0],
         )
 
 
 class Pcmer(nn.Module):
     """Log mel to scores over pitch bins, whose pitch is in the buffer `cent_table` (bins,), in cents above 10 Hz."""
 
-    def __init__(self, sizes: PcmerSizes | None = None) -> None:
+    def __init__(self, sizes: PcmerSizes = PcmerSizes()) -> None:
         super().__init__()
-        sizes = sizes or PcmerSizes()
         width = sizes.channels
         self.stack = nn.Sequential(
             nn.Conv1d(sizes.n_mels, width, 3, padding=1),
@@ -136,7 +120,7 @@ class _Depthwise(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Attention whose cost is linear in time: every frame hears every other through a fixed number of features."""
+    """Attention whose cost is linear in time: every frame attends to every other through a fixed number of features."""
 
     def __init__(self, sizes: PcmerSizes) -> None:
         super().__init__()
@@ -154,9 +138,9 @@ class _Attention(nn.Module):
             layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.to_q, self.to_k, self.to_v)
         )
         query, key = self._features(query, is_query=True), self._features(key, is_query=False)
-        heard = query @ (key.transpose(2, 3) @ value)
+        attended = query @ (key.transpose(2, 3) @ value)
         normalizer = (query * key.sum(dim=2, keepdim=True)).sum(dim=3, keepdim=True) + _LEAST_NORMALIZER
-        return self.to_out((heard / normalizer).transpose(1, 2).flatten(2))
+        return self.to_out((attended / normalizer).transpose(1, 2).flatten(2))
 
     def _features(self, x: torch.Tensor, is_query: bool) -> torch.Tensor:
         """Positive features (B, H, n, features) whose products approach exp(q k / sqrt(d)), of (B, H, n, d)."""

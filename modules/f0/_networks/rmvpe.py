@@ -11,59 +11,40 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-UNUSED_PREFIX = "unet.tf."
-
 
 @dataclass(frozen=True)
 class RmvpeSizes:
-    """What varies from file to file; the defaults are the published network.
+    """What varies from file to file; the defaults are the published network."""
 
-    Args:
-        channels: of the first level; each further level has twice as many.
-        levels: that halve time and frequency.
-        middle_layers: at the bottom of the U.
-        blocks: in each layer.
-        maps: that the U-net hands to the GRU.
-        n_mels: bands of the input.
-        hidden: GRU units in each direction.
-        gru_layers: stacked.
-        bins: of the output.
-    """
-
-    channels: int = 16
-    levels: int = 5
-    middle_layers: int = 4
-    blocks: int = 4
-    maps: int = 3
+    channels: int = 16  # of the first level; each further level has twice as many
+    levels: int = 5  # that halve time and frequency
+    middle_layers: int = 4  # at the bottom of the U
+    blocks: int = 4  # in each layer
+    maps: int = 3  # that the U-net hands to the GRU
     n_mels: int = 128
-    hidden: int = 256
+    hidden: int = 256  # GRU units in each direction
     gru_layers: int = 1
     bins: int = 360
 
     @classmethod
-    def of(cls, state: dict[str, torch.Tensor]) -> "RmvpeSizes":
-        """The sizes that the tensors of a file show.
-
-        Raises:
-            KeyError: a tensor that shows one is missing.
-        """
-        maps, channels = state["cnn.weight"].shape[:2]
-        hidden = state["fc.0.gru.weight_hh_l0"].shape[1]
+    def of(cls, weights: dict[str, torch.Tensor]) -> "RmvpeSizes":
+        """The sizes that the tensors of a file show; a KeyError or ValueError where one is missing."""
+        maps, channels = weights["cnn.weight"].shape[:2]
         return cls(
             channels=channels,
-            levels=_count(state, r"unet\.encoder\.layers\.(\d+)\."),
-            middle_layers=_count(state, r"unet\.intermediate\.layers\.(\d+)\."),
-            blocks=_count(state, r"unet\.encoder\.layers\.0\.conv\.(\d+)\."),
+            levels=_count(weights, r"unet\.encoder\.layers\.(\d+)\."),
+            middle_layers=_count(weights, r"unet\.intermediate\.layers\.(\d+)\."),
+            blocks=_count(weights, r"unet\.encoder\.layers\.0\.conv\.(\d+)\."),
             maps=maps,
-            n_mels=state["fc.0.gru.weight_ih_l0"].shape[1] // maps,
-            hidden=hidden,
-            gru_layers=_count(state, r"fc\.0\.gru\.weight_hh_l(\d+)$"),
-            bins=state["fc.1.weight"].shape[0],
+            n_mels=weights["fc.0.gru.weight_ih_l0"].shape[1] // maps,
+            hidden=weights["fc.0.gru.weight_hh_l0"].shape[1],
+            gru_layers=_count(weights, r"fc\.0\.gru\.weight_hh_l(\d+)$"),
+            bins=weights["fc.1.weight"].shape[0],
         )
 
 
-def _count(state: dict[str, torch.Tensor], pattern: str) -> int:
-    numbers = {int(match[1]) for key in state if (match := re.match(pattern, key))}
+def _count(weights: dict[str, torch.Tensor], pattern: str) -> int:
+    numbers = {int(match[1]) for key in weights if (match := re.match(pattern, key))}
     if not numbers:
         raise KeyError(pattern)
     return max(numbers) + 1
@@ -72,11 +53,9 @@ def _count(state: dict[str, torch.Tensor], pattern: str) -> int:
 class Rmvpe(nn.Module):
     """Log mel to scores over pitch bins."""
 
-    def __init__(self, sizes: RmvpeSizes | None = None) -> None:
+    def __init__(self, sizes: RmvpeSizes = RmvpeSizes()) -> None:
         super().__init__()
-        sizes = sizes or RmvpeSizes()
         self.multiple = 2**sizes.levels
-        self.n_mels = sizes.n_mels
         self.unet = _Unet(sizes)
         self.cnn = nn.Conv2d(sizes.channels, sizes.maps, 3, padding=1)
         self.fc = nn.Sequential(
@@ -164,12 +143,10 @@ class _Residual(nn.Module):
             nn.BatchNorm2d(after),
             nn.ReLU(),
         )
-        if before != after:
-            self.shortcut = nn.Conv2d(before, after, 1)
-        self.widens = before != after
+        self.shortcut = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(x) + (self.shortcut(x) if self.widens else x)
+        return self.conv(x) + self.shortcut(x)
 
 
 class _BidirectionalGru(nn.Module):
