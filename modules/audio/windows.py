@@ -1,0 +1,49 @@
+"""How something long is cut into windows for a network, so that memory does not grow with its length. Any unit."""
+
+import math
+
+
+def plan_windows(
+    length: int, longest: int, context: int, grid: int = 1, equal: bool = False
+) -> list[tuple[slice, slice]]:
+    """Windows with context: what to read of the whole, and what to keep of the result for it.
+
+        whole    |--------------------------------------------------------------|
+        windows  |================.....|
+                             .....|================.....|
+                                              .....|======================|      = kept   . context, dropped
+
+    What is kept, laid end to end, is the whole. The first window starts and the last one ends at the true edge.
+
+    Args:
+        length: of the whole; up to `longest` it is one window, so that its result is that of the whole.
+        longest: most that a window reads.
+        context: read on both sides of what is kept.
+        grid: windows start at multiples of it; `longest` and `context` are rounded to it.
+        equal: all windows are exactly `longest`, the last one moved to the left, so that a network meets one length.
+
+    Returns:
+        Slices of the whole, and slices of each of them.
+    """
+    if length <= longest:
+        return [(slice(0, length), slice(0, length))]
+    step, context = (max(1, round(size / grid)) * grid for size in (longest - 2 * context, context))
+    longest = step + 2 * context
+    windows, done = [], 0
+    while done < length:
+        start = max(0, done - context)
+        stop = min(length, (start if equal else done - context) + longest)
+        start = stop - longest if equal else start
+        end = length if stop == length else stop - context
+        windows.append((slice(start, stop), slice(done - start, end - start)))
+        done = end
+    return windows
+
+
+def plan_overlaps(length: int, longest: int, overlap: int) -> list[slice]:
+    """Windows of nearly equal length for cross-fades: each shares `overlap` with the next."""
+    count = max(1, math.ceil((length - overlap) / (longest - overlap)))
+    share = (length - overlap) / count
+    starts = [round(index * share) for index in range(count)]
+    ends = [start + overlap for start in starts[1:]] + [length]
+    return [slice(start, end) for start, end in zip(starts, ends, strict=True)]
