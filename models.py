@@ -13,7 +13,7 @@ Text-to-Speech", 2021, arXiv:2106.06103, as so-vits-svc 4.1 arranges it for sing
 
 import contextlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -411,14 +411,18 @@ class Voice:
 
 
 def load_synthesizer(
-    model_path: Path | str, config: Config, device: torch.device, dtype: torch.dtype = torch.float32
+    model_path: Path | str,
+    config: Config,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    content: dict[str, Any] | None = None,
 ) -> Voice:
     """A voice from a checkpoint `G_*.pth`, lean: weight norm folded, posterior encoder and optimizer never loaded.
 
     Compressed checkpoints (without posterior encoder, in half precision, as `.safetensors`) load too.
 
     Args:
-        model_path: the checkpoint.
+        model_path: the checkpoint; `content` is what has been loaded of it already.
         config: that was saved with it.
         device: where the voice is to run.
         dtype: of the network. Pitch, phases, the harmonic source and the waveform are fp32 in any case.
@@ -427,7 +431,7 @@ def load_synthesizer(
         CheckpointError: not there, damaged, not a voice model, or a tensor that the config does not lead one to expect.
         ConfigError: the config contradicts itself.
     """
-    found = voice_weights(load_weights(model_path), model_path)
+    found = voice_weights(load_weights(model_path) if content is None else content, model_path)
     with WithoutDrawing():
         network = build_synthesizer(config)
     network.enc_q = None
