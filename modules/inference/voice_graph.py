@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from modules.f0.convert import f0_to_coarse
-from modules.nn.onnx import GRAPH_ATTENTION, replace_layers
 from modules.weights.onnx import Graph
 
 N_HARMONICS = 9  # of the source
@@ -34,7 +33,6 @@ class VoiceGraph(nn.Module):
     def __init__(self, network: nn.Module, decoder: nn.Module, speaker_ids: list[int]) -> None:
         super().__init__()
         self.network = copy.deepcopy(network, {id(network.dec): decoder})  # the copy gets it in the place of its own
-        replace_layers(self.network, GRAPH_ATTENTION)
         self.register_buffer("speakers", network.emb_g.weight[speaker_ids].clone())
         self.eval().requires_grad_(False)
 
