@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from diffusion.unit2mel import Unit2Mel, explain_mismatch, weights_of
+from diffusion.unit2mel import Unit2Mel, fit_unit2mel, weights_of
 from modules.config.diffusion import DiffusionConfig
 from modules.config.io import to_plain
 from modules.errors import CheckpointError
@@ -69,10 +69,7 @@ def load_start(folder: Path, learner: Learner, config: DiffusionConfig, group: G
         _load_base(weights, learner.network, path)
         return TrainState(), None
     _check_config(path, content.get("config"), config)
-    problem = explain_mismatch(weights, learner.network.state_dict(), "the diffusion config")
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
-    learner.network.load_state_dict(weights)
+    learner.network.load_state_dict(fit_unit2mel(weights, learner.network.state_dict(), path, "the diffusion config"))
     _load_rest(path, content, step, learner, config, group)
     items = config.train.batch_size * group.world_size
     batches_done = int(content.get("batches_done", 0)) * int(content.get("items_per_batch", items)) // items
@@ -176,10 +173,7 @@ def _load_base(weights: dict[str, torch.Tensor], network: Unit2Mel, path: Path) 
         weights = {**weights, name: wanted[name]}
     if name in weights and name not in wanted:
         weights = {key: value for key, value in weights.items() if key != name}
-    problem = explain_mismatch(weights, wanted, "the diffusion config")
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
-    network.load_state_dict(weights)
+    network.load_state_dict(fit_unit2mel(weights, wanted, path, "the diffusion config"))
     logger.info("starting from the weights of %s", path)
 
 
