@@ -1,6 +1,6 @@
-"""The voice model: content units and pitch to a waveform in a trained voice, for training and for conversion.
+"""The voice model: content units and F0 to a waveform in a trained voice, for training and for conversion.
 
-Here the parts are put together: prior encoder, posterior encoder, flow, pitch decoder and waveform decoder. The layers
+Here the parts are put together: prior encoder, posterior encoder, flow, F0 predictor and waveform decoder. The layers
 they are made of are in `modules/nn` and `vdecoder`. Attribute names are those of published checkpoints, so state
 dictionaries fit both ways.
 
@@ -12,6 +12,7 @@ Text-to-Speech", 2021, arXiv:2106.06103, as so-vits-svc 4.1 arranges it for sing
 """
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +30,9 @@ from modules.nn.latent import LATENT_KERNEL, PitchDecoder, PosteriorEncoder, Pri
 from modules.nn.masks import random_starts, sequence_mask, slice_frames
 from modules.nn.transformer import CausalTransformer, TransformerSpec
 from modules.nn.wavenet import WaveNet
-from modules.nn.weight_norm import fold_weight_norm
 from modules.weights.checkpoint import load_weights
 from modules.weights.families import fit_voice, voice_weights
-from vdecoder.nsf_hifigan import ACTIVATIONS, GeneratorSpec, NSFGenerator
+from vdecoder.nsf_hifigan import ACTIVATIONS, GeneratorSpec, NSFGenerator, prepare_for_inference
 
 # The seed upstream uses for every conversion, so that the same input gives the same output.
 INFERENCE_SEED = 52468
@@ -40,40 +40,33 @@ FLOW_LAYERS = 4
 
 
 class TrainingOutput(NamedTuple):
-    """What `SynthesizerTrn.forward` returns.
+    """What `SynthesizerTrn.forward` returns; the last three are None without F0 prediction."""
 
-    `y_hat` (B, 1, segment samples) is the waveform of the window of each item that starts at frame `ids_slice` (B,).
-    `z_mask` (B, 1, N) bool is True at real frames. `z`, `z_p`, `m_p`, `logs_p`, `m_q`, `logs_q` are (B, I, N): the
-    posterior sample, the same in the prior's space, then mean and log deviation of prior and posterior. `pred_lf0`,
-    `norm_lf0` and `lf0` are (B, 1, N): predicted pitch, its normalised input and its target, on the scaled mel axis of
-    `f0_to_lf0`; all three None without pitch prediction.
-    """
-
-    y_hat: torch.Tensor
-    ids_slice: torch.Tensor
-    z_mask: torch.Tensor
-    z: torch.Tensor
-    z_p: torch.Tensor
-    m_p: torch.Tensor
+    y_hat: torch.Tensor  # (B, 1, segment samples), the waveform of a window of each item
+    ids_slice: torch.Tensor  # (B,) frames where the windows start
+    z_mask: torch.Tensor  # (B, 1, N) bool, True at real frames
+    z: torch.Tensor  # (B, I, N) sample of the posterior, as are the next five in shape
+    z_p: torch.Tensor  # the same in the prior's space
+    m_p: torch.Tensor  # mean and log deviation of the prior
     logs_p: torch.Tensor
-    m_q: torch.Tensor
+    m_q: torch.Tensor  # mean and log deviation of the posterior
     logs_q: torch.Tensor
-    pred_lf0: torch.Tensor | None
-    norm_lf0: torch.Tensor | None
-    lf0: torch.Tensor | None
+    pred_lf0: torch.Tensor | None  # (B, 1, N) predicted F0, on the scaled mel axis of `f0_to_lf0`
+    norm_lf0: torch.Tensor | None  # what it was predicted from: the normalised F0
+    lf0: torch.Tensor | None  # its target
 
 
 class SynthesizerTrn(nn.Module):
     """The whole voice model. Arguments are the keys of a config's `model` section, under their names.
+
+    Its methods take `c` (B, D, N) units; `f0` (B, N) Hz, fp32 in every precision; `uv` (B, N), 1 = voiced; `g` (B,) or
+    (B, 1) speaker ids; and `vol` (B, N), needed exactly if the model has a volume embedding.
 
     Args:
         spec_channels: F, bins of the linear spectrum.
         segment_size: frames of the window that is decoded in training.
         sampling_rate: Hz; the harmonic source needs it.
         unused: further keys of a config's model section (`use_spectral_norm`, ...), of no effect here.
-
-    Raises:
-        ConfigError: the values contradict each other, or name an unknown vocoder.
     """
 
     def __init__(
@@ -120,40 +113,27 @@ class SynthesizerTrn(nn.Module):
         self.enc_p = PriorEncoder(spec, inter_channels)
         generator = GeneratorSpec(
             sampling_rate=sampling_rate,
-            upsample_rates=tuple(upsample_rates),
-            upsample_kernel_sizes=tuple(upsample_kernel_sizes),
+            upsample_rates=upsample_rates,
+            upsample_kernel_sizes=upsample_kernel_sizes,
             upsample_initial_channel=upsample_initial_channel,
             resblock=resblock,
-            resblock_kernel_sizes=tuple(resblock_kernel_sizes),
-            resblock_dilation_sizes=tuple(map(tuple, resblock_dilation_sizes)),
+            resblock_kernel_sizes=resblock_kernel_sizes,
+            resblock_dilation_sizes=resblock_dilation_sizes,
             activation=ACTIVATIONS[vocoder_name],
         )
+        self.sampling_rate, self.hop_length = sampling_rate, generator.hop_length
         self.dec = NSFGenerator(inter_channels, generator, cond_channels=gin_channels)
         self.enc_q = PosteriorEncoder(spec_channels, inter_channels, hidden_channels, gin_channels, use_depthwise_conv)
 
         def flow_network() -> nn.Module:
             if use_transformer_flow:
-                flow_spec = TransformerSpec(
-                    hidden_channels, filter_channels, n_heads, n_layers_trans_flow, LATENT_KERNEL, p_dropout
-                )
+                flow_spec = replace(spec, n_layers=n_layers_trans_flow, kernel_size=LATENT_KERNEL)
                 return CausalTransformer(flow_spec, gin_channels)
             return WaveNet(hidden_channels, LATENT_KERNEL, FLOW_LAYERS, gin_channels, use_depthwise_conv)
 
         self.flow = CouplingFlow(inter_channels, hidden_channels, n_flow_layer, flow_network, flow_share_parameter)
-        self.f0_decoder = None
-        if use_automatic_f0_prediction:
-            self.f0_decoder = PitchDecoder(spec, gin_channels)
+        self.f0_decoder = PitchDecoder(spec, gin_channels) if use_automatic_f0_prediction else None
         self.emb_uv = nn.Embedding(2, hidden_channels)
-
-    @property
-    def sampling_rate(self) -> int:
-        """Hz of the waveform."""
-        return self.dec.spec.sampling_rate
-
-    @property
-    def hop_length(self) -> int:
-        """Samples per frame."""
-        return self.dec.spec.hop_length
 
     def forward(
         self,
@@ -169,17 +149,10 @@ class SynthesizerTrn(nn.Module):
         """One training pass: encodes whole items, decodes a random window of each.
 
         Args:
-            c: (B, D, N) units, aligned to the frames of `spec`.
-            f0: (B, N) Hz.
-            uv: (B, N), 1 = voiced.
+            c, f0, uv, g, vol: see above; the units are aligned to the frames of `spec`.
             spec: (B, F, N) linear magnitude.
-            g: (B,) or (B, 1) speaker ids.
             c_lengths: (B,) real frames of `c`.
             spec_lengths: (B,) real frames of `spec`, each at least `segment_size`.
-            vol: (B, N) volume, needed exactly if the model has a volume embedding.
-
-        Returns:
-            The waveform window and everything that the losses need.
         """
         speaker = self._speaker_vector(g)
         mask = sequence_mask(c_lengths, c.shape[2])
@@ -213,20 +186,13 @@ class SynthesizerTrn(nn.Module):
         predict_f0: bool = False,
         vol: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Converts whole items; every frame counts as real.
+        """The waveform (B, 1, T) float32 in [-1, 1] of whole items, and the F0 (B, N) Hz it was made with.
 
         Args:
-            c: (B, D, N) units.
-            f0: (B, N) Hz, fp32 whatever the model's precision.
-            uv: (B, N), 1 = voiced.
-            g: (B,) or (B, 1) integer speaker ids, or weights (S, N) or (B, S, N) for a mix per frame.
+            c, f0, uv, g, vol: see above; `g` may also be weights (S, N) or (B, S, N) for a mix per frame.
             noise_scale: how much of the prior's deviation is used.
             seed: start of the random numbers; the caller's generator is left as it was. None draws from the caller's.
-            predict_f0: sing the predicted melody instead of `f0`.
-            vol: (B, N) volume, needed exactly if the model has a volume embedding.
-
-        Returns:
-            The waveform (B, 1, T) float32 in [-1, 1] and the pitch (B, N) Hz it was made with.
+            predict_f0: use the predicted F0 instead of `f0`.
 
         Raises:
             UsageError: `predict_f0` with a model trained without it.
@@ -255,16 +221,10 @@ class SynthesizerTrn(nn.Module):
         seed: int = INFERENCE_SEED,
         vol: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
-        """Converts padded items, each to what `infer` makes of it alone, up to rounding.
+        """The waveforms (1, 1, N * hop_length) of padded items, each what `infer` makes of it alone, up to rounding.
 
         Prior and flow see the whole batch; every item is decoded by itself, at its own length and with its own noise.
-
-        Args:
-            c, f0, uv, g, noise_scale, seed, vol: as `infer`, padded to the longest item.
-            lengths: real frames of each item.
-
-        Returns:
-            The waveform (1, 1, N * hop_length) of each item.
+        `lengths` are the real frames of each item; the rest as `infer`, padded to the longest.
         """
         speaker = self._speaker_vector(g)
         mask = sequence_mask(torch.tensor(lengths, device=c.device), c.shape[2])
@@ -292,8 +252,7 @@ class SynthesizerTrn(nn.Module):
                 "Leave out automatic f0 prediction, or use another model."
             )
         lf0 = f0_to_lf0(f0).unsqueeze(1)
-        mask = torch.ones_like(lf0)
-        norm_lf0 = normalize_lf0(lf0, mask, uv)
+        norm_lf0 = normalize_lf0(lf0, torch.ones_like(lf0), uv)
         return lf0_to_f0(self.f0_decoder(x, norm_lf0, None, speaker).float()).squeeze(1)
 
     def _content(
@@ -329,7 +288,7 @@ def build_synthesizer(config: Config) -> SynthesizerTrn:
 
 
 class Voice:
-    """A trained voice ready to convert: one item at a time, no batch axis. It is a `contracts.Synthesizer`.
+    """A trained voice ready to convert, without a batch axis. It is a `contracts.Synthesizer`.
 
     Args:
         network: a loaded model in evaluation mode; this object keeps it.
@@ -354,7 +313,7 @@ class Voice:
         predict_f0: bool = False,
         seed: int | None = INFERENCE_SEED,
     ) -> Synthesis:
-        """One stretch in this voice.
+        """The waveform (N * hop_length,) float32 of a chunk in this voice, and the F0 (N,) it was made with.
 
         Args:
             units: (D, N), any device and float type, as are the other tensors.
@@ -363,11 +322,8 @@ class Voice:
             speaker: an id from 0 to n_speakers - 1, or weights (S, N) that sum to 1 per frame.
             volume: (N,) linear; needed by a model with volume embedding, ignored by others.
             noise_scale: 0 gives the mean of the prior, 1 all of its spread.
-            predict_f0: sing the predicted melody instead of `f0`.
+            predict_f0: use the predicted F0 instead of `f0`.
             seed: see `SynthesizerTrn.infer`.
-
-        Returns:
-            The waveform (N * hop_length,) float32 and the pitch (N,) it was made with.
 
         Raises:
             UsageError: no such speaker, or `predict_f0` with a model trained without it.
@@ -385,7 +341,7 @@ class Voice:
         return Synthesis(wav[0, 0], used_f0[0])
 
     def infer_batch(self, items: list[VoiceInput], noise_scale: float = 0.35) -> list[Synthesis]:
-        """Several stretches at once, each as `infer` sings it alone up to rounding."""
+        """Several chunks at once, each as `infer` makes it alone up to rounding."""
         lengths = [len(item.f0) for item in items]
 
         def stack(tensors: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
@@ -425,7 +381,7 @@ def load_synthesizer(
         model_path: the checkpoint; `content` is what has been loaded of it already.
         config: that was saved with it.
         device: where the voice is to run.
-        dtype: of the network. Pitch, phases, the harmonic source and the waveform are fp32 in any case.
+        dtype: of the network. F0, phases, the harmonic source and the waveform are fp32 in any case.
 
     Raises:
         CheckpointError: not there, damaged, not a voice model, or a tensor that the config does not lead one to expect.
@@ -436,10 +392,5 @@ def load_synthesizer(
         network = build_synthesizer(config)
     network.enc_q = None
     network.load_state_dict(fit_voice(found, network.state_dict(), model_path, config.path))
-    # In fp32 and before the cast: the norm of a wide layer would lose digits in half precision.
-    fold_weight_norm(network).eval().requires_grad_(False)
-    source = network.dec.m_source
-    network.dec.m_source = None
-    network.to(dtype)
-    network.dec.m_source = source
+    prepare_for_inference(network, network.dec, dtype)
     return Voice(network.to(device))

@@ -1,7 +1,7 @@
-"""Gaussian diffusion over mel spectra: adding noise, the training loss, and the way back by any sampler.
+"""Gaussian diffusion over mel spectra: adding noise, the training loss, and denoising by any sampler.
 
 Source: Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models", 2020, arXiv:2006.11239, section 2 and equation
-14; the start from a rendered mel is "shallow diffusion" of Liu et al., "DiffSinger", 2021, arXiv:2105.02446, section 3.
+14; the start from a given mel is "shallow diffusion" of Liu et al., "DiffSinger", 2021, arXiv:2105.02446, section 3.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,7 @@ LOWEST_MEL, HIGHEST_MEL = -12.0, 2.0
 
 
 class GaussianDiffusion(nn.Module):
-    """The chain of noise levels round a denoiser.
-
-    Args:
-        denoise_fn: guesses the noise.
-        timesteps: length of the chain.
-        k_step_max: noise levels that are trained; at most `timesteps`.
-    """
+    """A chain of `timesteps` noise levels round a denoiser, of which `k_step_max` are trained."""
 
     def __init__(self, denoise_fn: WaveNet, timesteps: int, k_step_max: int) -> None:
         super().__init__()
@@ -42,7 +36,7 @@ class GaussianDiffusion(nn.Module):
         return (mel - self.spec_min) / (self.spec_max - self.spec_min) * 2 - 1
 
     def denormalise(self, x: torch.Tensor) -> torch.Tensor:
-        """The way back from `normalise`."""
+        """The inverse of `normalise`."""
         return (x + 1) / 2 * (self.spec_max - self.spec_min) + self.spec_min
 
     def add_noise(self, x: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -81,7 +75,7 @@ class GaussianDiffusion(nn.Module):
         mask: torch.Tensor | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
-        """A mel that fits the condition, made from noise, or from a given mel by `k_step` levels of noise and back.
+        """A mel (B, M, N) float32 natural log: from noise, or from a given mel by `k_step` levels of noise and back.
 
         Args:
             condition: (B, H, N).
@@ -92,9 +86,6 @@ class GaussianDiffusion(nn.Module):
             noise: (B, 1, M, N) to start with; drawn where None.
             mask: (B, 1, N), 0 beyond the end of an item, or None.
             progress: called as in `diffusion.samplers.base.sample`.
-
-        Returns:
-            (B, M, N) float32 natural log.
         """
         if mel is not None and k_step == 0:
             return mel.float()

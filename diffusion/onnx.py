@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from diffusion.gaussian import GaussianDiffusion
-from diffusion.samplers.pndm import _transfer
+from diffusion.samplers.pndm import transfer
 from diffusion.unit2mel import Unit2Mel
 from modules.weights.onnx import Graph, is_same, open_session
 
@@ -24,18 +24,14 @@ LOG10_VOCODER = "nsf-hifigan-log10"
 
 
 class EncoderGraph(nn.Module):
-    """What the denoiser is told.
-
-    Args:
-        network: the model.
-        speaker_ids: rows of its speaker table, in the order in which the config names the speakers.
-    """
+    """The condition; `speaker_ids` are rows of the speaker table in the order of the config's speakers."""
 
     def __init__(self, network: Unit2Mel, speaker_ids: list[int]) -> None:
         super().__init__()
         self.network = network
-        table = network.spk_embed
-        self.register_buffer("speakers", None if table is None else table.weight[speaker_ids].clone())
+        if network.spk_embed is not None:
+            rows = F.one_hot(torch.tensor(speaker_ids), network.spk_embed.num_embeddings)
+            self.register_buffer("rows", rows.float())
 
     def forward(
         self,
@@ -47,23 +43,9 @@ class EncoderGraph(nn.Module):
     ) -> torch.Tensor:
         """The condition (1, H, N)."""
         # A row of zeros in front is what frames without a unit take.
-        units = F.pad(hubert, (0, 0, 1, 0))[0][mel2ph[0]].unsqueeze(0)
-        network = self.network
-        melody = network.f0_embed(torch.log1p(f0 / 700).unsqueeze(2))
-        hidden = network.unit_embed(units) + melody + network.volume_embed(volume.unsqueeze(2))
-        return (hidden if spk_mix is None else hidden + spk_mix @ self.speakers).transpose(1, 2)
-
-
-class DenoiseGraph(nn.Module):
-    """The noise in a noisy mel."""
-
-    def __init__(self, decoder: GaussianDiffusion) -> None:
-        super().__init__()
-        self.denoiser = decoder.denoise_fn
-
-    def forward(self, noise: torch.Tensor, time: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """(1, 1, M, N)."""
-        return self.denoiser(noise, time, condition)
+        units = F.pad(hubert, (0, 0, 1, 0))[0][mel2ph[0]].T.unsqueeze(0)
+        speaker = None if spk_mix is None else (spk_mix @ self.rows).T.unsqueeze(0)
+        return self.network.condition(units, f0, volume, speaker)
 
 
 class TransferGraph(nn.Module):
@@ -101,13 +83,12 @@ class AfterGraph(nn.Module):
 def diffusion_graphs(
     network: Unit2Mel, speaker_ids: list[int], vocoder: str, n_units: int = 30, n_frames: int = 50
 ) -> dict[str, Graph]:
-    """The four graphs by name.
+    """The four graphs by name, of a network for sampling in fp32; `n_units` and `n_frames` are those of the examples.
 
     Args:
-        network: for sampling, fp32.
+        network: the model.
         speaker_ids: see `EncoderGraph`; not used by a network of one speaker.
         vocoder: `vocoder.type` of its config.
-        n_units, n_frames: of the examples.
     """
     decoder, n_speakers = network.decoder, len(speaker_ids)
     denoiser = decoder.denoise_fn
@@ -130,7 +111,7 @@ def diffusion_graphs(
             EncoderGraph(network, speaker_ids).eval(), inputs, ("mel_pred",), {**dynamic, "mel_pred": {2: "frames"}}
         ),
         "denoise": Graph(
-            DenoiseGraph(decoder).eval(),
+            denoiser,
             {"noise": mel, "time": level, "condition": condition},
             ("noise_pred",),
             {"noise": mels["noise"], "condition": {2: "frames"}, "noise_pred": mels["noise_pred"]},
@@ -149,35 +130,17 @@ def diffusion_graphs(
 
 @torch.inference_mode()
 def check_parts(network: Unit2Mel, speaker_ids: list[int], vocoder: str, paths: dict[str, Path]) -> bool:
-    """Whether onnxruntime makes of the files what sampling in torch computes; says how far apart they are.
-
-    Args:
-        network, speaker_ids, vocoder: as for `diffusion_graphs`.
-        paths: the four files by name.
-    """
-    decoder, good = network.decoder, True
-    schedule = decoder.schedule.alphas_cumprod
-
-    def condition(hubert, mel2ph, f0, volume, spk_mix=None):
-        speaker = None
-        if spk_mix is not None:
-            speaker = torch.zeros(1, network.spk_embed.num_embeddings, len(f0[0]))
-            speaker[:, speaker_ids] = spk_mix.T
-        return network.condition(hubert.transpose(1, 2)[:, :, mel2ph[0] - 1], f0, volume, speaker)
-
-    def transfer(noise, noise_pred, time, time_prev):
-        return _transfer(noise, noise_pred, float(schedule[time]), float(schedule[time_prev]))
-
-    wanted = {
-        "encoder": condition,
-        "denoise": decoder.denoise_fn,
-        "pred": transfer,
-        "after": lambda x: decoder.denormalise(x[:, 0]) * (math.log10(math.e) if vocoder == LOG10_VOCODER else 1),
-    }
+    """Whether onnxruntime makes of the files `paths` what torch computes, at several lengths; logs the differences."""
+    schedule, good = network.decoder.schedule.alphas_cumprod, True
     for name, path in paths.items():
         session = open_session(path, torch.device("cpu"), "--check")
         for n_units, n_frames in ((30, 50), (7, 11), (150, 259)):
-            inputs = diffusion_graphs(network, speaker_ids, vocoder, n_units, n_frames)[name].inputs
-            found = session.run(None, {key: value.numpy() for key, value in inputs.items()})[0]
-            good &= is_same(f"{path}, {n_frames} frames", found, wanted[name](*inputs.values()))
+            graph = diffusion_graphs(network, speaker_ids, vocoder, n_units, n_frames)[name]
+            found = session.run(None, {key: value.numpy() for key, value in graph.inputs.items()})[0]
+            values = list(graph.inputs.values())
+            if name == "pred":  # against the sampler itself
+                wanted = transfer(*values[:2], *(float(schedule[level]) for level in values[2:]))
+            else:
+                wanted = graph.module(*values)
+            good &= is_same(f"{path}, {n_frames} frames", found, wanted)
     return good

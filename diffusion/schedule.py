@@ -10,20 +10,12 @@ FIRST_BETA, LAST_BETA = 1e-4, 0.02
 
 
 class NoiseSchedule:
-    """Levels 0 to `timesteps` - 1, each noisier than the one before.
-
-    Args:
-        timesteps: length of the chain.
-
-    Attributes:
-        betas: (timesteps,) float64, variance added at each level.
-        alphas_cumprod: (timesteps,) float64, share of the signal's variance that is left at each level.
-    """
+    """Levels 0 to `timesteps` - 1, each noisier than the one before."""
 
     def __init__(self, timesteps: int) -> None:
         self.timesteps = timesteps
-        self.betas = np.linspace(FIRST_BETA, LAST_BETA, timesteps)
-        self.alphas_cumprod = np.cumprod(1 - self.betas)
+        self.betas = np.linspace(FIRST_BETA, LAST_BETA, timesteps)  # float64, variance added at each level
+        self.alphas_cumprod = np.cumprod(1 - self.betas)  # share of the signal's variance that is left at each level
 
     def buffers(self) -> dict[str, torch.Tensor]:
         """Everything that published checkpoints store of the chain: name -> (timesteps,) float32."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from diffusion.trainer import DiffusionStep
-from diffusion.unit2mel import Unit2Mel, explain_mismatch, weights_of
+from diffusion.unit2mel import Unit2Mel, fit_unit2mel, weights_of
 from modules.config.io import to_plain
 from modules.errors import CheckpointError
 from modules.files import discard
@@ -116,10 +116,7 @@ def _rest_path(model: Path) -> Path:
 
 
 def _load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    problem = explain_mismatch(weights, network.state_dict(), "the diffusion config")
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
-    network.load_state_dict(weights)
+    network.load_state_dict(fit_unit2mel(weights, network.state_dict(), path, "the diffusion config"))
 
 
 def _with_own_speakers(weights: dict[str, torch.Tensor], network: Unit2Mel, path: Path) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Unit2Mel: content units, pitch, loudness and speaker to a mel spectrum, by diffusion.
+"""Unit2Mel: content units, F0, loudness and speaker to a mel spectrum, by diffusion.
 
 Names of tensors are those of published 4.1 checkpoints `model_N.pt`.
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,9 +16,11 @@ from modules.config.diffusion import DiffusionConfig
 from modules.errors import CheckpointError
 from modules.weights.checkpoint import load_weights
 from modules.weights.families import UNKNOWN, recognise
+from modules.weights.state_dict import fit
 
 # Augmented training items were shifted by up to this many semitones.
 LARGEST_SHIFT = 5
+_NEEDED = "decoder.denoise_fn.input_projection.weight"
 
 
 class Unit2Mel(nn.Module):
@@ -29,7 +31,7 @@ class Unit2Mel(nn.Module):
         n_speakers: S; a speaker vector is only there for more than one.
         use_pitch_aug: whether it knows how far an item's formants were shifted.
         n_mels: M.
-        n_layers: layers of the denoiser.
+        n_layers: of the denoiser.
         n_chans: width of the denoiser.
         n_hidden: H, width of the condition.
         timesteps: length of the chain.
@@ -65,7 +67,7 @@ class Unit2Mel(nn.Module):
         speaker: torch.Tensor,
         aug_shift: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What the denoiser is told, (B, H, N).
+        """What the denoiser is conditioned on, (B, H, N).
 
         Args:
             units: (B, D, N).
@@ -142,35 +144,47 @@ def load_unit2mel(
     """
     found = weights_of(load_weights(path), path)
     with torch.device("meta"):
-        network = build_unit2mel(config, n_mels)
-    problem = explain_mismatch(found, network.state_dict(), where)
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
+        wanted = build_unit2mel(config, n_mels).state_dict()
+    found = fit_unit2mel(found, wanted, path, where)
     network = build_unit2mel(config, n_mels)
-    _check_chain(found, network, path)
-    network.load_state_dict({name: found[name].float() for name in network.state_dict()})
+    # Another noise schedule would send the samplers down the wrong chain.
+    betas = found["decoder.betas"].float()
+    if not torch.allclose(betas, network.decoder.betas, atol=1e-6):
+        ends = f"{float(betas[0]):.4g} to {float(betas[-1]):.4g}, only 0.0001 to 0.02 are known here"
+        raise CheckpointError(f"{path}: its noise levels run from {ends}")
+    network.load_state_dict({name: tensor.float() for name, tensor in found.items()})
     network.eval().requires_grad_(False).decoder.denoise_fn.to(dtype)
     return network.to(device)
 
 
-def weights_of(content: dict, path: Path | str) -> dict[str, torch.Tensor]:
+def weights_of(content: dict[Any, Any], path: Path | str) -> dict[str, torch.Tensor]:
     """The tensors of a diffusion checkpoint.
 
     Raises:
         CheckpointError: it is something else; the text says what it looks like.
     """
-    found = content.get("model", content)
-    if not isinstance(found, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in found.items()
-    ):
-        raise CheckpointError(f"{path}: not a diffusion model: it holds no weights under 'model'")
-    if "decoder.denoise_fn.input_projection.weight" in found:
-        return found
-    other = recognise(content)
-    raise CheckpointError(
-        f"{path}: not a diffusion model of so-vits-svc 4.1: it holds no decoder.denoise_fn.input_projection.weight. "
-        + ("Give a file like model_20000.pt." if other.family is UNKNOWN else f"It is {other.title}. {other.remedy}")
-    )
+    found = recognise(content)
+    if _NEEDED in found.weights:
+        return dict(found.weights)
+    remedy = "Give a file like model_20000.pt." if found.family is UNKNOWN else f"It is {found.title}. {found.remedy}"
+    raise CheckpointError(f"{path}: not a diffusion model of so-vits-svc 4.1: it holds no {_NEEDED}. {remedy}")
+
+
+def fit_unit2mel(
+    found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], path: Path | str, where: str
+) -> dict[str, torch.Tensor]:
+    """`modules.weights.state_dict.fit` that names the key of the config `where` which most likely explains a mismatch.
+
+    Raises:
+        CheckpointError: a tensor is absent, of another shape, or one too many.
+    """
+
+    def hint(name: str, axes: tuple[int, ...]) -> str:
+        table = [(pattern, key) for pattern, axis, key in _SIZED_BY if axis in axes] if axes else _PRESENT_BY
+        key = next((key for pattern, key in table if re.match(pattern, name)), "another model section")
+        return f"Likely cause: {key}. Use the config.yaml that was saved with this model."
+
+    return fit(found, wanted, path, hint, where, no_extra=("",))
 
 
 # Where a tensor's name matches, the key that most likely explains its size along an axis.
@@ -190,41 +204,3 @@ _PRESENT_BY = (
     (r"aug_shift_embed\.", "model.use_pitch_aug"),
     (r"decoder\.denoise_fn\.residual_layers\.", "model.n_layers"),
 )
-
-
-def explain_mismatch(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], where: str) -> str | None:
-    """Says what keeps the tensors of a checkpoint from fitting a network, or None if they fit.
-
-    Args:
-        found: name -> tensor of the checkpoint.
-        wanted: name -> tensor of the network.
-        where: names the config that the network was built from.
-    """
-    way_out = f"Use the config.yaml that was saved with this model instead of {where}."
-    for name, tensor in wanted.items():
-        if name not in found:
-            key = next((key for pattern, key in _PRESENT_BY if re.match(pattern, name)), "another model section")
-            return f"tensor {name} is missing, which {where} asks for. Likely cause: {key}. {way_out}"
-        shape, expected = list(found[name].shape), list(tensor.shape)
-        if shape != expected:
-            axes = [axis for axis, (a, b) in enumerate(zip(shape, expected)) if a != b] or [0]
-            keys = [key for pattern, axis, key in _SIZED_BY if axis in axes and re.match(pattern, name)]
-            key = keys[0] if keys else "another model section"
-            return f"tensor {name} is {shape} but {where} makes it {expected}. Likely cause: {key}. {way_out}"
-    for name in found:
-        if name not in wanted:
-            key = next((key for pattern, key in _PRESENT_BY if re.match(pattern, name)), "another model section")
-            return f"it has a tensor {name}, which {where} does not use. Likely cause: {key}. {way_out}"
-    return None
-
-
-def _check_chain(found: Mapping[str, torch.Tensor], network: Unit2Mel, path: Path | str) -> None:
-    """Refuses another noise schedule: the samplers would walk the wrong chain.
-
-    Raises:
-        CheckpointError: the noise levels differ.
-    """
-    name = "decoder.betas"
-    if not torch.allclose(found[name].float(), network.state_dict()[name], atol=1e-6):
-        ends = [f"{float(found[name][0]):.4g} to {float(found[name][-1]):.4g}", "0.0001 to 0.02"]
-        raise CheckpointError(f"{path}: its noise levels run from {ends[0]}, only {ends[1]} are known here")

@@ -14,12 +14,7 @@ Projections = list[torch.Tensor]
 
 
 class ResidualLayer(nn.Module):
-    """One gated convolution with a residual and a skip path.
-
-    Args:
-        channels: C, width of the network.
-        condition_channels: H, width of the condition.
-    """
+    """One gated convolution with a residual and a skip path."""
 
     def __init__(self, channels: int, condition_channels: int) -> None:
         super().__init__()
@@ -53,14 +48,7 @@ class ResidualLayer(nn.Module):
 
 
 class WaveNet(nn.Module):
-    """Noisy mel, noise level and condition to the noise.
-
-    Args:
-        n_mels: M.
-        channels: C, width of the layers.
-        condition_channels: H, width of the condition.
-        n_layers: residual layers.
-    """
+    """Noisy mel (M bands), noise level and condition (H channels) to the noise, by layers of C channels."""
 
     def __init__(self, n_mels: int, channels: int, condition_channels: int, n_layers: int) -> None:
         super().__init__()
@@ -78,13 +66,9 @@ class WaveNet(nn.Module):
         nn.init.zeros_(self.output_projection.weight)
 
     def project(self, condition: torch.Tensor) -> Projections:
-        """The part of every layer that does not depend on the noise level: computed once, used in every step.
+        """What the condition (B, H, N) adds in each layer, (B, 2 C, N) in the precision of the weights.
 
-        Args:
-            condition: (B, H, N).
-
-        Returns:
-            (B, 2 C, N) for each layer, in the precision of the weights.
+        It does not depend on the noise level: computed once, used in every step.
         """
         condition = condition.to(self.input_projection.weight.dtype)
         return [layer.project(condition) for layer in self.residual_layers]
@@ -92,16 +76,13 @@ class WaveNet(nn.Module):
     def denoise(
         self, x: torch.Tensor, t: torch.Tensor, projections: Projections, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The noise in `x`.
+        """The noise in `x`, of its shape and precision.
 
         Args:
             x: (B, 1, M, N) noisy mel.
             t: (B,) or (1,) noise level, a step of the chain or a time between two.
             projections: what `project` returns.
             mask: (B, 1, N), 0 beyond the end of an item, or None.
-
-        Returns:
-            (B, 1, M, N) in the precision of `x`.
         """
         dtype = self.input_projection.weight.dtype
         mask = None if mask is None else mask.to(dtype)

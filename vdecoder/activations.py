@@ -20,15 +20,7 @@ HALF_WIDTH = 0.3
 
 
 def kaiser_sinc_filter(cutoff: float = CUTOFF, half_width: float = HALF_WIDTH, taps: int = FILTER_TAPS) -> torch.Tensor:
-    """A low-pass filter of even length, its taps summing to 1.
-
-    Args:
-        cutoff: edge as a fraction of the sampling rate.
-        half_width: half the width of the transition band, as a fraction of the sampling rate.
-        taps: length, even.
-
-    Returns:
-        (1, 1, taps) float32.
+    """A low-pass filter (1, 1, taps) of even length whose taps sum to 1; the rest are fractions of the sampling rate.
 
     Source: Kaiser, "Nonrecursive digital filter design using the I0-sinh window function", 1974.
     """
@@ -61,23 +53,6 @@ class SnakeBeta(nn.Module):
         return torch.addcmul(x, sine, sine / (beta + 1e-9))
 
 
-class _Upsample(nn.Module):
-    """Twice the samples, interpolated by the filter. T to 2 T."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("filter", kaiser_sinc_filter())
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        channels = x.shape[1]
-        edge = FILTER_TAPS // 2 - 1
-        padded = F.pad(x, (edge, edge), mode="replicate")
-        # The filter's sum is shared by two output samples per input sample, hence the factor.
-        taps = (2 * self.filter).to(x.dtype).expand(channels, -1, -1)
-        # 2 (T + 10) - 2 + 12 samples come out; 15 on each side belong to the replicated edges.
-        return F.conv_transpose1d(padded, taps, stride=2, groups=channels)[..., 15:-15]
-
-
 class _LowPass(nn.Module):
     """Holds the filter under the name that checkpoints use."""
 
@@ -85,35 +60,28 @@ class _LowPass(nn.Module):
         super().__init__()
         self.register_buffer("filter", kaiser_sinc_filter())
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        channels = x.shape[1]
-        padded = F.pad(x, (FILTER_TAPS // 2 - 1, FILTER_TAPS // 2), mode="replicate")
-        return F.conv1d(padded, self.filter.to(x.dtype).expand(channels, -1, -1), stride=2, groups=channels)
-
-
-class _Downsample(nn.Module):
-    """Half the samples, after a low pass. 2 T to T."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lowpass = _LowPass()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.lowpass(x)
-
 
 class AliasFreeSnake(nn.Module):
     """The snake at twice the rate, so that the harmonics it makes do not fold back."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.act = SnakeBeta(channels)
-        self.upsample = _Upsample()
-        self.downsample = _Downsample()
+        self.upsample = _LowPass()
+        self.downsample = nn.ModuleDict({"lowpass": _LowPass()})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, T) to the same shape."""
-        return self.downsample(self.act(self.upsample(x)))
+        edge = FILTER_TAPS // 2
+        # The filter's sum is shared by two output samples per input sample, hence the factor.
+        up, down = 2 * self.upsample.filter, self.downsample["lowpass"].filter
+        up, down = (taps.to(x.dtype).expand(self.channels, -1, -1) for taps in (up, down))
+        x = F.pad(x, (edge - 1, edge - 1), mode="replicate")
+        # 2 (T + 10) - 2 + 12 samples come out; 15 on each side belong to the replicated edges.
+        x = F.conv_transpose1d(x, up, stride=2, groups=self.channels)[..., 15:-15]
+        x = F.pad(self.act(x), (edge - 1, edge), mode="replicate")
+        return F.conv1d(x, down, stride=2, groups=self.channels)
 
 
 def make_activation(name: str, channels: int, slope: float = LEAKY_SLOPE, overwrite: bool = False) -> nn.Module:
@@ -121,7 +89,7 @@ def make_activation(name: str, channels: int, slope: float = LEAKY_SLOPE, overwr
 
     Args:
         name: "lrelu" or "snake".
-        channels: C of its input; a leaky ReLU does not need it.
+        channels: C of its input.
         slope: of the leaky ReLU below zero.
         overwrite: a leaky ReLU may write into its input, which nobody needs any more. Saves a copy of a wide tensor.
     """
@@ -129,9 +97,3 @@ def make_activation(name: str, channels: int, slope: float = LEAKY_SLOPE, overwr
         return AliasFreeSnake(channels)
     assert name == "lrelu", name
     return nn.LeakyReLU(slope, inplace=overwrite)
-
-
-def reach_of(activation: nn.Module) -> int:
-    """Samples on each side of an output sample that have a part in it."""
-    # Two filters of 12 taps at twice the rate, one after the other: 12 half samples on each side, and rounding.
-    return FILTER_TAPS // 2 + 1 if isinstance(activation, AliasFreeSnake) else 0

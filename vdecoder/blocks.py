@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from modules.nn.weight_norm import NormedConv1d
-from vdecoder.activations import make_activation, reach_of
+from vdecoder.activations import FILTER_TAPS, AliasFreeSnake, make_activation
 
 
 def _same_conv(channels: int, kernel_size: int, dilation: int) -> NormedConv1d:
@@ -16,14 +16,7 @@ def _same_conv(channels: int, kernel_size: int, dilation: int) -> NormedConv1d:
 
 
 class ResBlock1(nn.Module):
-    """For each dilation: activation, dilated convolution, activation, plain convolution, sum.
-
-    Args:
-        channels: C.
-        kernel_size: of all convolutions, odd.
-        dilations: one pair of convolutions each.
-        activation: "lrelu" or "snake".
-    """
+    """For each dilation: activation, dilated convolution, activation, plain convolution, sum. Kernels are odd."""
 
     def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...], activation: str) -> None:
         super().__init__()
@@ -42,15 +35,9 @@ class ResBlock1(nn.Module):
             x = conv_2(act_2(conv_1(act_1(x)))).add_(x)
         return x
 
-    @property
-    def reach(self) -> int:
-        """Samples on each side of an output sample that have a part in it."""
-        convs = sum(conv.padding[0] for conv in [*self.convs1, *self.convs2])
-        return convs + sum(map(reach_of, self.activations))
-
 
 class ResBlock2(nn.Module):
-    """For each dilation: activation, dilated convolution, sum. Lighter than `ResBlock1`; arguments as there."""
+    """For each dilation: activation, dilated convolution, sum. Lighter than `ResBlock1`."""
 
     def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...], activation: str) -> None:
         super().__init__()
@@ -63,10 +50,12 @@ class ResBlock2(nn.Module):
             x = conv(activation(x)).add_(x)
         return x
 
-    @property
-    def reach(self) -> int:
-        """Samples on each side of an output sample that have a part in it."""
-        return sum(conv.padding[0] for conv in self.convs) + sum(map(reach_of, self.activations))
-
 
 RESBLOCKS = {"1": ResBlock1, "2": ResBlock2}
+
+
+def reach_of(block: nn.Module) -> int:
+    """Samples on each side of an output sample of a block or an activation that have a part in it."""
+    convs = sum(layer.padding[0] for layer in block.modules() if isinstance(layer, NormedConv1d))
+    # Two filters of 12 taps at twice the rate, one after the other: 12 half samples on each side, and rounding.
+    return convs + (FILTER_TAPS // 2 + 1) * sum(isinstance(layer, AliasFreeSnake) for layer in block.modules())

@@ -1,6 +1,8 @@
 """The discriminators of training: five look at the wave folded by a prime period, one at the wave as it is.
 
 Attribute names are those of published checkpoints. Only training uses them (`modules/training/losses.py`).
+`use_spectral_norm` bounds the layers by their largest singular value instead of weight norm; `channels` is the width of
+the widest layer, with which the others scale.
 
 Source: Kong, Kim and Bae, "HiFi-GAN", 2020, arXiv:2010.05646, section 2.3 (periods); Kumar et al., "MelGAN", 2019,
 arXiv:1910.06711, section 2.2 (the strided, grouped convolutions over the wave).
@@ -24,12 +26,7 @@ _INPUTS_PER_GROUP = 4
 
 
 class ScaleDiscriminator(nn.Module):
-    """Judges the wave at its own rate, with grouped convolutions that see ever more of it.
-
-    Args:
-        use_spectral_norm: bound the layers by their largest singular value instead of weight norm.
-        channels: width of the widest layer; the others scale with it.
-    """
+    """Scores the wave at its own rate, with grouped convolutions that see ever more of it."""
 
     def __init__(self, use_spectral_norm: bool = False, channels: int = FULL_CHANNELS) -> None:
         super().__init__()
@@ -44,17 +41,11 @@ class ScaleDiscriminator(nn.Module):
 
     def forward(self, y: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Scores (B, n) of a wave (B, 1, T) and the output of each layer, the last included."""
-        return _judge(y, self.convs, self.conv_post)
+        return _score(y, self.convs, self.conv_post)
 
 
 class PeriodDiscriminator(nn.Module):
-    """Judges the wave folded into rows of `period` samples, each column by itself.
-
-    Args:
-        period: samples per row.
-        use_spectral_norm: see `ScaleDiscriminator`.
-        channels: see `ScaleDiscriminator`.
-    """
+    """Scores the wave folded into rows of `period` samples, each column by itself."""
 
     def __init__(self, period: int, use_spectral_norm: bool = False, channels: int = FULL_CHANNELS) -> None:
         super().__init__()
@@ -72,17 +63,11 @@ class PeriodDiscriminator(nn.Module):
         missing = -y.shape[-1] % self.period
         if missing:
             y = F.pad(y, (0, missing), mode="reflect")
-        folded = y.view(y.shape[0], 1, -1, self.period)
-        return _judge(folded, self.convs, self.conv_post)
+        return _score(y.view(y.shape[0], 1, -1, self.period), self.convs, self.conv_post)
 
 
 class MultiPeriodDiscriminator(nn.Module):
-    """One scale discriminator and one per period, as published `D_*.pth` have them.
-
-    Args:
-        use_spectral_norm: see `ScaleDiscriminator`.
-        channels: width of the widest layer; 1024 fits published checkpoints.
-    """
+    """One scale discriminator and one per period, as published `D_*.pth` have them, at 1024 channels."""
 
     def __init__(self, use_spectral_norm: bool = False, channels: int = FULL_CHANNELS) -> None:
         super().__init__()
@@ -90,27 +75,21 @@ class MultiPeriodDiscriminator(nn.Module):
         self.discriminators.extend(PeriodDiscriminator(period, use_spectral_norm, channels) for period in PERIODS)
 
     def forward(self, y: torch.Tensor) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-        """Judges waves.
+        """Per discriminator the scores (B, n), near 1 for real and 0 for generated waves, and its layers' outputs.
 
-        Args:
-            y: (B, 1, T) in [-1, 1].
-
-        Returns:
-            Per discriminator the scores (B, n), near 1 for real and 0 for made waves, and the outputs of its layers,
-            each with the batch first.
+        `y` is (B, 1, T) in [-1, 1]; every output has the batch first.
         """
-        judged = [discriminator(y) for discriminator in self.discriminators]
-        return [scores for scores, _ in judged], [maps for _, maps in judged]
+        results = [discriminator(y) for discriminator in self.discriminators]
+        return [scores for scores, _ in results], [maps for _, maps in results]
 
 
-def _judge(x: torch.Tensor, convs: nn.ModuleList, last: nn.Module) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def _score(x: torch.Tensor, convs: nn.ModuleList, last: nn.Module) -> tuple[torch.Tensor, list[torch.Tensor]]:
     maps = []
     for conv in convs:
         x = F.leaky_relu(conv(x), SLOPE)
         maps.append(x)
     x = last(x)
-    maps.append(x)
-    return x.flatten(1), maps
+    return x.flatten(1), [*maps, x]
 
 
 def _scaled(width: int, channels: int) -> int:

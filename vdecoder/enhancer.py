@@ -1,17 +1,14 @@
-"""The enhancer: what a voice model sang, once more through the mel vocoder, which has heard far more voices.
+"""The enhancer: a voice model's output once more through the mel vocoder, which was trained on far more voices.
 
 For notes above the vocoder's range the audio can be read slower, so that they sink into it, and the result played
 faster again: the adaptive key.
 """
 
-import math
-
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from modules.audio.torchaudio_compat import import_torchaudio
+from modules.audio.resampling import SincResampler
 from vdecoder.mel_vocoder import NsfHifiganVocoder
 
 FILTER_WIDTH = 128  # zero crossings of the resampling filter
@@ -23,8 +20,8 @@ class NsfHifiganEnhancer:
     Args:
         vocoder: ready to run.
         sampling_rate: of the audio, Hz.
-        hop_length: samples per frame of its pitch.
-        adaptive_key: semitones by which the vocoder hears the voice lower; 0 hears it as it is.
+        hop_length: samples per frame of its F0.
+        adaptive_key: semitones by which the voice is lowered for the vocoder.
     """
 
     def __init__(
@@ -35,34 +32,19 @@ class NsfHifiganEnhancer:
         # The rate at which audio is written that the vocoder then reads at its own.
         self._written_rate = 100 * round(target * 2 ** (adaptive_key / 12) / 100)
         self._factor = target / self._written_rate
-        self._filters: dict[tuple[int, int], nn.Module] = {}
+        self._resample = SincResampler(vocoder.device, FILTER_WIDTH)
 
     @torch.inference_mode()
     def enhance(self, wav: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
-        """`wav` (T,) with pitch `f0` (N,) Hz, re-synthesised: (T,) float32."""
+        """`wav` (T,) with F0 `f0` (N,) Hz, re-synthesized: (T,) float32."""
         audio = self.vocoder.audio
-        heard = self._resample(wav.float(), self.sampling_rate, self._written_rate)
-        mel = self.vocoder.mel(heard)
-        pitch = self._read_pitch(f0, mel.shape[1]).to(wav.device)
-        made = self._resample(self.vocoder.synthesize(mel, pitch), self._written_rate, self.sampling_rate)
-        missing = len(wav) - len(made)
-        assert missing < 2 * audio.hop_length * self.sampling_rate / self._written_rate, "less than whole frames"
-        return F.pad(made, (0, max(0, missing)))[: len(wav)]
-
-    def _read_pitch(self, f0: torch.Tensor, n_frames: int) -> torch.Tensor:
-        """The pitch that the vocoder hears at each of its frames."""
-        audio = self.vocoder.audio
+        mel = self.vocoder.mel(self._resample(wav.float(), self.sampling_rate, self._written_rate))
+        # The F0 at each frame of the vocoder, lowered as the audio is.
         given = np.arange(len(f0)) * self.hop_length / self.sampling_rate / self._factor
-        wanted = np.arange(n_frames) * audio.hop_length / audio.sampling_rate
+        wanted = np.arange(mel.shape[1]) * audio.hop_length / audio.sampling_rate
         read = np.interp(wanted, given, f0.float().cpu().numpy().astype(np.float64) * self._factor)
-        return torch.from_numpy(read).float()
-
-    def _resample(self, wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
-        if from_rate == to_rate:
-            return wav
-        divisor = math.gcd(from_rate, to_rate)
-        key = (from_rate // divisor, to_rate // divisor)
-        if key not in self._filters:
-            transforms = import_torchaudio().transforms
-            self._filters[key] = transforms.Resample(*key, lowpass_filter_width=FILTER_WIDTH).to(wav.device)
-        return self._filters[key](wav)
+        generated = self.vocoder.synthesize(mel, torch.from_numpy(read).float().to(mel.device))
+        out = self._resample(generated, self._written_rate, self.sampling_rate)
+        missing = len(wav) - len(out)
+        assert missing < 2 * audio.hop_length * self.sampling_rate / self._written_rate, "less than whole frames"
+        return F.pad(out, (0, max(0, missing)))[: len(wav)]

@@ -1,4 +1,4 @@
-"""NSFGenerator: latent frames or mel frames, and a pitch, to a waveform. The only one of its kind here.
+"""NSFGenerator: latent frames or mel frames, and an F0, to a waveform.
 
 It serves as decoder of the voice model (with a speaker condition, leaky ReLU or snake) and as mel vocoder (no
 condition). Attribute names are those of published checkpoints.
@@ -8,15 +8,17 @@ added to every stage.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from modules.audio.windows import plan_windows
 from modules.errors import ConfigError
-from modules.nn.weight_norm import NormedConv1d, NormedConvTranspose1d
-from vdecoder.activations import make_activation, reach_of
-from vdecoder.blocks import RESBLOCKS
+from modules.nn.weight_norm import NormedConv1d, NormedConvTranspose1d, fold_weight_norm
+from vdecoder.activations import make_activation
+from vdecoder.blocks import RESBLOCKS, reach_of
 from vdecoder.source import HarmonicSource
 
 # torch's own default; every published checkpoint was trained with it before the last convolution.
@@ -34,30 +36,16 @@ ACTIVATIONS = {"nsf-hifigan": "lrelu", "nsf-snake-hifigan": "snake"}
 
 @dataclass(frozen=True)
 class GeneratorSpec:
-    """Sizes of a generator; field names are those of config files.
+    """Sizes of a generator; field names are those of config files."""
 
-    Args:
-        sampling_rate: Hz of the waveform.
-        upsample_rates: samples made of one, per stage; their product is the hop length.
-        upsample_kernel_sizes: per stage, at least the rate.
-        upsample_initial_channel: channels before the first stage; every stage halves them, rounding down.
-        resblock: "1" or "2".
-        resblock_kernel_sizes: one residual block each, in every stage.
-        resblock_dilation_sizes: the dilations of each of those blocks.
-        activation: "lrelu" or "snake".
-
-    Raises:
-        ConfigError: the values contradict each other.
-    """
-
-    sampling_rate: int
-    upsample_rates: tuple[int, ...]
-    upsample_kernel_sizes: tuple[int, ...]
-    upsample_initial_channel: int
-    resblock: str
-    resblock_kernel_sizes: tuple[int, ...]
-    resblock_dilation_sizes: tuple[tuple[int, ...], ...]
-    activation: str = "lrelu"
+    sampling_rate: int  # Hz, of the waveform
+    upsample_rates: Sequence[int]  # samples made of one, per stage; their product is the hop length
+    upsample_kernel_sizes: Sequence[int]  # per stage, at least the rate
+    upsample_initial_channel: int  # before the first stage; every stage halves them, rounding down
+    resblock: str  # "1" or "2"
+    resblock_kernel_sizes: Sequence[int]  # one residual block each, in every stage
+    resblock_dilation_sizes: Sequence[Sequence[int]]  # of each of those blocks
+    activation: str = "lrelu"  # or "snake"
 
     def __post_init__(self) -> None:
         if len(self.upsample_rates) != len(self.upsample_kernel_sizes):
@@ -77,10 +65,10 @@ class GeneratorSpec:
 
 
 class NSFGenerator(nn.Module):
-    """Frames and pitch to a waveform.
+    """Frames and F0 to a waveform.
 
     Args:
-        in_channels: channels of the input frames: the latent's, or mel bands.
+        in_channels: of the input frames: the latent's, or mel bands.
         spec: the sizes.
         cond_channels: width of a condition added before the first stage, or None for none.
         slow_start: see `HarmonicSource`; True for the published mel vocoder.
@@ -107,7 +95,7 @@ class NSFGenerator(nn.Module):
             )
         )
         self.resblocks = nn.ModuleList(
-            RESBLOCKS[spec.resblock](width, kernel, tuple(dilations), spec.activation)
+            RESBLOCKS[spec.resblock](width, kernel, dilations, spec.activation)
             for width in widths
             for kernel, dilations in zip(spec.resblock_kernel_sizes, spec.resblock_dilation_sizes)
         )
@@ -121,15 +109,15 @@ class NSFGenerator(nn.Module):
 
     @torch.no_grad()
     def _start_from_the_source(self) -> None:
-        """Makes an untrained generator sing the pitch, as loud as its frames say, and nothing else.
+        """Makes an untrained generator follow the F0, as loud as its frames say, and nothing else.
 
         HiFi-GAN means to draw the convolutions from N(0, 0.01) but sets them where weight norm overwrites them, and its
         upsampling layers start as pulses at the frame rate: training spends its first thousands of steps getting rid
         of that buzz. Here upsampling starts as linear interpolation, whose slow curves open and close the rectifiers
-        for the harmonics that are added to them, and all harmonics of the source start equal. Residual blocks start at
-        the scale that torch gives convolutions, each a third of its input's power: drawn from N(0, 0.01), narrow ones
-        would be so near the identity that their gradients vanish.
+        for the harmonics that are added to them, and all harmonics of the source start equal.
         """
+        # At the scale that torch gives convolutions, each a third of its input's power: drawn from N(0, 0.01), narrow
+        # ones would be so near the identity that their gradients vanish.
         for conv in (conv for conv in self.resblocks.modules() if isinstance(conv, NormedConv1d)):
             conv.weight_v.normal_(0.0, (3 * conv.weight_v[0].numel()) ** -0.5)
             _keep_as_drawn(conv)
@@ -142,28 +130,25 @@ class NSFGenerator(nn.Module):
 
     @torch.no_grad()
     def hold_interpolation(self) -> None:
-        """Makes every upsampling layer the linear interpolation nearest to it: what it mixes of which channels stays,
-        how that runs between two frames is straight again. A generator that starts untrained is so already."""
+        """Makes every upsampling layer the linear interpolation nearest to it: what it mixes of which channels stays.
+        A generator that starts untrained is so already."""
         for up in self.ups:
-            up.weight_v.copy_(_straightened(up))
+            up.weight_v.copy_(_interpolating(up))
 
     @torch.no_grad()
     def is_interpolation(self, tolerance: float = 0.02) -> bool:
         """Whether every upsampling layer is linear interpolation, up to a share `tolerance` of its weights' norm.
 
-        Storing straight ones in 8 bits costs 0.01; 1600 free steps at a low learning rate, 0.02 to 0.09."""
-        return all((up.weight_v - _straightened(up)).norm() <= tolerance * up.weight_v.norm() for up in self.ups)
+        Storing such layers in 8 bits costs 0.01; 1600 free steps at a low learning rate, 0.02 to 0.09."""
+        return all((up.weight_v - _interpolating(up)).norm() <= tolerance * up.weight_v.norm() for up in self.ups)
 
     def forward(self, x: torch.Tensor, f0: torch.Tensor, g: torch.Tensor | None = None) -> torch.Tensor:
-        """The waveform of `x` at pitch `f0`.
+        """The waveform (B, 1, N * hop_length) float32 in [-1, 1] of `x` at F0 `f0`.
 
         Args:
             x: (B, C, N) frames.
             f0: (B, N) Hz.
             g: (B, cond_channels, 1 or N) condition, given exactly if the generator was built with one.
-
-        Returns:
-            (B, 1, N * hop_length) float32 in [-1, 1].
         """
         return torch.tanh(self.filter(x, self.m_source(f0), g).float())
 
@@ -171,19 +156,10 @@ class NSFGenerator(nn.Module):
     def in_windows(
         self, x: torch.Tensor, f0: torch.Tensor, g: torch.Tensor | None = None, window: int | None = None
     ) -> torch.Tensor:
-        """What `forward` returns, computed in overlapping windows of frames: the same samples up to rounding.
+        """What `forward` returns, up to rounding, in windows of at most `window` frames: memory stays bounded.
 
-        A long stretch so needs no more memory than a short one. For example, 861 frames with a reach of 15 make two
-        windows of 448: [0, 448) of which the last 15 are dropped, and [413, 861) of which the first 20 are.
-
-        Args:
-            x: (B, C, N) frames.
-            f0: (B, N) Hz.
-            g: (B, cond_channels, 1 or N) condition, or None.
-            window: most frames per window, more than twice `reach`; None takes what suits the device.
-
-        Returns:
-            (B, 1, N * hop_length) float32 in [-1, 1].
+        For example, 861 frames with a reach of 15 make two windows of 448: [0, 448) of which the last 15 are dropped,
+        and [413, 861) of which the first 20 are. A `window` of None takes what suits the device.
         """
         n_frames, hop, reach = x.shape[2], self.spec.hop_length, self.reach
         if window is None:
@@ -192,20 +168,14 @@ class NSFGenerator(nn.Module):
             return self.forward(x, f0, g)
         count = math.ceil((n_frames - 2 * reach) / (window - 2 * reach))
         smallest = math.ceil((n_frames - 2 * reach) / count) + 2 * reach
-        window = min(window, WINDOW_STEP * math.ceil(smallest / WINDOW_STEP), n_frames)
+        window = min(window, WINDOW_STEP * math.ceil(smallest / WINDOW_STEP))
         excitation = self.m_source(f0)
         wav = excitation.new_empty(excitation.shape)
-        done = 0
-        while done < n_frames:
-            # The first window starts and the last one ends at the true edge; the others lose `reach` on each side.
-            first = min(max(done - reach, 0), n_frames - window)
-            last = first + window
-            upto = n_frames if last == n_frames else last - reach
-            local_g = g if g is None or g.shape[2] == 1 else g[:, :, first:last]
-            part = self.filter(x[:, :, first:last], excitation[:, :, first * hop : last * hop], local_g)
-            kept = part[:, :, (done - first) * hop : (upto - first) * hop]
-            torch.tanh(kept.float(), out=wav[:, :, done * hop : upto * hop])
-            done = upto
+        for read, keep in plan_windows(n_frames, window, reach, equal=True):
+            local_g = g if g is None or g.shape[2] == 1 else g[:, :, read]
+            part = self.filter(x[:, :, read], excitation[:, :, read.start * hop : read.stop * hop], local_g)
+            samples = slice((read.start + keep.start) * hop, (read.start + keep.stop) * hop)
+            torch.tanh(part[:, :, keep.start * hop : keep.stop * hop].float(), out=wav[:, :, samples])
         return wav
 
     @property
@@ -218,7 +188,7 @@ class NSFGenerator(nn.Module):
             per_frame *= rate
             blocks = self.resblocks[stage * self.n_blocks : (stage + 1) * self.n_blocks]
             # The excitation of two more samples of this stage comes in through the noise convolution.
-            frames += (2 + max(block.reach for block in blocks)) / per_frame
+            frames += (2 + max(map(reach_of, blocks))) / per_frame
         return math.ceil(frames + (reach_of(self.snake_post) + 3) / per_frame)
 
     def filter(self, x: torch.Tensor, excitation: torch.Tensor, g: torch.Tensor | None = None) -> torch.Tensor:
@@ -247,7 +217,7 @@ def _noise_conv(channels: int, stride: int) -> nn.Conv1d:
 
 
 def _upsampler(in_channels: int, out_channels: int, kernel_size: int, rate: int) -> NormedConvTranspose1d:
-    """N to N * rate. An odd kernel - rate is padded one more and mended by output_padding."""
+    """N to N * rate. An odd kernel - rate is padded one more, which output_padding makes up for."""
     extra = kernel_size - rate
     return NormedConvTranspose1d(
         in_channels, out_channels, kernel_size, rate, padding=(extra + 1) // 2, output_padding=extra % 2
@@ -260,7 +230,7 @@ def _ramp(up: NormedConvTranspose1d) -> torch.Tensor:
     return 1 - ((torch.arange(kernel, device=up.weight_v.device) + 0.5) / kernel * 2 - 1).abs()
 
 
-def _straightened(up: NormedConvTranspose1d) -> torch.Tensor:
+def _interpolating(up: NormedConvTranspose1d) -> torch.Tensor:
     """The direction (C_in, C_out, K) of an upsampling layer's weights, projected on linear interpolation."""
     ramp = _ramp(up)
     return (up.weight_v @ ramp / ramp.square().sum()).unsqueeze(2) * ramp
@@ -270,3 +240,12 @@ def _keep_as_drawn(conv: nn.Module) -> None:
     """Sets the gains of a weight-normed layer so that its weights are `weight_v` themselves, and its bias to zero."""
     conv.weight_g.copy_(torch.linalg.vector_norm(conv.weight_v, dim=(1, 2), keepdim=True))
     conv.bias.zero_()
+
+
+def prepare_for_inference(network: nn.Module, decoder: NSFGenerator, dtype: torch.dtype) -> None:
+    """Folds weight norm, stops gradients, and casts `network` to `dtype` but for the harmonic source of its decoder."""
+    # In fp32 and before the cast: the norm of a wide layer would lose digits in half precision.
+    fold_weight_norm(network).eval().requires_grad_(False)
+    source, decoder.m_source = decoder.m_source, None
+    network.to(dtype)
+    decoder.m_source = source

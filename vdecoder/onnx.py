@@ -5,10 +5,7 @@ import math
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from modules.nn.onnx import replace_layers
-from vdecoder.activations import FILTER_TAPS, AliasFreeSnake
 from vdecoder.nsf_hifigan import NSFGenerator
 from vdecoder.source import _TURN, N_OVERTONES, NOISE_UNVOICED, NOISE_VOICED, SINE_AMPLITUDE, HarmonicSource
 
@@ -19,7 +16,7 @@ class GraphSource(nn.Module):
     """A `HarmonicSource` with the same integer phases and its random numbers as inputs, or from a seed in the graph.
 
     Args:
-        source: the source; its weights are used, not copied.
+        source: its weights are used, not copied.
         seed: of random numbers drawn inside the graph; None takes them as inputs. In ONNX a seed counts from when the
             file is opened, not from each run.
     """
@@ -35,24 +32,21 @@ class GraphSource(nn.Module):
     def forward(
         self, f0: torch.Tensor, starts: torch.Tensor | None = None, noise: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The excitation of a pitch curve.
+        """The excitation (1, 1, N * hop_length) float32 of an F0.
 
         Args:
             f0: (1, N) Hz.
             starts: (1, 9) turns from 0 to 1, where each harmonic starts; the first is not used. None with a seed.
-            noise: (1, T, 9) standard normal. None with a seed.
-
-        Returns:
-            (1, 1, T) float32, T = N * hop_length.
+            noise: (1, N * hop_length, 9) standard normal. None with a seed.
         """
         weight, bias = self.source.l_linear.weight[0], self.source.l_linear.bias
         if self.seed is None:
             mixed = (noise @ weight).reshape(1, -1, self.source.hop_length)
         else:
-            starts = _Uniform.apply(self.may_start_anywhere[None], self.seed)
+            starts = _Random.apply(self.may_start_anywhere[None], self.seed, "RandomUniformLike")
             # A sum of nine independent normal numbers with those weights is one with the length of the weights.
             frames = f0.unsqueeze(2).expand(-1, -1, self.source.hop_length)
-            mixed = _Normal.apply(frames, self.seed) * torch.linalg.vector_norm(weight)
+            mixed = _Random.apply(frames, self.seed, "RandomNormalLike") * torch.linalg.vector_norm(weight)
         voiced = (f0 > 0).float()
         total = mixed * (NOISE_VOICED * voiced + NOISE_UNVOICED * (1 - voiced)).unsqueeze(2)
         starts = (starts * self.may_start_anywhere * _TURN).long()
@@ -71,67 +65,26 @@ class GraphSource(nn.Module):
         return at.float() * (2 * math.pi / _TURN)
 
 
-class GraphSnake(nn.Module):
-    """An `AliasFreeSnake` whose filters have one copy for each channel, as the grouped convolutions of a graph need.
-
-    Args:
-        snake: the activation; its parameters are used, not copied.
-    """
-
-    def __init__(self, snake: AliasFreeSnake) -> None:
-        super().__init__()
-        self.act = snake.act
-        self.channels = len(snake.act.alpha)
-        for name, taps in (("up", 2 * snake.upsample.filter), ("down", snake.downsample.lowpass.filter)):
-            self.register_buffer(name, taps.repeat(self.channels, 1, 1), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(1, C, T) to the same shape."""
-        edge = FILTER_TAPS // 2
-        x = F.pad(x, (edge - 1, edge - 1), mode="replicate")
-        x = F.conv_transpose1d(x, self.up, stride=2, groups=self.channels)[..., 15:-15]
-        x = F.pad(self.act(x), (edge - 1, edge), mode="replicate")
-        return F.conv1d(x, self.down, stride=2, groups=self.channels)
-
-
-class _Uniform(torch.autograd.Function):
-    """Numbers from 0 to 1 in the shape of another tensor."""
+class _Random(torch.autograd.Function):
+    """Random numbers in the shape of another tensor, by the ONNX operation of that name."""
 
     @staticmethod
-    def forward(ctx, like: torch.Tensor, seed: int) -> torch.Tensor:
-        return torch.rand_like(like)
+    def forward(ctx, like: torch.Tensor, seed: int, operation: str) -> torch.Tensor:
+        return torch.rand_like(like) if operation == "RandomUniformLike" else torch.randn_like(like)
 
     @staticmethod
-    def symbolic(g, like, seed: int):
-        return g.op("RandomUniformLike", like, seed_f=float(seed)).setType(like.type())
-
-
-class _Normal(torch.autograd.Function):
-    """Standard normal numbers in the shape of another tensor."""
-
-    @staticmethod
-    def forward(ctx, like: torch.Tensor, seed: int) -> torch.Tensor:
-        return torch.randn_like(like)
-
-    @staticmethod
-    def symbolic(g, like, seed: int):
-        return g.op("RandomNormalLike", like, seed_f=float(seed)).setType(like.type())
+    def symbolic(g, like, seed: int, operation: str):
+        return g.op(operation, like, seed_f=float(seed)).setType(like.type())
 
 
 class GraphDecoder(nn.Module):
-    """An `NSFGenerator` for one stretch of any length.
-
-    Args:
-        generator: the decoder of a voice, weight norm folded; it is copied.
-        seed: see `GraphSource`.
-    """
+    """An `NSFGenerator`, weight norm folded, for one chunk of any length; it is copied. `seed`: see `GraphSource`."""
 
     def __init__(self, generator: NSFGenerator, seed: int | None = None) -> None:
         super().__init__()
         self.generator = copy.deepcopy(generator)
         self.source = GraphSource(self.generator.m_source, seed)
         self.takes_random_numbers = seed is None
-        replace_layers(self.generator, {AliasFreeSnake: GraphSnake})
 
     def forward(self, z: torch.Tensor, f0: torch.Tensor, g: torch.Tensor, *random: torch.Tensor) -> torch.Tensor:
         """The waveform (1, 1, T); arguments as `NSFGenerator.forward`, then those of `GraphSource` where it has any."""

@@ -25,7 +25,7 @@ _TURN = 1 << 40
 
 
 class HarmonicSource(nn.Module):
-    """Pitch to excitation.
+    """F0 to excitation.
 
     Args:
         sampling_rate: Hz of the excitation.
@@ -42,14 +42,7 @@ class HarmonicSource(nn.Module):
         self.l_linear = nn.Linear(N_OVERTONES + 1, 1)
 
     def forward(self, f0: torch.Tensor) -> torch.Tensor:
-        """The excitation of a pitch curve.
-
-        Args:
-            f0: (B, N) Hz, 0 where there is no pitch.
-
-        Returns:
-            (B, 1, N * hop_length) float32 in [-1, 1].
-        """
+        """The excitation (B, 1, N * hop_length) float32 in [-1, 1] of an F0 (B, N) Hz, 0 where there is none."""
         with fp32_region(f0.device):
             waves = self.waves(f0.float())
             mixed = F.linear(waves, self.l_linear.weight.float(), self.l_linear.bias.float())
@@ -57,15 +50,9 @@ class HarmonicSource(nn.Module):
 
     @torch.no_grad()
     def waves(self, f0: torch.Tensor) -> torch.Tensor:
-        """Sine plus noise for the fundamental and each overtone.
+        """Sine plus noise for the fundamental and each overtone, (B, N * hop_length, 9) float32, of (B, N) float32 Hz.
 
         Draws torch.rand (B, 9) for the start phases, then torch.randn (B, T, 9) for the noise.
-
-        Args:
-            f0: (B, N) float32, Hz.
-
-        Returns:
-            (B, N * hop_length, 9) float32.
         """
         batch, n_frames = f0.shape
         starts = torch.rand(batch, N_OVERTONES + 1, device=f0.device)
@@ -75,24 +62,17 @@ class HarmonicSource(nn.Module):
         waves = torch.randn(batch, n_frames * self.hop_length, N_OVERTONES + 1, device=f0.device)
         framed = waves.view(batch, n_frames, self.hop_length, N_OVERTONES + 1)
         framed *= noise_level[:, :, None, None]
-        # One harmonic after the other: a stretch of 30 s would otherwise hold several copies of (T, 9).
+        # One harmonic after the other: a chunk of 30 s would otherwise hold several copies of (T, 9).
         for harmonic in range(N_OVERTONES + 1):
             phase = self._phase(f0 * (harmonic + 1), starts[:, harmonic])
             framed[..., harmonic] += torch.sin(phase).mul_((SINE_AMPLITUDE * voiced)[:, :, None])
         return waves
 
     def _phase(self, frequency: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-        """Phase in radians, 0 to 2 pi, at every sample.
+        """Phase in radians, 0 to 2 pi, at every sample, (B, N, hop_length), of (B, N) Hz and (B,) turns to start from.
 
         Within frame n a sample j (from 0) has phase B_n + (j + 1) s_n, where s is the step per sample in turns and
         B_n = start + hop * (s_0 + ... + s_{n-1}).
-
-        Args:
-            frequency: (B, N) Hz.
-            start: (B,) turns.
-
-        Returns:
-            (B, N, hop_length) float32.
         """
         step = torch.remainder(frequency / self.sampling_rate, 1.0)
         start = (start * _TURN).long()

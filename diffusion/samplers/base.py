@@ -29,11 +29,7 @@ _FULL_ORDER = {"pndm": 4, "dpm-solver": 2, "dpm-solver++": 2, "unipc": 2}
 
 
 def check_method(method: str | None, where: object) -> None:
-    """Refuses a name that no sampler has.
-
-    Args:
-        method: `infer.method` of a config, or None.
-        where: the config's path.
+    """Refuses a name `infer.method` of the config `where` that no sampler has; None is none.
 
     Raises:
         ConfigError: the text lists what there is.
@@ -51,7 +47,7 @@ def sample(
     speedup: int,
     progress: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """Walks the chain backwards.
+    """Runs the chain backwards, to (B, 1, M, N) float32.
 
     Args:
         method: name of a sampler. None, or a `speedup` of 1, means every level of the ancestral chain ("ddpm").
@@ -62,12 +58,8 @@ def sample(
         speedup: levels per evaluation, at least 1.
         progress: called with 1 after each evaluation, `n_evaluations` times.
 
-    Returns:
-        (B, 1, M, N) float32.
-
     Raises:
         UsageError: no such method.
-        ValueError: `k_step` or `speedup` is out of range.
     """
     if not 0 <= k_step <= schedule.timesteps or speedup < 1:
         raise ValueError(f"k_step {k_step} of {schedule.timesteps}, speedup {speedup}: out of range")
@@ -101,7 +93,7 @@ def n_evaluations(method: str | None, k_step: int, speedup: int) -> int:
 
 
 def levels(k_step: int, speedup: int) -> list[tuple[int, int]]:
-    """(from, to) of each step of the methods that walk from level to level; the last one stays at 0.
+    """(from, to) of each step of the methods that go from level to level; the last one stays at 0.
 
     With `k_step` not above `speedup` upstream would not move at all; here the first step then comes from the top.
     """

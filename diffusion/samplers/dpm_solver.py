@@ -6,11 +6,13 @@ arXiv:2211.01095, algorithm 2. Both as multistep methods, with midpoint differen
 
 import itertools
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from diffusion.samplers._continuous import Place, places
-from diffusion.samplers.base import SAMPLERS, Denoise, n_steps
+from diffusion.samplers._continuous import Place, clean_of, places
+from diffusion.samplers.base import SAMPLERS, Denoise
 from diffusion.schedule import NoiseSchedule
 
 # Below this many steps the last one is of first order, which is steadier.
@@ -26,7 +28,10 @@ def dpm_solver(denoise: Denoise, x: torch.Tensor, schedule: NoiseSchedule, k_ste
         x = end.alpha / start.alpha * x - end.sigma * growth * noise
         return x if slope is None else x - 0.5 * end.sigma * growth * slope
 
-    return _multistep(denoise, x, places(schedule, k_step, n_steps(k_step, speedup)), step)
+    def noise_of(x: torch.Tensor, at: Place) -> torch.Tensor:
+        return denoise(x, at.level)
+
+    return _multistep(noise_of, x, places(schedule, k_step, speedup), step)
 
 
 @SAMPLERS.register("dpm-solver++")
@@ -40,26 +45,20 @@ def dpm_solver_plus_plus(
         x = end.sigma / start.sigma * x - end.alpha * decay * clean
         return x if slope is None else x - 0.5 * end.alpha * decay * slope
 
-    def clean_of(x: torch.Tensor, at: Place) -> torch.Tensor:
-        return (x - at.sigma * denoise(x, at.level)) / at.alpha
-
-    return _multistep(None, x, places(schedule, k_step, n_steps(k_step, speedup)), step, clean_of)
+    return _multistep(partial(clean_of, denoise), x, places(schedule, k_step, speedup), step)
 
 
-def _multistep(denoise, x, way: list[Place], step, guess=None) -> torch.Tensor:
-    """Steps along `way`, each with what the network says at its start and how that has changed since the last one.
+def _multistep(
+    guess: Callable[[torch.Tensor, Place], torch.Tensor], x: torch.Tensor, way: list[Place], step: Callable
+) -> torch.Tensor:
+    """Steps along `way`, each with what `guess` gives at its start and how that has changed since the last one.
 
-    Args:
-        denoise: the network, where its noise is what is extrapolated.
-        x: the start.
-        way: points in time.
-        step: (x, start, end, guess, slope or None) -> x.
-        guess: (x, place) -> what is extrapolated, where that is not the noise.
+    `step` is (x, start, end, guess, slope or None) -> x.
     """
     last = len(way) - 2
     before, before_lam = None, 0.0
     for index, (start, end) in enumerate(itertools.pairwise(way)):
-        now = denoise(x, start.level) if guess is None else guess(x, start)
+        now = guess(x, start)
         slope = None
         if index > 0 and not (index == last and last + 1 < _FEW_STEPS):
             ratio = (start.lam - before_lam) / (end.lam - start.lam)

@@ -27,15 +27,15 @@ def pndm(denoise: Denoise, x: torch.Tensor, schedule: NoiseSchedule, k_step: int
         kept, wanted = (float(schedule.alphas_cumprod[at]) for at in (level, following))
         guesses = [denoise(x, float(level)), *guesses[:3]]
         if len(guesses) == 1:
-            ahead = denoise(_transfer(x, guesses[0], kept, wanted), float(following))
+            ahead = denoise(transfer(x, guesses[0], kept, wanted), float(following))
             noise = (guesses[0] + ahead) / 2
         else:
             noise = sum(weight * guess for weight, guess in zip(_WEIGHTS[len(guesses)], guesses))
-        x = _transfer(x, noise, kept, wanted)
+        x = transfer(x, noise, kept, wanted)
     return x
 
 
-def _transfer(x: torch.Tensor, noise: torch.Tensor, kept: float, wanted: float) -> torch.Tensor:
+def transfer(x: torch.Tensor, noise: torch.Tensor, kept: float, wanted: float) -> torch.Tensor:
     """`x` moved from one level to another along its noise; the levels are given as shares of the signal."""
     of_x = 1 / (math.sqrt(kept) * (math.sqrt(kept) + math.sqrt(wanted)))
     of_noise = 1 / (math.sqrt(kept) * (math.sqrt((1 - wanted) * kept) + math.sqrt((1 - kept) * wanted)))

@@ -8,22 +8,18 @@ import math
 
 import torch
 
-from diffusion.samplers._continuous import Place, places
-from diffusion.samplers.base import SAMPLERS, Denoise, n_steps
+from diffusion.samplers._continuous import clean_of, places
+from diffusion.samplers.base import SAMPLERS, Denoise
 from diffusion.schedule import NoiseSchedule
 
 
 @SAMPLERS.register("unipc")
 def unipc(denoise: Denoise, x: torch.Tensor, schedule: NoiseSchedule, k_step: int, speedup: int) -> torch.Tensor:
     """See `base.py`. The last step is of first order and not corrected."""
-
-    def clean_of(x: torch.Tensor, at: Place) -> torch.Tensor:
-        return (x - at.sigma * denoise(x, at.level)) / at.alpha
-
-    way = places(schedule, k_step, n_steps(k_step, speedup))
+    way = places(schedule, k_step, speedup)
     if len(way) == 1:
         return x
-    now, before, before_lam = clean_of(x, way[0]), None, 0.0
+    now, before, before_lam = clean_of(denoise, x, way[0]), None, 0.0
     for index, (start, end) in enumerate(itertools.pairwise(way)):
         is_last = index == len(way) - 2
         h = end.lam - start.lam
@@ -37,7 +33,7 @@ def unipc(denoise: Denoise, x: torch.Tensor, schedule: NoiseSchedule, k_step: in
         x = plain - end.alpha * decay * 0.5 * slope if second_order else plain
         if is_last:
             break
-        ahead = clean_of(x, end)
+        ahead = clean_of(denoise, x, end)
         if second_order:
             of_slope, of_change = _corrector(-h, ratio)
             x = plain - end.alpha * decay * (of_slope * slope + of_change * (ahead - now))

@@ -21,7 +21,6 @@ from modules.contracts import Synthesis, VoiceInput
 from modules.device import seeded
 from modules.errors import CheckpointError, UsageError
 from modules.f0.convert import f0_to_coarse
-from modules.nn.onnx import GRAPH_ATTENTION, replace_layers
 from modules.weights.onnx import Graph, open_session
 
 N_HARMONICS = 9  # of the source
@@ -151,7 +150,6 @@ class VoiceGraph(nn.Module):
     def __init__(self, network: nn.Module, decoder: nn.Module, speaker_ids: list[int]) -> None:
         super().__init__()
         self.network = copy.deepcopy(network, {id(network.dec): decoder})  # the copy gets it in the place of its own
-        replace_layers(self.network, GRAPH_ATTENTION)
         self.register_buffer("speakers", network.emb_g.weight[speaker_ids].clone())
         self.eval().requires_grad_(False)
 

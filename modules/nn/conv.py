@@ -24,15 +24,7 @@ class ChannelNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two convolutions with a ReLU between, on masked frames.
-
-    Args:
-        channels: C, in and out.
-        filter_channels: width between the convolutions.
-        kernel_size: frames that each convolution sees.
-        p_dropout: dropout after the ReLU, 0 to 1.
-        causal: the convolutions see the past only (all padding on the left).
-    """
+    """Two convolutions with a ReLU between, on masked frames; causal ones see the past only (all padding left)."""
 
     def __init__(
         self, channels: int, filter_channels: int, kernel_size: int, p_dropout: float = 0.0, causal: bool = False
@@ -53,7 +45,7 @@ class FeedForward(nn.Module):
 
 
 class DepthwiseConv1d(nn.Module):
-    """A convolution per channel followed by one across channels: far fewer weights than a full convolution."""
+    """A convolution per channel, then one across channels, (B, C_in, N) to (B, C_out, N): far fewer weights."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int) -> None:
         super().__init__()
@@ -61,5 +53,5 @@ class DepthwiseConv1d(nn.Module):
         self.point_conv = NormedConv1d(in_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C_in, N) to (B, C_out, N)."""
+        """One after the other."""
         return self.point_conv(self.depth_conv(x))

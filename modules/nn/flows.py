@@ -1,5 +1,7 @@
 """The invertible map between the posterior's and the prior's latent space.
 
+x is (B, I, N); mask (B, 1, N), or None if every frame is real; g (B, gin, 1 or N) the speaker vector.
+
 Source: Dinh et al., "Density estimation using Real NVP", 2016, arXiv:1605.08803, section 3.2, with shifts only;
 Kim et al., "Conditional Variational Autoencoder with Adversarial Learning for End-to-End Text-to-Speech", 2021,
 arXiv:2106.06103, section 2.2.
@@ -16,8 +18,8 @@ class Coupling(nn.Module):
 
     Args:
         channels: I, even.
-        hidden_channels: H, width of the network that computes the shift.
-        network: that network, (x (B, H, N), mask, g) to (B, H, N); it may be shared with other couplings.
+        hidden_channels: H.
+        network: gives the shift, (x (B, H, N), mask, g) to (B, H, N); it may be shared with other couplings.
     """
 
     def __init__(self, channels: int, hidden_channels: int, network: nn.Module) -> None:
@@ -41,27 +43,20 @@ class Coupling(nn.Module):
 
 
 class Flip(nn.Module):
-    """Reverses the channels, so that the next coupling moves the other half."""
+    """Reverses the channels, so that the next coupling moves the other half; its own inverse."""
 
     def forward(
         self, x: torch.Tensor, mask: torch.Tensor | None, g: torch.Tensor, reverse: bool = False
     ) -> torch.Tensor:
-        """(B, I, N) to the same shape; its own inverse."""
+        """(B, I, N) to the same shape."""
         return x.flip(1)
 
 
 class CouplingFlow(nn.Module):
-    """Couplings and flips in turn.
+    """`n_flows` couplings, each followed by a flip; with `share`, one network serves all couplings.
 
-    With one shared network its weights appear in a checkpoint under `wn.` and under every `flows.i.enc.`, as published
+    The weights of a shared network appear in a checkpoint under `wn.` and under every `flows.i.enc.`, as published
     checkpoints have them.
-
-    Args:
-        channels: I, channels of the latent.
-        hidden_channels: H, width inside the couplings.
-        n_flows: how many couplings, each followed by a flip.
-        make_network: builds the network of a coupling.
-        share: one network for all couplings.
     """
 
     def __init__(
@@ -82,17 +77,7 @@ class CouplingFlow(nn.Module):
     def forward(
         self, x: torch.Tensor, mask: torch.Tensor | None, g: torch.Tensor, reverse: bool = False
     ) -> torch.Tensor:
-        """Maps a posterior sample to the prior's space, or back.
-
-        Args:
-            x: (B, I, N).
-            mask: (B, 1, N), or None if every frame is real.
-            g: (B, gin, 1 or N) speaker vector.
-            reverse: from the prior's space to the posterior's.
-
-        Returns:
-            (B, I, N).
-        """
+        """From the posterior's space to the prior's, or with `reverse` back."""
         for flow in reversed(self.flows) if reverse else self.flows:
             x = flow(x, mask, g, reverse)
         return x

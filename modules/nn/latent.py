@@ -1,7 +1,7 @@
-"""The networks around the latent: prior, posterior, and the pitch that a voice would sing.
+"""The networks around the latent: prior, posterior, and the F0 predictor of a voice.
 
-Letters: B batch, H hidden channels, I latent channels, F spectrum bins, N frames. A mask of None means that every
-frame is real.
+Letters: B batch, H hidden channels, I latent channels, F spectrum bins, N frames. A mask is (B, 1, N) bool; None means
+that every frame is real.
 
 Source: Kim, Kong and Son, "Conditional Variational Autoencoder with Adversarial Learning for End-to-End
 Text-to-Speech", 2021, arXiv:2106.06103, section 2.4.
@@ -21,12 +21,9 @@ POSTERIOR_LAYERS = 16
 def sample(
     mean: torch.Tensor, log_deviation: torch.Tensor, noise_scale: float = 1.0, noise: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """One draw of the normal distribution; the noise is fp32, so that every precision gets the same.
-
-    `noise`, of the mean's shape, is drawn here unless it is given.
-    """
+    """One draw of the normal distribution; `noise`, of the mean's shape, is drawn here unless it is given."""
     if noise is None:
-        noise = torch.randn_like(mean, dtype=torch.float32)
+        noise = torch.randn_like(mean, dtype=torch.float32)  # so every precision gets the same
     return mean + noise.to(mean.dtype) * torch.exp(log_deviation) * noise_scale
 
 
@@ -47,17 +44,14 @@ class PriorEncoder(nn.Module):
         noise_scale: float = 1.0,
         noise: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Draws from the prior.
+        """A sample of the prior, its mean and log deviation, (B, I, N) each, zero at padded frames.
 
         Args:
             x: (B, H, N) content.
             coarse_f0: (B, N) int64, 0 to 255.
-            mask: (B, 1, N) bool, or None.
+            mask: see above.
             noise_scale: how much of the deviation the sample gets.
             noise: (B, I, N) standard normal; None draws it.
-
-        Returns:
-            A sample, the mean and the log deviation, (B, I, N) each, zero at padded frames.
         """
         x = self.enc_(x + self.f0_emb(coarse_f0).transpose(1, 2), mask)
         stats = self.proj(x)
@@ -80,14 +74,14 @@ class PosteriorEncoder(nn.Module):
     def forward(
         self, spec: torch.Tensor, mask: torch.Tensor, g: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(B, F, N), mask (B, 1, N) and speaker (B, gin, 1) to a sample, mean and log deviation, (B, I, N) each."""
+        """(B, F, N), mask and speaker (B, gin, 1) to a sample, mean and log deviation, (B, I, N) each."""
         x = self.enc(self.pre(spec) * mask, mask, g)
         mean, log_deviation = (self.proj(x) * mask).chunk(2, dim=1)
         return sample(mean, log_deviation) * mask, mean, log_deviation
 
 
 class PitchDecoder(nn.Module):
-    """Predicts the melody of a voice from content and a normalised pitch curve."""
+    """Predicts the F0 of a voice from content and a normalised F0."""
 
     def __init__(self, spec: TransformerSpec, gin_channels: int) -> None:
         super().__init__()
@@ -100,7 +94,7 @@ class PitchDecoder(nn.Module):
     def forward(
         self, x: torch.Tensor, norm_lf0: torch.Tensor, mask: torch.Tensor | None, g: torch.Tensor
     ) -> torch.Tensor:
-        """Pitch (B, 1, N) on the scaled mel axis, from content (B, H, N), which gets no gradient from here."""
+        """F0 (B, 1, N) on the scaled mel axis, from content (B, H, N), which gets no gradient from here."""
         x = self.prenet(x.detach() + self.cond(g) + self.f0_prenet(norm_lf0.to(x.dtype)))
         x = self.proj(self.decoder(x if mask is None else x * mask, mask))
         return x if mask is None else x * mask

@@ -1,5 +1,7 @@
 """Stacks of attention and feed-forward layers, normalised after each residual sum.
 
+x is (B, H, N); mask (B, 1, N), or None if every frame is real. What comes out is zero at padded frames.
+
 Source: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, section 3.1, with convolutions as the
 feed-forward part (Ren et al., "FastSpeech", 2019, arXiv:1905.09263, section 3.1).
 """
@@ -17,27 +19,18 @@ from modules.nn.weight_norm import NormedConv1d
 
 @dataclass(frozen=True)
 class TransformerSpec:
-    """Sizes of a stack.
+    """Sizes of a stack."""
 
-    Args:
-        channels: H, width of every layer.
-        filter_channels: width inside the feed-forward blocks.
-        n_heads: attention heads.
-        n_layers: layers.
-        kernel_size: frames that a feed-forward convolution sees.
-        p_dropout: dropout everywhere, 0 to 1.
-    """
-
-    channels: int
-    filter_channels: int
+    channels: int  # H, width of every layer
+    filter_channels: int  # width inside the feed-forward blocks
     n_heads: int
     n_layers: int
-    kernel_size: int
-    p_dropout: float
+    kernel_size: int  # frames that a feed-forward convolution sees
+    p_dropout: float  # everywhere, 0 to 1
 
 
 class RelativeTransformer(nn.Module):
-    """Layers that see the whole stretch, with relative positions."""
+    """Layers that see the whole chunk, with relative positions."""
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
@@ -51,7 +44,7 @@ class RelativeTransformer(nn.Module):
         self.norm_layers_2 = nn.ModuleList(ChannelNorm(spec.channels) for _ in layers)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """(B, H, N) and (B, 1, N) bool or None (every frame is real) to (B, H, N), zero at padded frames."""
+        """(B, H, N) to the same shape."""
         x = x if mask is None else x * mask
         for attention, norm_1, feed_forward, norm_2 in zip(
             self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2
@@ -62,12 +55,7 @@ class RelativeTransformer(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """Layers that see the past only, with no positions; optionally gated by the speaker before each layer.
-
-    Args:
-        spec: the sizes.
-        gin_channels: width of the speaker vector, or None for a stack without it.
-    """
+    """Layers that see the past only; with `gin_channels`, gated by a speaker vector of that width before each."""
 
     def __init__(self, spec: TransformerSpec, gin_channels: int | None = None) -> None:
         super().__init__()
@@ -87,16 +75,7 @@ class CausalTransformer(nn.Module):
         self.norm_layers_1 = nn.ModuleList(ChannelNorm(spec.channels) for _ in layers)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None, g: torch.Tensor | None = None) -> torch.Tensor:
-        """One pass through the stack.
-
-        Args:
-            x: (B, H, N).
-            mask: (B, 1, N), or None if every frame is real.
-            g: (B, gin, 1 or N) speaker vector, given exactly if the stack was built with `gin_channels`.
-
-        Returns:
-            (B, H, N), zero at padded frames.
-        """
+        """(B, H, N) to the same shape; `g` (B, gin, 1 or N) exactly if the stack was built with `gin_channels`."""
         conditions = None if g is None else self.cond_layer(g).chunk(len(self.ffn_layers), dim=1)
         x = x if mask is None else x * mask
         for layer, (attention, norm_0, feed_forward, norm_1) in enumerate(

@@ -17,15 +17,7 @@ def gated(x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
 
 
 class WaveNet(nn.Module):
-    """Layers of gated convolution with residual and skip paths, conditioned on the speaker.
-
-    Args:
-        channels: H, width of every layer.
-        kernel_size: frames a layer sees, odd.
-        n_layers: how many layers.
-        gin_channels: width of the speaker vector.
-        depthwise: use `DepthwiseConv1d` in the layers.
-    """
+    """Layers of gated convolution over (B, H, N) with residual and skip paths, conditioned on the speaker."""
 
     def __init__(
         self, channels: int, kernel_size: int, n_layers: int, gin_channels: int, depthwise: bool = False
@@ -44,15 +36,12 @@ class WaveNet(nn.Module):
         self.cond_layer = NormedConv1d(gin_channels, 2 * channels * n_layers, 1)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None, g: torch.Tensor) -> torch.Tensor:
-        """Sum of the skip paths.
+        """Sum of the skip paths, (B, H, N), zero where the mask is.
 
         Args:
             x: (B, H, N).
             mask: (B, 1, N), or None if every frame is real.
-            g: (B, gin, 1) one speaker vector per item, or (B, gin, N) one per frame.
-
-        Returns:
-            (B, H, N), zero where the mask is.
+            g: (B, gin, 1 or N) speaker vector, one per item or one per frame.
         """
         conditions = self.cond_layer(g).chunk(len(self.in_layers), dim=1)
         total = torch.zeros_like(x)

@@ -45,16 +45,9 @@ class QuickConv2d(nn.Conv2d):
 
 
 def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int) -> torch.Tensor:
-    """What `F.conv2d` gives for a kernel (O, C, r, 1) with stride 1.
+    """What `F.conv2d` gives for a kernel (O, C, r, 1) with stride 1 and `padding` zeros before and after H.
 
-    Args:
-        x: (B, C, H, W) float32.
-        weight: (O, C, r).
-        bias: (O,) or None.
-        padding: zeros before and after H.
-
-    Returns:
-        (B, O, H + 2 padding - r + 1, W).
+    x (B, C, H, W) float32, weight (O, C, r), bias (O,) or None, to (B, O, H + 2 padding - r + 1, W).
     """
     batch, channels, height, width = x.shape
     out_channels, _, taps = weight.shape
