@@ -14,7 +14,7 @@ from modules.audio.io import probe
 from modules.config.audio import AudioSpec
 from modules.config.diffusion import DiffusionConfig
 from modules.data.dataset import ClipDataset, EpochBatches, place_generator, quiet_worker, require_listed
-from modules.data.features import DiffusionFeatures, load_diffusion
+from modules.data.features import ClipFeatures, load_diffusion
 from modules.data.filelist import read_list, speaker_of
 from modules.encoders.align import align_units
 from modules.errors import DataError, UserError
@@ -78,7 +78,7 @@ class DiffusionDataset(ClipDataset):
         self.n_seconds = 0.0
         self.too_short: list[Path] = []
         self._check_clips(Path(list_path))
-        self._cache: list[DiffusionFeatures] | None = None
+        self._cache: list[ClipFeatures] | None = None
 
     def fill_cache(self, show_progress: bool = True) -> None:
         """Reads all clips into the memory of the cache's device, half as large with `train.cache_fp16`."""
@@ -104,7 +104,7 @@ class DiffusionDataset(ClipDataset):
         frames = slice(start, start + self.n_frames)
         return Item(clip.units[:, frames], f0[frames], volume[frames], mel[:, frames], shift, speaker, path.as_posix())
 
-    def _load(self, path: Path) -> DiffusionFeatures:
+    def _load(self, path: Path) -> ClipFeatures:
         """All of one clip, its units aligned."""
         data = self.config.data
         found = load_diffusion(path, self.audio, self.mel_spec, data.encoder, self.training)
@@ -119,7 +119,7 @@ class DiffusionDataset(ClipDataset):
             raise DataError(f"{path}: has {found.mel.shape[1]} frames, data.duration needs {self.n_frames}")
         return replace(found, units=units, aug_shift=float(found.aug_shift))
 
-    def _compact(self, clip: DiffusionFeatures) -> DiffusionFeatures:
+    def _compact(self, clip: ClipFeatures) -> ClipFeatures:
         """A clip as the cache holds it. F0 stays fp32: half precision has steps of 0.5 Hz at 600 Hz."""
         half = torch.float16 if self.config.train.cache_fp16 else torch.float32
         tensors = {name: x for name, x in vars(clip).items() if isinstance(x, torch.Tensor)}
