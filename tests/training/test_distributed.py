@@ -55,7 +55,9 @@ def start_launcher(folder: Path, word: str) -> subprocess.Popen:
         start_new_session=True,
         env={**os.environ, "TMPDIR": str(folder)},  # a killed one leaves its folder behind
     )
-    wait_for(lambda: all((folder / f"ready{rank}").exists() for rank in range(2)))
+    while not all((folder / f"ready{rank}").exists() for rank in range(2)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
     return process
 
 
@@ -233,7 +235,7 @@ def test_ranks_on_gpus_talk_over_nccl_each_from_its_own(monkeypatch, gpus):
     )
     device = torch.device("cuda:1")
     assert join(None) == Group(3, 4, device) and chosen == [device]
-    assert asked["backend"] == "cpu:gloo,cuda:nccl" and asked["timeout"].seconds == 60
+    assert asked["backend"] == "cpu:gloo,cuda:nccl" and asked["timeout"].seconds == 120
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)  # as on Windows
     assert join("cuda").device == device and asked["backend"] == "gloo"
 
