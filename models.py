@@ -288,11 +288,7 @@ def build_synthesizer(config: Config) -> SynthesizerTrn:
 
 
 class Voice:
-    """A trained voice ready to convert, without a batch axis. It is a `contracts.Synthesizer`.
-
-    Args:
-        network: a loaded model in evaluation mode; this object keeps it.
-    """
+    """A trained voice, ready to convert: a `contracts.Synthesizer` round a loaded `network` in evaluation mode."""
 
     def __init__(self, network: SynthesizerTrn) -> None:
         self.network = network

@@ -21,6 +21,14 @@ from diffusion.unit2mel import Unit2Mel
 from modules.weights.onnx import Graph, is_same, open_session
 
 LOG10_VOCODER = "nsf-hifigan-log10"
+# Input or output -> axis -> name of its length; other axes stay as long as in the example.
+_DYNAMIC = {
+    "hubert": {1: "units"},
+    "spk_mix": {0: "frames"},
+    **{name: {1: "frames"} for name in ("mel2ph", "f0", "volume")},
+    **{name: {2: "frames"} for name in ("mel_pred", "condition", "mel_out")},
+    **{name: {3: "frames"} for name in ("noise", "noise_pred", "noise_pred_o", "x")},
+}
 
 
 class EncoderGraph(nn.Module):
@@ -101,30 +109,19 @@ def diffusion_graphs(
         "f0": torch.linspace(100, 400, n_frames)[None],
         "volume": torch.full((1, n_frames), 0.1),
     }
-    dynamic = {"hubert": {1: "units"}, **{name: {1: "frames"} for name in ("mel2ph", "f0", "volume")}}
     if network.spk_embed is not None:
         inputs["spk_mix"] = torch.full((n_frames, n_speakers), 1 / n_speakers)
-        dynamic["spk_mix"] = {0: "frames"}
-    mels = {name: {3: "frames"} for name in ("noise", "noise_pred", "noise_pred_o", "x")}
+
+    def graph(module: nn.Module, output: str, **inputs: torch.Tensor) -> Graph:
+        dynamic = {name: _DYNAMIC[name] for name in (*inputs, output) if name in _DYNAMIC}
+        return Graph(module.eval(), inputs, (output,), dynamic)
+
+    transition = {"noise": mel, "noise_pred": torch.randn_like(mel), "time": level, "time_prev": following}
     return {
-        "encoder": Graph(
-            EncoderGraph(network, speaker_ids).eval(), inputs, ("mel_pred",), {**dynamic, "mel_pred": {2: "frames"}}
-        ),
-        "denoise": Graph(
-            denoiser,
-            {"noise": mel, "time": level, "condition": condition},
-            ("noise_pred",),
-            {"noise": mels["noise"], "condition": {2: "frames"}, "noise_pred": mels["noise_pred"]},
-        ),
-        "pred": Graph(
-            TransferGraph(decoder).eval(),
-            {"noise": mel, "noise_pred": torch.randn_like(mel), "time": level, "time_prev": following},
-            ("noise_pred_o",),
-            {name: mels[name] for name in ("noise", "noise_pred", "noise_pred_o")},
-        ),
-        "after": Graph(
-            AfterGraph(decoder, vocoder).eval(), {"x": mel}, ("mel_out",), {"x": mels["x"], "mel_out": {2: "frames"}}
-        ),
+        "encoder": graph(EncoderGraph(network, speaker_ids), "mel_pred", **inputs),
+        "denoise": graph(denoiser, "noise_pred", noise=mel, time=level, condition=condition),
+        "pred": graph(TransferGraph(decoder), "noise_pred_o", **transition),
+        "after": graph(AfterGraph(decoder, vocoder), "mel_out", x=mel),
     }
 
 

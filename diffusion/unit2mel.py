@@ -69,12 +69,8 @@ class Unit2Mel(nn.Module):
     ) -> torch.Tensor:
         """What the denoiser is conditioned on, (B, H, N).
 
-        Args:
-            units: (B, D, N).
-            f0: (B, N) Hz.
-            volume: (B, N) linear.
-            speaker: (B,) ids, or (B, S) or (B, S, N) weights of a mix.
-            aug_shift: (B,) semitones by which the formants were shifted, or None.
+        Of units (B, D, N), F0 (B, N) Hz, linear volume (B, N), speaker (B,) ids or weights of a mix (B, S) or
+        (B, S, N), and the semitones (B,) by which the formants were shifted.
         """
         melody = self.f0_embed(torch.log1p(f0 / 700)[..., None])
         hidden = self.unit_embed(units.transpose(1, 2)) + melody + self.volume_embed(volume[..., None])

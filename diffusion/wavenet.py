@@ -32,11 +32,8 @@ class ResidualLayer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The layer's output and its share of the skip sum, (B, C, N) each.
 
-        Args:
-            x: (B, C, N).
-            step: (B or 1, C) embedding of the noise level.
-            projection: what `project` returns.
-            mask: (B, 1, N), 0 beyond the end of an item; None where all are of one length.
+        `step` is the embedding (B or 1, C) of the noise level, `projection` what `project` returns, and `mask`
+        (B, 1, N) 0 beyond the end of an item, None where all are of one length.
         """
         y = x + self.diffusion_projection(step)[..., None]
         if mask is not None:

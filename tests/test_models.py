@@ -2,6 +2,7 @@
 
 import json
 import lzma
+from functools import cache
 
 import golden_rule
 import pytest
@@ -20,8 +21,9 @@ AUDIO = 1e-4
 STAGE = 1e-5
 
 
+@cache
 def golden_voice(name: str) -> tuple[dict, SynthesizerTrn, torch.Tensor | None]:
-    """A golden, its network filled by the rule, and the volume if the network takes one."""
+    """A golden, its network filled by the rule, and the volume if the network takes one; shared, not to be changed."""
     golden = golden_rule.load_golden(f"rule/{name}")
     config = json.loads(str(golden["config_json"]))
     network = SynthesizerTrn(1025, 8, **config).eval()
@@ -79,7 +81,7 @@ def test_each_stage_of_a_conversion_equals_upstreams(variant):
 
 
 @pytest.mark.parametrize("variant", ["syn_small", "syn_full_tiny"])
-def test_predicted_pitch_equals_upstreams_and_is_sung(variant):
+def test_predicted_pitch_equals_upstreams_and_is_used(variant):
     golden, network, vol = golden_voice(variant)
     units, f0, uv, speaker = inputs_of(golden)
     with golden_rule.counted_draws():

@@ -14,27 +14,21 @@ from torch.nn import functional as F
 LEAKY_SLOPE = 0.1
 
 FILTER_TAPS = 12
-# Of the doubled rate: the original Nyquist frequency, and the width of the filter's slope.
-CUTOFF = 0.25
-HALF_WIDTH = 0.3
+# Fractions of the doubled rate: the original Nyquist frequency, and half the width of the filter's slope.
+CUTOFF, HALF_WIDTH = 0.25, 0.3
 
 
-def kaiser_sinc_filter(cutoff: float = CUTOFF, half_width: float = HALF_WIDTH, taps: int = FILTER_TAPS) -> torch.Tensor:
-    """A low-pass filter (1, 1, taps) of even length whose taps sum to 1; the rest are fractions of the sampling rate.
+def kaiser_sinc_filter() -> torch.Tensor:
+    """A low-pass filter (1, 1, taps) whose taps sum to 1.
 
     Source: Kaiser, "Nonrecursive digital filter design using the I0-sinh window function", 1974.
     """
-    attenuation_db = 2.285 * (taps / 2 - 1) * math.pi * 4 * half_width + 7.95
-    if attenuation_db > 50:
-        beta = 0.1102 * (attenuation_db - 8.7)
-    elif attenuation_db >= 21:
-        beta = 0.5842 * (attenuation_db - 21) ** 0.4 + 0.07886 * (attenuation_db - 21)
-    else:
-        beta = 0.0
-    window = torch.kaiser_window(taps, periodic=False, beta=beta, dtype=torch.float32)
-    times = torch.arange(taps, dtype=torch.float32) - taps / 2 + 0.5
-    response = 2 * cutoff * window * torch.sinc(2 * cutoff * times)
-    return (response / response.sum()).view(1, 1, taps)
+    attenuation_db = 2.285 * (FILTER_TAPS / 2 - 1) * math.pi * 4 * HALF_WIDTH + 7.95
+    beta = 0.1102 * (attenuation_db - 8.7)  # so above 50 dB, and these are 51
+    window = torch.kaiser_window(FILTER_TAPS, periodic=False, beta=beta, dtype=torch.float32)
+    times = torch.arange(FILTER_TAPS, dtype=torch.float32) - FILTER_TAPS / 2 + 0.5
+    response = 2 * CUTOFF * window * torch.sinc(2 * CUTOFF * times)
+    return (response / response.sum()).view(1, 1, FILTER_TAPS)
 
 
 class SnakeBeta(nn.Module):
@@ -85,13 +79,9 @@ class AliasFreeSnake(nn.Module):
 
 
 def make_activation(name: str, channels: int, slope: float = LEAKY_SLOPE, overwrite: bool = False) -> nn.Module:
-    """A fresh activation for `channels` channels.
+    """A fresh "snake", or "lrelu" with `slope` below zero.
 
-    Args:
-        name: "lrelu" or "snake".
-        channels: C of its input.
-        slope: of the leaky ReLU below zero.
-        overwrite: a leaky ReLU may write into its input, which nobody needs any more. Saves a copy of a wide tensor.
+    With `overwrite` a leaky ReLU may write into its input, which nobody needs any more: saves a copy of a wide tensor.
     """
     if name == "snake":
         return AliasFreeSnake(channels)

@@ -38,11 +38,9 @@ class NsfHifiganVocoder:
 
     @torch.inference_mode()
     def synthesize(self, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
-        """The waveform (N * hop_length,) or (B, N * hop_length) float32 of a mel.
+        """The waveform (N * hop_length,) or (B, N * hop_length) float32 of a natural-log mel (M, N) or (B, M, N).
 
-        Args:
-            mel: (M, N) or (B, M, N) natural log.
-            f0: (N,) or (B, N) Hz; frames beyond the mel's are left out.
+        `f0` is (N,) or (B, N) Hz; frames beyond the mel's are left out.
         """
         single = mel.dim() == 2
         f0 = f0[..., : mel.shape[-1]]

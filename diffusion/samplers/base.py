@@ -118,12 +118,6 @@ def _chosen(method: str | None, speedup: int) -> str:
 @cache
 def _say_order_is_lower(name: str, k_step: int, speedup: int, evaluations: int) -> None:
     """Once for each case in the life of the program."""
-    logger.info(
-        "%s: k_step %d at speedup %d is %d evaluation%s of the network, so it runs at a lower order; "
-        "a smaller speedup (infer.speedup) is more exact",
-        name,
-        k_step,
-        speedup,
-        evaluations,
-        "" if evaluations == 1 else "s",
-    )
+    times = f"{evaluations} evaluation{'' if evaluations == 1 else 's'} of the network"
+    remedy = "so it runs at a lower order; a smaller speedup (infer.speedup) is more exact"
+    logger.info("%s: k_step %d at speedup %d is %s, %s", name, k_step, speedup, times, remedy)

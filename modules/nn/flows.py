@@ -14,12 +14,9 @@ from torch import nn
 
 
 class Coupling(nn.Module):
-    """Shifts half of the channels by a function of the other half.
+    """Shifts half of the I channels by a function of the other half, at whose core `network` maps (B, H, N) to itself.
 
-    Args:
-        channels: I, even.
-        hidden_channels: H.
-        network: gives the shift, (x (B, H, N), mask, g) to (B, H, N); it may be shared with other couplings.
+    The network is called as network(x, mask, g) and may be shared with other couplings.
     """
 
     def __init__(self, channels: int, hidden_channels: int, network: nn.Module) -> None:

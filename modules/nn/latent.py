@@ -46,12 +46,8 @@ class PriorEncoder(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """A sample of the prior, its mean and log deviation, (B, I, N) each, zero at padded frames.
 
-        Args:
-            x: (B, H, N) content.
-            coarse_f0: (B, N) int64, 0 to 255.
-            mask: see above.
-            noise_scale: how much of the deviation the sample gets.
-            noise: (B, I, N) standard normal; None draws it.
+        Of content (B, H, N) and F0 (B, N) int64, 0 to 255. The sample gets `noise_scale` of the deviation; `noise`
+        (B, I, N) is standard normal, drawn where None.
         """
         x = self.enc_(x + self.f0_emb(coarse_f0).transpose(1, 2), mask)
         stats = self.proj(x)

@@ -36,13 +36,7 @@ class WaveNet(nn.Module):
         self.cond_layer = NormedConv1d(gin_channels, 2 * channels * n_layers, 1)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None, g: torch.Tensor) -> torch.Tensor:
-        """Sum of the skip paths, (B, H, N), zero where the mask is.
-
-        Args:
-            x: (B, H, N).
-            mask: (B, 1, N), or None if every frame is real.
-            g: (B, gin, 1 or N) speaker vector, one per item or one per frame.
-        """
+        """Sum of the skip paths, (B, H, N), zero where the mask (B, 1, N) is; `g` is (B, gin, 1 or N)."""
         conditions = self.cond_layer(g).chunk(len(self.in_layers), dim=1)
         total = torch.zeros_like(x)
         for in_layer, res_skip, condition in zip(self.in_layers, self.res_skip_layers, conditions):

@@ -51,7 +51,7 @@ def small(tmp_path) -> Path:
     return write_files(tmp_path / "small", SMALL, {"generator": small_state()})
 
 
-def sung(vocoder, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
+def synthesize(vocoder, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
     """`synthesize` without the noise of the source and the random phases of its overtones."""
     with golden_rule.counted_draws(zero=True):
         return vocoder.synthesize(mel, f0)
@@ -82,7 +82,7 @@ def test_a_loaded_vocoder_sounds_as_the_one_that_was_saved_and_is_lean(small):
     mel, f0 = torch.randn(1, 6, 20), torch.full((1, 20), 200.0)
     with golden_rule.counted_draws(zero=True), torch.no_grad():
         wanted = original(mel, f0)[:, 0]
-    torch.testing.assert_close(sung(vocoder, mel, f0), wanted, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(synthesize(vocoder, mel, f0), wanted, atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -98,10 +98,10 @@ def test_long_mels_sound_the_same_although_they_are_made_in_windows(small):
 def test_a_batch_is_its_items_one_by_one(small):
     vocoder = load_vocoder(small, CPU)
     mel, f0 = torch.randn(3, 6, 11), 100 + 200 * torch.rand(3, 11)
-    batch = sung(vocoder, mel, f0)
+    batch = synthesize(vocoder, mel, f0)
     assert batch.shape == (3, 11 * 8) and batch.dtype == torch.float32
     for item in range(3):
-        single = sung(vocoder, mel[item], f0[item])
+        single = synthesize(vocoder, mel[item], f0[item])
         assert single.shape == (11 * 8,)
         torch.testing.assert_close(single, batch[item], atol=1e-6, rtol=1e-5)
 
@@ -109,9 +109,9 @@ def test_a_batch_is_its_items_one_by_one(small):
 def test_a_vocoder_of_decimal_logarithms_takes_the_same_mels(small):
     natural, decimal = load_vocoder(small, CPU), load_vocoder(small, CPU, kind="nsf-hifigan-log10")
     mel, f0 = torch.randn(6, 11), torch.full((11,), 200.0)
-    wav = sung(decimal, mel, f0)
-    torch.testing.assert_close(wav, sung(natural, mel / math.log(10), f0), atol=1e-6, rtol=1e-5)
-    assert not torch.allclose(wav, sung(natural, mel, f0), atol=1e-4)
+    wav = synthesize(decimal, mel, f0)
+    torch.testing.assert_close(wav, synthesize(natural, mel / math.log(10), f0), atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(wav, synthesize(natural, mel, f0), atol=1e-4)
     clip = torch.randn(800) * 0.1
     assert torch.equal(decimal.mel(clip), natural.mel(clip))
 
@@ -128,7 +128,7 @@ def test_half_precision_keeps_the_source_and_the_samples_in_fp32(small, dtype):
     kept = {name for name, value in vocoder.generator.state_dict().items() if value.dtype == torch.float32}
     assert kept == {"m_source.l_linear.weight", "m_source.l_linear.bias"}
     mel, f0 = torch.randn(6, 40), torch.full((40,), 200.0)
-    wav, wanted = sung(vocoder, mel, f0), sung(exact, mel, f0)
+    wav, wanted = synthesize(vocoder, mel, f0), synthesize(exact, mel, f0)
     assert wav.dtype == torch.float32
     # bf16 has 8 significant bits: 0.4 % per operation, over a handful of layers.
     assert (wav - wanted).abs().max() < 0.05 * wanted.abs().max()
@@ -141,9 +141,9 @@ def test_a_bare_state_dictionary_and_safetensors_load_too(small):
     torch.save(state, small.with_name("bare.pt"))
     save_file(state, small.with_name("bare.safetensors"))
     mel, f0 = torch.randn(6, 11), torch.full((11,), 200.0)
-    wanted = sung(load_vocoder(small, CPU), mel, f0)
+    wanted = synthesize(load_vocoder(small, CPU), mel, f0)
     for name in ("bare.pt", "bare.safetensors"):
-        assert torch.equal(sung(load_vocoder(small.with_name(name), CPU), mel, f0), wanted)
+        assert torch.equal(synthesize(load_vocoder(small.with_name(name), CPU), mel, f0), wanted)
 
 
 def test_a_vocoder_is_found_in_the_workspace_and_then_beside_the_code(tmp_path, monkeypatch):
@@ -182,7 +182,7 @@ def test_an_unknown_kind_is_answered_with_the_known_ones(small):
 def test_weights_of_another_size_are_named_with_both_shapes(small):
     config = SMALL | {"num_mels": 7}
     small.with_name("config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"model: tensor conv_pre\.weight_v is \[16, 6, 7\].* \[16, 7, 7\]"):
+    with pytest.raises(CheckpointError, match=r"config\.json: conv_pre\.weight_v is \[16, 6, 7\] but \[16, 7, 7\]"):
         load_vocoder(small, CPU)
 
 
@@ -216,7 +216,7 @@ def test_weights_are_folded_in_fp32_before_the_cast(small):
 
 def test_a_scalar_is_not_called_missing(small):
     state = small_state() | {"conv_post.bias": torch.tensor(0.0)}
-    with pytest.raises(CheckpointError, match=r"conv_post\.bias is \[\], .* makes it \[1\]"):
+    with pytest.raises(CheckpointError, match=r"conv_post\.bias is \[\] but \[1\] is expected"):
         load_vocoder(write_files(small.parent, SMALL, {"generator": state}), CPU)
 
 

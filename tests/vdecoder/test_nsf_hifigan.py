@@ -2,6 +2,7 @@
 
 import json
 import lzma
+from inspect import signature
 
 import golden_rule
 import pytest
@@ -17,15 +18,7 @@ SMALL = GeneratorSpec(44100, (4, 2), (8, 4), 16, "1", (3, 5), ((1, 3), (1, 3)))
 
 def vocoder_of(config: dict) -> NSFGenerator:
     """The mel vocoder that a published config.json describes."""
-    spec = GeneratorSpec(
-        config["sampling_rate"],
-        tuple(config["upsample_rates"]),
-        tuple(config["upsample_kernel_sizes"]),
-        config["upsample_initial_channel"],
-        config["resblock"],
-        tuple(config["resblock_kernel_sizes"]),
-        tuple(map(tuple, config["resblock_dilation_sizes"])),
-    )
+    spec = GeneratorSpec(**{name: config[name] for name in signature(GeneratorSpec).parameters if name in config})
     return NSFGenerator(config["num_mels"], spec, slow_start=True).eval()
 
 
@@ -157,7 +150,7 @@ def test_an_untrained_generator_follows_its_frames_without_a_buzz_at_their_rate(
 
 
 @torch.no_grad()
-def test_held_upsampling_draws_straight_lines_between_frames_and_keeps_what_it_mixes():
+def test_held_upsampling_interpolates_linearly_between_frames_and_keeps_what_it_mixes():
     torch.manual_seed(0)
     generator = NSFGenerator(8, SMALL)
     up = generator.ups[0]

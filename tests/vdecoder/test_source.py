@@ -1,4 +1,4 @@
-"""The harmonic source sings the pitch it is given, at every rate, for any length, and repeats upstream's samples."""
+"""The harmonic source follows its F0 at every rate, for any length, and repeats upstream's samples."""
 
 import golden_rule
 import numpy as np
