@@ -83,23 +83,18 @@ def _write_config(arguments, width: int, speakers: list[str]) -> dict[str, int]:
 
 def _write_diffusion_config(arguments, width: int, ids: dict[str, int]) -> None:
     """Writes configs/diffusion.yaml; all that encoder and speakers do not decide stays as it is."""
-    from modules.config.diffusion import (
-        dump_diffusion_config,
-        load_diffusion_config,
-        parse_diffusion_config,
-        save_diffusion_config,
-    )
+    from modules.config import diffusion
     from modules.config.presets import DIFFUSION_PRESETS
 
     path = Path("configs/diffusion.yaml")
-    config = _load_or_set_aside(load_diffusion_config, path)
-    config = config or parse_diffusion_config(DIFFUSION_PRESETS[_preset(arguments)])
+    config = _load_or_set_aside(diffusion.load_diffusion_config, path)
+    config = config or diffusion.parse_diffusion_config(DIFFUSION_PRESETS[_preset(arguments)])
     config.data.encoder, config.data.encoder_out_channels = arguments.speech_encoder, width
     config.data.training_files = arguments.train_list.as_posix()
     config.data.validation_files = arguments.val_list.as_posix()
     config.model.n_spk, config.spk = max(ids.values()) + 1, ids
-    if not path.exists() or path.read_text("utf-8") != dump_diffusion_config(config):
-        save_diffusion_config(config, path)
+    if not path.exists() or path.read_text("utf-8") != diffusion.dump_diffusion_config(config):
+        diffusion.save_diffusion_config(config, path)
 
 
 def _load_or_set_aside(load, path: Path):

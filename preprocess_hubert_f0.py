@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    from modules.data.features import missing
+    from modules.data.features import VERSIONS, missing
     from modules.data.pitch import write_histograms
     from modules.f0.base import PREDICTORS
     from modules.files import remove_leftovers
@@ -64,11 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     todo = {path: names for path in bar if (names := missing(path, recipe))}
     made, n_skipped = _extract_all(todo, recipe, arguments.device, arguments.num_processes)
     write_histograms(arguments.in_dir, clips)
-    order = ("units", "f0", "spec", "volume", "mel", "augmented")
-    detail = ", ".join(f"{made[name]} {name}" for name in order if made[name])
+    detail = ", ".join(f"{made[name]} {name}" for name in VERSIONS if made[name])
     shown = f"{made['clips']} made ({detail})" if detail else "0 made"
-    n_current = len(clips) - len(todo)
-    logger.info("%d clips: %s, %d up to date, %d skipped", len(clips), shown, n_current, n_skipped)
+    logger.info("%d clips: %s, %d up to date, %d skipped", len(clips), shown, len(clips) - len(todo), n_skipped)
     if n_skipped:
         logger.warning("fix or remove the skipped clips, then run preprocess_flist_config.py and this again")
         return 1
@@ -100,14 +98,9 @@ def _read_recipe(config_path: Path, predictor: str, use_diff: bool):
             f"{config_path}: model.ssl_dim is {width}, but {name} gives units {encoder_dim(name)} wide. "
             f"Make the config again with: python preprocess_flist_config.py --speech_encoder {name}"
         )
-    return FeatureRecipe(
-        encoder_identity(name),
-        predictor_identity(predictor),
-        config.audio,
-        config.model.vol_embedding,
-        mel=_read_mel(config, config_path) if use_diff else None,
-        seed=config.train.seed,
-    )
+    identities = encoder_identity(name), predictor_identity(predictor)
+    mel = _read_mel(config, config_path) if use_diff else None
+    return FeatureRecipe(*identities, config.audio, config.model.vol_embedding, mel=mel, seed=config.train.seed)
 
 
 def _read_mel(config, config_path: Path):
@@ -170,7 +163,7 @@ def _make_plan(todo: dict[Path, list[str]], recipe, device: str | None, wanted_w
     else:
         later = ("units",) if workers == 1 else ()
     threads = max(1, (os.cpu_count() or 1) // max(2, workers))
-    return _Plan(recipe, chosen, workers, threads, later, frozenset(name for names in todo.values() for name in names))
+    return _Plan(recipe, chosen, workers, threads, later, frozenset().union(*todo.values()))
 
 
 _worker: tuple | None = None  # of this process: the plan, the encoder, the F0 predictor

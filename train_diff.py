@@ -172,7 +172,7 @@ def _specs(config: "DiffusionConfig", config_path: Path) -> tuple["AudioSpec", "
     """Rate and hop of the clips, and the vocoder's mel; refuses two that do not share their frames."""
     from dataclasses import replace
 
-    from modules.data.augmentation import find_mel, require_same_frames
+    from modules.config.vocoder import find_mel, require_same_frames
 
     mel, found = find_mel(config.vocoder.ckpt)
     audio = replace(mel, sampling_rate=config.data.sampling_rate, hop_length=config.data.block_size)

@@ -13,8 +13,7 @@ def group_by_length(lengths: Sequence[int], budget: float, ratio: float = float(
     """Positions of neighbours in length, shortest first; every position is in exactly one group.
 
     Args:
-        lengths: of the items; a group is padded to its longest.
-        budget: largest total length of a group, padding included; an item above it is alone.
+        budget: largest total length of a group, all padded to its longest; an item above it is alone.
         ratio: longest of a group over its shortest, at most.
     """
     groups: list[list[int]] = []
@@ -33,14 +32,7 @@ def halve_on_out_of_memory(
     items: list[Item],
     on_halve: Callable[[list[Item]], None] = lambda items: None,
 ) -> list[Result]:
-    """`run(items)`; where the GPU has no memory for it, the same of each half, down to single items.
-
-    Args:
-        on_halve: called with each batch that was too large.
-
-    Raises:
-        torch.OutOfMemoryError: a single item is too large.
-    """
+    """`run(items)`; where the GPU has no memory for it, `on_halve(items)` and then the same of each half."""
     try:
         return run(items)
     except torch.OutOfMemoryError:

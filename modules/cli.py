@@ -33,10 +33,7 @@ def make_parser(script: str, description: str | None) -> argparse.ArgumentParser
 
 
 def run(main: Callable[[list[str] | None], int | None]) -> None:
-    """Runs a script's `main(argv)` and ends the process with its exit code.
-
-    A `UserError` becomes one line on stderr and code 2, Ctrl-C becomes one line and code 130.
-    """
+    """Runs a script's `main(argv)` and ends the process with its exit code, errors of ours as one line on stderr."""
     # Read when torch is first imported: how long a waiting thread of GNU OpenMP spins before it sleeps. By default a
     # training step on two cores takes 0.8 s, but 50 s beside one other busy program; with this it is 0.8 s and 3 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")

@@ -19,7 +19,6 @@ Outside a network one item has no batch axis; inside, tensors are channel-first 
 N = T // hop_length, computed only by `AudioSpec.n_frames`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -128,17 +127,3 @@ class Enhancer(Protocol):
 
     def enhance(self, wav: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
         """Audio (T,) re-synthesised by a vocoder."""
-
-
-class Sampler(Protocol):
-    """One way to solve a diffusion backwards."""
-
-    def __call__(
-        self,
-        denoise: Callable[[torch.Tensor, float], torch.Tensor],
-        x: torch.Tensor,
-        schedule: object,
-        k_step: int,
-        speedup: int,
-    ) -> torch.Tensor:
-        """The denoised (B, 1, M, N) of `x`, which has the noise of level `k_step` - 1, in strides of `speedup`."""

@@ -1,8 +1,4 @@
-"""Where networks run and in which precision: the one place that decides.
-
-What may run in half precision and what stays fp32 (harmonic source, phases, STFT, losses, output) is said where it
-happens with `fp32_region`; this module only chooses.
-"""
+"""Where networks run and in which precision; what stays fp32 in mixed precision is said there with `fp32_region`."""
 
 import contextlib
 import sys
@@ -18,20 +14,12 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """The device "cpu", "cuda", "cuda:1" or "mps"; for None or "auto" CUDA, then Apple MPS, then the CPU.
-
-    Raises:
-        UsageError: no such device on this machine; the text lists the available ones.
-    """
+    """The device "cpu", "cuda", "cuda:1" or "mps"; for None or "auto" CUDA, then Apple MPS, then the CPU."""
     available = available_devices()
     if name in (None, "", "auto"):
         return torch.device(available[0])
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
     wanted = "cuda:0" if name == "cuda" else name
-    if device is None or wanted not in available:
+    if wanted not in available:
         raise UsageError(f"device {name!r} is not available here. Available: {', '.join(available)}.")
     return torch.device(wanted)
 
@@ -102,14 +90,9 @@ class WithoutDrawing(TorchFunctionMode):
     """Networks built inside get no random start values: quick, for weights that a file is about to replace."""
 
     # The device "meta" would do it too, but its first use imports torch's compiler, which takes a second.
+    _DRAWS = "normal_ uniform_ trunc_normal_ kaiming_normal_ kaiming_uniform_ xavier_normal_ xavier_uniform_".split()
 
-    _DRAWS = frozenset(
-        "normal_ uniform_ trunc_normal_ kaiming_normal_ kaiming_uniform_ xavier_normal_ xavier_uniform_".split()
-    )
-
-    def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Leaves the tensor of an in-place draw as it is; `torch.randn` gives whatever the memory holds."""
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") in self._DRAWS:

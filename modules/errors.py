@@ -1,7 +1,4 @@
-"""The errors a user can cause. Scripts print their text as one line on stderr and exit with code 2.
-
-Nothing here is raised for our own mistakes: those stay `AssertionError`, `TypeError` and friends, with a traceback.
-"""
+"""The errors a user can cause: one line on stderr and exit code 2. Our own mistakes keep their traceback."""
 
 
 class UserError(Exception):

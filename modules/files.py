@@ -1,7 +1,4 @@
-"""Safe writing: every artefact goes to a temporary name and is renamed when it is whole.
-
-A killed process leaves at most a temporary file, which the next run of the same script may remove.
-"""
+"""Safe writing: every artefact goes to a temporary name and is renamed when it is whole."""
 
 import contextlib
 import hashlib
@@ -55,9 +52,8 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"{folder}: the folder cannot be made ({error.strerror}); remove what is in its place"
-        ) from None
+        problem = f"{folder}: the folder cannot be made ({error.strerror})"
+        raise UsageError(f"{problem}; remove what is in its place") from None
 
 
 def check_output(
@@ -66,9 +62,8 @@ def check_output(
     """Refuses an `-o/--output` that is an input (also by way of a link), is not allowed to exist, or ends wrongly."""
     for path in inputs:
         if output.resolve() == path.resolve() or (output.exists() and path.exists() and output.samefile(path)):
-            raise UsageError(
-                f"-o/--output {output}: is the input {path}, and inputs are never overwritten: use another name"
-            )
+            problem = f"is the input {path}, and inputs are never overwritten: use another name"
+            raise UsageError(f"-o/--output {output}: {problem}")
     if output.suffix.lower() not in suffixes:
         raise UsageError(f"-o/--output {output}: the name of a model ends in {' or '.join(suffixes)}")
     if output.is_dir():

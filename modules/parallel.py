@@ -1,8 +1,4 @@
-"""A pool of worker processes with one progress bar, for scripts that do the same to many files.
-
-Processes are spawned on every platform (CUDA and OpenMP do not survive a fork), so the function, its items and its
-results must be importable at module level and picklable.
-"""
+"""A pool of worker processes with one progress bar, for scripts that do the same to many files."""
 
 import contextlib
 import itertools
@@ -41,14 +37,10 @@ def run_pool(
     description: str = "",
     show: bool = True,
 ) -> Iterator[tuple[Item, Any]]:
-    """Yields (item, result) for every item, in the order in which they finish.
+    """Yields (item, result) for every item, in the order in which they finish. One worker is this process.
 
     An exception of `function` is yielded in place of the result, and `WorkerDied` for the items that a dead worker
-    leaves behind; the others go on. One worker is this process. Each worker gets an equal share of the cores.
-
-    Args:
-        initializer: called once in each worker before its first item; what it raises is raised here.
-        show: whether there is a progress bar.
+    leaves behind; the others go on. What `initializer` raises is raised here.
     """
     with tqdm(total=len(items), desc=description, unit="file", dynamic_ncols=True, disable=not (items and show)) as bar:
         if workers <= 1:
@@ -73,7 +65,7 @@ def _attempt(function: Callable, item: Any) -> Any:
 
 def _in_processes(function: Callable, items: Sequence, workers: int, start: tuple) -> Iterator[tuple[Any, Any]]:
     others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")  # CUDA and OpenMP do not survive a fork
     with _thread_share(workers):
         pool = ProcessPoolExecutor(workers, context, _start_worker, start)
         try:

@@ -15,15 +15,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A table of public names, filled by the files of one package; files starting with `_` are left out.
-
-    Args:
-        kind: what the table holds, in words, for messages ("speech encoder").
-        package: dotted name of the package whose files register themselves.
-    """
+    """A table of public names, filled by the files of one package; files starting with `_` are left out."""
 
     def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+        self.kind, self.package = kind, package  # "speech encoder", say; dotted name
         self._entries: dict[str, T] = {}
         self._searched = False
 

@@ -13,16 +13,11 @@ def split_forced(length: int, chunk: int, overlap: int) -> list[tuple[int, int]]
 
 
 def crossfade(tail: np.ndarray, head: np.ndarray, overlap: int, retain: float) -> np.ndarray:
-    """Joins two chunks linearly in the middle share of their overlap; returns (overlap,) samples.
+    """Joins two chunks linearly in the middle share of their overlap; all three are (overlap,) samples.
 
-        tail   ########\\____          retain = middle share; where it is 1 the ramp fills the overlap
-        head   ____/########
-               | l |  r  | c |        l from the tail, r mixed, c from the head
-
-    Args:
-        tail: last `overlap` samples of the chunk before.
-        head: first `overlap` samples of the chunk after.
-        retain: share of the overlap that is mixed, 0 to 1.
+    tail   ########\\____          retain = middle share; where it is 1 the ramp fills the overlap
+    head   ____/########
+           | l |  r  | c |        l from the tail, r mixed, c from the head
     """
     mixed = int(overlap * retain)
     left = (overlap - mixed) // 2
@@ -34,10 +29,7 @@ def crossfade(tail: np.ndarray, head: np.ndarray, overlap: int, retain: float) -
 def join_pieces(tail: np.ndarray, head: np.ndarray) -> np.ndarray:
     """Joins the end of a chunk (T,) and the start of the next (T,) over their whole overlap, at a constant level.
 
-    Equal gain (weights sum to 1) keeps the level of equal signals, equal power (squares sum to 1) of unrelated ones.
-    The same network synthesizes both sides from the same F0, so they are mostly equal but never quite: with the
-    correlation c between the two, weights a and b keep the power when a^2 + b^2 + 2abc = 1. The linear ramp is scaled
-    to that.
+    Weights a and b keep the power of two signals of correlation c when a^2 + b^2 + 2abc = 1: the ramp is scaled to it.
     """
     n_samples = len(tail)
     rise = (np.arange(n_samples, dtype=np.float64) + 0.5) / max(n_samples, 1)

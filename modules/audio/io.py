@@ -41,22 +41,12 @@ def probe(path: Path | str) -> AudioInfo:
 
 
 def read(path: Path | str) -> tuple[np.ndarray, int]:
-    """A whole file as mono: wav (T,) float32, channels averaged, and its rate in Hz.
-
-    Raises:
-        AudioError: missing, empty, truncated, not audio, or with samples that are not numbers.
-    """
-    path = Path(path)
-    blocks = list(read_blocks(path))
-    return np.concatenate(blocks), probe(path).rate
+    """A whole file as mono: wav (T,) float32, channels averaged, and its rate in Hz; else an AudioError."""
+    return np.concatenate(list(read_blocks(path))), probe(path).rate
 
 
 def read_blocks(path: Path | str, block_seconds: float = 10.0) -> Iterator[np.ndarray]:
-    """The file from start to end in mono float32 blocks, of which only one is in memory; the last one is shorter.
-
-    Raises:
-        AudioError: as `read`, when the reading reaches the damage.
-    """
+    """The file in mono float32 blocks, the last one shorter; an AudioError where the reading reaches damage."""
     path = Path(path)
     with _open(path) as file:
         refuse_truncated(path)
@@ -82,7 +72,7 @@ def read_blocks(path: Path | str, block_seconds: float = 10.0) -> Iterator[np.nd
 
 
 def load(path: Path | str, rate: int) -> np.ndarray:
-    """A whole file as mono at `rate` Hz: wav (T,) float32; raises as `read`."""
+    """A whole file as mono at `rate` Hz: wav (T,) float32."""
     wav, found = read(path)
     return resample(wav, found, rate)
 
@@ -99,12 +89,11 @@ def to_int16(wav: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(wav * 32767.0), -32768, 32767).astype(np.int16)
 
 
-def write(path: Path | str, wav: np.ndarray, rate: int, subtype: str = "PCM_16") -> None:
-    """Writes a mono WAV, whole or not at all; float samples are rounded and clipped, int16 samples stay as they are."""
-    samples = wav if subtype in ("FLOAT", "DOUBLE") else _for_subtype(wav, subtype)
+def write(path: Path | str, wav: np.ndarray, rate: int) -> None:
+    """Writes a mono 16-bit WAV, whole or not at all."""
     try:
         with atomic_path(path) as temporary:
-            soundfile.write(temporary, samples, rate, subtype=subtype, format="WAV")
+            soundfile.write(temporary, to_int16(wav), rate, subtype="PCM_16", format="WAV")
     except (OSError, soundfile.SoundFileError) as error:
         raise AudioError(f"{path}: cannot be written ({error})") from None
 
@@ -117,24 +106,14 @@ def _for_subtype(wav: np.ndarray, subtype: str) -> np.ndarray:
 
 
 class StreamWriter:
-    """Writes a mono file block by block under a temporary name; it takes its own name when all is written.
+    """A context manager that writes a mono file block by block; an exception inside leaves an older result as it is.
 
-    Use it as a context manager: leaving it by an exception removes the temporary file and keeps an older result.
-
-    Args:
-        format: soundfile's name of the container in any case ("wav", "flac", "ogg", "mp3", "aiff"), or "opus".
-        tags: metadata by soundfile's names ("title", "artist", "comment", ...); a container without room for one
-            goes without it.
-
-    Raises:
-        UsageError: unknown format, or one that cannot hold this rate.
+    Formats are soundfile's containers in any case, and "opus"; tags have soundfile's names ("title", "artist", ...).
     """
 
     def __init__(self, path: Path | str, rate: int, format: str, tags: dict[str, str] | None = None) -> None:
-        self.path = Path(path)
-        self._tags = tags or {}
+        self.path, self._rate, self._tags = Path(path), rate, tags or {}
         self.n_samples = 0
-        self._rate = rate
         self._format, self._subtype = _OUTPUT_FORMATS.get(format.lower(), (format.upper(), None))
         known = soundfile.available_formats()
         if self._format not in known:
@@ -155,7 +134,7 @@ class StreamWriter:
                 f"{self.path}: cannot be written as {self._format} at {self._rate} Hz ({error}). Try another format."
             ) from None
         for name, text in self._tags.items():
-            with contextlib.suppress(soundfile.SoundFileError):
+            with contextlib.suppress(soundfile.SoundFileError):  # a container without room for it
                 setattr(self._file, name, text)
         return self
 
@@ -198,12 +177,10 @@ def _open(path: Path) -> soundfile.SoundFile:
         if "does not exist" in reason:  # what libsndfile says when its mp3 decoder finds nothing
             reason = "no audio found in it"
         raise AudioError(f"{path}: not an audio file that can be read ({reason})") from None
-    wrong = None
+    if file.format != "RAW" and file.samplerate in _RATES:
+        return file
+    file.close()
     if file.format == "RAW":  # libsndfile takes any .au or .snd file without a header for 8 kHz telephone sound
-        wrong = "not an audio file that can be read (no header)"
-    elif file.samplerate not in _RATES:
-        wrong = f"its header says {file.samplerate} Hz, expected {_RATES[0]} to {_RATES[-1]} Hz; it may be damaged"
-    if wrong:
-        file.close()
-        raise AudioError(f"{path}: {wrong}")
-    return file
+        raise AudioError(f"{path}: not an audio file that can be read (no header)")
+    wanted = f"expected {_RATES[0]} to {_RATES[-1]} Hz; it may be damaged"
+    raise AudioError(f"{path}: its header says {file.samplerate} Hz, {wanted}")

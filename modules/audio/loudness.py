@@ -21,11 +21,9 @@ def hop_energies(wav: np.ndarray, hop_length: int) -> np.ndarray:
 
 
 def rms_from_energies(energies: np.ndarray, n_samples: int, hop_length: int, hops: int) -> np.ndarray:
-    """Root mean square of windows of `hops` hops (an even number) centred on every hop's first sample.
+    """Root mean square of windows of `hops` hops (an even number) centred on every hop's first sample, as librosa's.
 
-    Beyond both ends the signal counts as zero. Same numbers as librosa.feature.rms with its default centring.
-
-        hops = 4:   frame i  =  hops i-2, i-1, i, i+1
+        hops = 4:   frame i  =  hops i-2, i-1, i, i+1; beyond both ends the signal counts as zero
 
     `energies` come from `hop_energies` of a signal of T = `n_samples`; the result is (T // hop_length + 1,) float64.
     """
@@ -36,7 +34,7 @@ def rms_from_energies(energies: np.ndarray, n_samples: int, hop_length: int, hop
 
 
 def centered_rms(wav: np.ndarray, hop_length: int, hops: int) -> np.ndarray:
-    """Root mean square of (T,) in windows of `hops` hops: (T // hop_length + 1,); see `rms_from_energies`."""
+    """`rms_from_energies` of (T,)."""
     return rms_from_energies(hop_energies(wav, hop_length), len(wav), hop_length, hops)
 
 
@@ -56,17 +54,16 @@ def frame_volume(wav: "torch.Tensor", hop_length: int) -> "torch.Tensor":
     return padded[: n_frames * hop_length].reshape(n_frames, hop_length).mean(dim=-1).sqrt()
 
 
-def peak_normalise(wav: np.ndarray, peak: float = 1.0) -> np.ndarray:
-    """(T,) scaled so that its largest magnitude is `peak`; silence stays silence."""
-    found = float(np.abs(wav).max(initial=0.0))
-    return wav if found == 0 else (wav * (peak / found)).astype(np.float32)
+def peak_normalise(wav: np.ndarray) -> np.ndarray:
+    """(T,) scaled so that its largest magnitude is 1; silence stays silence."""
+    peak = float(np.abs(wav).max(initial=0.0))
+    return wav if peak == 0 else (wav * (1 / peak)).astype(np.float32)
 
 
 def trim_silence(wav: np.ndarray, top_db: float = 40.0) -> np.ndarray:
     """(T,) without the frames at both ends that lie more than `top_db` below the loudest one.
 
-    Frames of 2048 samples every 512, as librosa.effects.trim. All-silent input comes back whole: nothing in it lies
-    below its own maximum.
+    Frames of 2048 samples every 512, as librosa.effects.trim. All-silent input comes back whole.
     """
     if not len(wav):
         return wav
@@ -79,10 +76,7 @@ def match_envelope(out: np.ndarray, out_rate: int, source: np.ndarray, source_ra
     """Gives a result (T,) the loudness curve of its source (T',), which covers the same time; returns (T,) float32.
 
     Loudness is measured each half second in windows of one second and interpolated:
-    out * rms(source)^(1 - ratio) * rms(out)^(ratio - 1).
-
-    Args:
-        ratio: 1 keeps the result's own loudness, 0 takes the source's.
+    out * rms(source)^(1 - ratio) * rms(out)^(ratio - 1). Ratio 1 keeps the result's own loudness, 0 takes the source's.
     """
     wanted = _envelope(source, source_rate, len(out))
     found = np.maximum(_envelope(out, out_rate, len(out)), 1e-6)

@@ -1,7 +1,6 @@
 """Spectra: the linear spectrogram of training, its mel, the vocoder's mel with key shift, and the centred log mel.
 
-All run in fp32 whatever the input, on the input's device, and can be differentiated. Windows and filter banks are
-cached by `AudioSpec` and device.
+All run in fp32 whatever the input, on the input's device, and can be differentiated.
 """
 
 from functools import lru_cache
@@ -18,9 +17,8 @@ LOG_FLOOR = 1e-5
 def spectrogram(wav: torch.Tensor, audio: AudioSpec) -> torch.Tensor:
     """Linear magnitude spectrum with exactly T // hop_length frames (for T above the padding).
 
-    (..., T) in [-1, 1] at audio.sampling_rate to (..., F, N) float32. The wave is reflected by (n_fft - hop_length) / 2
-    at both ends and not centred, so frame i looks at the samples around the middle of hop i. Magnitude is
-    sqrt(re^2 + im^2 + 1e-6). Raises AudioError where T is too short to be reflected.
+    (..., T) in [-1, 1] at audio.sampling_rate to (..., F, N) float32, sqrt(re^2 + im^2 + 1e-6). The wave is reflected
+    by (n_fft - hop_length) / 2 at both ends and not centred: frame i looks at the samples around the middle of hop i.
     """
     pad = (audio.n_fft - audio.hop_length) // 2
     flat = wav.reshape(-1, wav.shape[-1]).float()
@@ -37,7 +35,7 @@ def mel_from_spectrogram(spec: torch.Tensor, audio: AudioSpec) -> torch.Tensor:
 
 
 def mel_spectrogram(wav: torch.Tensor, audio: AudioSpec) -> torch.Tensor:
-    """Natural-log mel of a wave: (..., T) to (..., M, N). Raises AudioError as `spectrogram`."""
+    """Natural-log mel of a wave: (..., T) to (..., M, N)."""
     return mel_from_spectrogram(spectrogram(wav, audio), audio)
 
 
@@ -53,8 +51,7 @@ def vocoder_mel(wav: torch.Tensor, audio: AudioSpec, key_shift: float = 0.0) -> 
     n_samples, hop = flat.shape[-1], audio.hop_length
     left = (win_length - hop) // 2
     right = max((win_length - hop + 1) // 2, win_length - n_samples - left)
-    mode = "reflect" if right < n_samples else "constant"
-    padded = F.pad(flat[:, None], (left, right), mode=mode)[:, 0]
+    padded = F.pad(flat[:, None], (left, right), mode="reflect" if right < n_samples else "constant")[:, 0]
     magnitude = _stft_magnitude(padded, n_fft, hop, win_length, 1e-9)
     if key_shift:
         missing = audio.n_freqs - magnitude.shape[-2]
@@ -65,10 +62,8 @@ def vocoder_mel(wav: torch.Tensor, audio: AudioSpec, key_shift: float = 0.0) -> 
 
 def centered_log_mel(wav: torch.Tensor, audio: AudioSpec) -> torch.Tensor:
     """Natural-log mel with centred frames and the HTK scale, for RMVPE: (T,) to (M, T // hop_length + 1) float32."""
-    window = _hann(audio.win_length, wav.device)
-    spec = torch.stft(
-        wav.float(), audio.n_fft, audio.hop_length, audio.win_length, window, center=True, return_complex=True
-    )
+    sizes, window = (audio.n_fft, audio.hop_length, audio.win_length), _hann(audio.win_length, wav.device)
+    spec = torch.stft(wav.float(), *sizes, window, center=True, return_complex=True)
     return torch.log(torch.clamp(mel_filters(audio, wav.device, htk=True) @ spec.abs(), min=LOG_FLOOR))
 
 
@@ -77,10 +72,8 @@ def mel_filters(audio: AudioSpec, device: torch.device, htk: bool = False) -> to
     """Mel filter bank (M, F) float32 with Slaney norm; the scale is Slaney's, or HTK's where asked."""
     from librosa.filters import mel
 
-    bank = mel(
-        sr=audio.sampling_rate, n_fft=audio.n_fft, n_mels=audio.n_mels, fmin=audio.fmin, fmax=audio.fmax, htk=htk
-    )
-    return torch.from_numpy(bank).float().to(device)
+    sizes = {"n_fft": audio.n_fft, "n_mels": audio.n_mels, "fmin": audio.fmin, "fmax": audio.fmax}
+    return torch.from_numpy(mel(sr=audio.sampling_rate, **sizes, htk=htk)).float().to(device)
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,4 @@
-"""Silence to segments: where a song can be cut inaudibly.
-
-Works on one loudness value per 20 ms, so a file of any length is measured as it streams by and never held.
-"""
+"""Silence to segments: where a song can be cut inaudibly, by one loudness value per 20 ms."""
 
 from dataclasses import dataclass
 
@@ -9,7 +6,6 @@ import numpy as np
 
 from modules.audio.loudness import hop_energies, rms_from_energies
 
-HOP_MS = 20
 WINDOW_HOPS = 4
 MIN_INTERVAL_MS = 300
 MAX_SILENCE_KEPT_MS = 5000
@@ -49,8 +45,8 @@ class RmsMeter:
 
 
 def slicer_hop(rate: int) -> int:
-    """Samples between two loudness values."""
-    return round(rate * HOP_MS / 1000)
+    """Samples between two loudness values, 20 ms apart."""
+    return round(rate * 20 / 1000)
 
 
 def slice_silence(
@@ -59,21 +55,13 @@ def slice_silence(
     """Cuts a file at its silences, exactly as so-vits-svc's slicer does.
 
     Silences of 0.3 s and more are cut where they are quietest once the segment before them has `min_length_ms`; up to
-    5 s of a silence stays with the voice at either side. Clips of at most min_length_ms / 20 SAMPLES come back whole:
-    so-vits-svc compares samples with frames there, and segment borders depend on it.
-
-    Args:
-        rms: what `RmsMeter.finish` gives for the file of `n_samples` at `rate` Hz.
-        threshold_db: loudness in dB (full scale 0) below which a frame is silent.
-        min_length_ms: shortest segment before a cut in the middle.
-
-    Returns:
-        Segments that cover 0 to n_samples without gap or overlap, none empty.
+    5 s of a silence stays with the voice at either side. `rms` is what `RmsMeter.finish` gives for the file; segments
+    cover 0 to n_samples without gap or overlap, none empty.
     """
     hop = slicer_hop(rate)
     min_length = round(rate * min_length_ms / 1000 / hop)
     tags = []
-    if n_samples > min_length:
+    if n_samples > min_length:  # so-vits-svc compares samples with frames, and segment borders depend on it
         min_interval = round(rate * MIN_INTERVAL_MS / 1000 / hop)
         keep = round(rate * MAX_SILENCE_KEPT_MS / 1000 / hop)
         tags = _silences(rms, 10 ** (threshold_db / 20), min_length, min_interval, keep)
@@ -86,9 +74,7 @@ def slice_silence(
     return [segment for segment in segments if segment.end > segment.start]
 
 
-def _silences(
-    rms: np.ndarray, threshold: float, min_length: int, min_interval: int, keep: int
-) -> list[tuple[int, int]]:
+def _silences(rms: np.ndarray, threshold: float, min_length: int, min_interval: int, keep: int) -> list[tuple]:
     """(start, end) of silent segments in frames; equal numbers mean a cut without anything taken out."""
 
     def quietest(first: int, last: int) -> int:

@@ -38,7 +38,7 @@ def _announced(file: BinaryIO, size: int) -> tuple[int, int]:
     head = file.read(40)
     kind, form = head[:4], head[8:12]
     if kind in (b"RIFF", b"RF64", b"BW64") and form == b"WAVE":
-        return _riff_samples(file, size)
+        return _samples(file, size, "<4sI", 12, b"data")
     if kind == b"FORM" and form in (b"AIFF", b"AIFC"):
         return _samples(file, size, ">4sI", 12, b"SSND")
     if kind == b"riff" and head[24:28] == b"wave":
@@ -51,22 +51,14 @@ def _announced(file: BinaryIO, size: int) -> tuple[int, int]:
     return 0, 0
 
 
-def _riff_samples(file: BinaryIO, size: int) -> tuple[int, int]:
-    """Above 4 GB the data chunk says 0xFFFFFFFF and the true size stands in a ds64 chunk in front of it."""
-    large = 0
-    for name, length, start in _chunks(file, size, "<4sI", 12, 2):
+def _samples(file: BinaryIO, size: int, layout: str, first: int, wanted: bytes, alignment: int = 2) -> tuple[int, int]:
+    large = 0  # above 4 GB the data chunk of a wav says 0xFFFFFFFF, and a ds64 chunk in front of it the true size
+    for name, length, start in _chunks(file, size, layout, first, alignment):
         if name == b"ds64":
             file.seek(start)
             _, large = struct.unpack("<QQ", file.read(16))
-        if name == b"data":
-            return (large if length in _UNKNOWN_SIZES else length), start
-    return 0, 0
-
-
-def _samples(file: BinaryIO, size: int, layout: str, first: int, wanted: bytes, alignment: int = 2) -> tuple[int, int]:
-    for name, length, start in _chunks(file, size, layout, first, alignment):
         if name.startswith(wanted):
-            return (0 if length < 0 or length in _UNKNOWN_SIZES else length), start
+            return (large if length < 0 or length in _UNKNOWN_SIZES else length), start
     return 0, 0
 
 

@@ -13,17 +13,12 @@ def plan_windows(
                              .....|================.....|
                                               .....|======================|      = kept   . context, dropped
 
-    What is kept, laid end to end, is the whole. The first window starts and the last one ends at the true edge.
+    Slices of the whole, and slices of each of them; what is kept, laid end to end, is the whole.
 
     Args:
-        length: of the whole; up to `longest` it is one window, so that its result is that of the whole.
-        longest: most that a window reads.
-        context: read on both sides of what is kept.
+        longest: most that a window reads; a whole of that length is one window.
         grid: windows start at multiples of it; `longest` and `context` are rounded to it.
         equal: all windows are exactly `longest`, the last one moved to the left, so that a network meets one length.
-
-    Returns:
-        Slices of the whole, and slices of each of them.
     """
     if length <= longest:
         return [(slice(0, length), slice(0, length))]

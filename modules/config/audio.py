@@ -7,13 +7,7 @@ from modules.errors import ConfigError
 
 @dataclass(frozen=True)
 class AudioSpec:
-    """Sampling rate and the parameters of a short-time spectrum; hashable, so it is itself a cache key.
-
-    Derived values (`n_freqs`, `frame_rate`, `n_frames()`) are computed, never configured.
-
-    Raises:
-        ConfigError: the values contradict each other.
-    """
+    """Sampling rate and parameters of a short-time spectrum; a ConfigError where they contradict each other."""
 
     sampling_rate: int  # Hz
     n_fft: int  # samples

@@ -105,11 +105,7 @@ ENCODER_ALIASES = {"contentvec768l12": "vec768l12", "contentvec": "vec256l9"}
 
 
 def load_diffusion_config(path: Path | str) -> DiffusionConfig:
-    """A checked config from a YAML file.
-
-    Raises:
-        ConfigError: no such file, not YAML, an unknown key near a known one, or a wrong type.
-    """
+    """A checked config from a YAML file; a ConfigError names the file and what is wrong in it."""
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_bytes().decode("utf-8-sig"))

@@ -38,9 +38,7 @@ NOT_TO_IGNORE = ("emb_vol.", "pre.", "enc_p.", "dec.", "flow.flows.")
 def likely_key(name: str, axes: tuple[int, ...]) -> str:
     """The `hint` for `modules.weights.state_dict.fit` of a voice: the config key that most likely explains a mismatch.
 
-    Args:
-        name: of the tensor.
-        axes: along which its size is another; none where it is missing or has no place.
+    `axes` are those along which the tensor `name` has another size; none where it is missing or has no place.
     """
     table = [(pattern, key) for pattern, axis, key in _SIZED_BY if axis in axes] if axes else _ABSENT_BECAUSE
     key = next((f"model.{key}" for pattern, key in table if re.match(pattern, name)), "another model section")

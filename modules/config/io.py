@@ -1,7 +1,6 @@
 """Reading and writing config.json: key order and unknown keys survive, mistakes are named.
 
-An unknown key close to a known one is taken for a typing mistake and refused; any other is kept, with one warning
-(configs of forks carry some).
+An unknown key close to a known one is refused as a typing mistake; others are kept: configs of forks carry some.
 """
 
 import json
@@ -29,13 +28,8 @@ _MISTAKE_CUTOFF = 0.85
 
 
 def load_config(path: Path | str) -> Config:
-    """A checked config from a file.
-
-    Raises:
-        ConfigError: no such file, not JSON, an unknown key near a known one, a wrong type, or contradicting values.
-    """
-    path = Path(path)
-    return parse_config(read_json(path), path)
+    """A checked config from a file; a ConfigError names the file and what is wrong in it."""
+    return parse_config(read_json(Path(path)), Path(path))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,9 +4,8 @@ import copy
 from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "base": {"data": {"unit_interpolate_mode": "nearest"}},
+    "base": {},
     "tiny": {
-        "data": {"unit_interpolate_mode": "nearest"},
         "model": {
             "filter_channels": 512,
             "upsample_initial_channel": 400,
@@ -16,7 +15,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Converts faster than real time on two CPU cores; the shape of pretrain/base-small. See configs/README.md.
     "small": {
-        "data": {"unit_interpolate_mode": "nearest"},
         "train": {
             "batch_size": 4,
             "learning_rate": 2e-4,
@@ -45,7 +43,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # The whole model, a fraction of its channels: learns a voice on two CPU cores. Not for a voice you keep.
     "micro": {
-        "data": {"unit_interpolate_mode": "nearest"},
         "train": {
             "batch_size": 4,
             "learning_rate": 1e-3,
@@ -90,12 +87,11 @@ DECIDED_MODEL_KEYS = (
 
 
 def preset_values(name: str, encoder: str, encoder_dim: int) -> dict[str, Any]:
-    """The values of a new config.json: a preset, with the widths that go with the encoder's `encoder_dim`-wide units.
+    """The values of a new config.json: a preset, and what it leaves to the encoder.
 
-    Speaker vector and feed-forward layers are as wide as the units, the latter at least 768, as in so-vits-svc. `tiny`
-    keeps its 512, `small` and `micro` all of their own.
+    Speaker vector and feed-forward layers are as wide as the units, the latter at least 768, as in so-vits-svc.
     """
-    values = copy.deepcopy(PRESETS[name])
+    values = {"data": {"unit_interpolate_mode": "nearest"}, **copy.deepcopy(PRESETS[name])}
     model = values.setdefault("model", {})
     model.update({"speech_encoder": encoder, "ssl_dim": encoder_dim, "clamp_f0_high": True})
     model.setdefault("gin_channels", encoder_dim)

@@ -1,8 +1,7 @@
 """The typed mirror of config.json: field name = JSON key = so-vits-svc's key; every default lives here.
 
 A default is what an absent key means in a published 4.0 or 4.1 config; what a new config gets on top is in
-`presets.py`. Unknown keys are kept and written back (`io.py` decides which are typing mistakes). Keys marked
-"other tools" are not used here; they stay so that the file still works elsewhere.
+`presets.py`. Keys marked "other tools" are not used here; they stay so that the file still works elsewhere.
 """
 
 import math
@@ -25,9 +24,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Sizes = Annotated[list[Annotated[int, Field(gt=0, le=4096)]], Field(min_length=1, max_length=16)]
 SizeLists = Annotated[list[Sizes], Field(min_length=1, max_length=16)]
 
-# Published voices hold 40 to 80 million.
-MOST_PARAMETERS = 1_000_000_000
-
+MOST_PARAMETERS = 1_000_000_000  # published voices hold 40 to 80 million
 VOCODER_NAMES = ("nsf-hifigan", "nsf-snake-hifigan")
 UNIT_MODES = ("left", "nearest", "linear")
 
@@ -168,11 +165,7 @@ class Config(Section):
         return self.train.segment_size // self.data.hop_length
 
     def check(self) -> None:
-        """Compares the sections with each other.
-
-        Raises:
-            ConfigError: two values contradict each other; the text names both and what to set.
-        """
+        """Refuses two values that contradict each other; the text names both and what to set."""
         problem = next(chain(_audio_problems(self), _model_problems(self.model), _speaker_problems(self)), None)
         if problem:
             raise ConfigError(problem)
@@ -256,14 +249,9 @@ def _unknown(key: str, found: object, known: tuple[str, ...]) -> Iterator[str]:
 
 
 def refuse_absurd(parts: dict[str, int], section: str) -> None:
-    """Refuses a network that no machine of a user could hold: `parts` maps the keys that size a part to its parameters.
-
-    Raises:
-        ConfigError: all together are more than `MOST_PARAMETERS`; names the keys of the largest part.
-    """
-    total = sum(parts.values())
+    """Refuses a network that no user's machine could hold: `parts` maps the keys that size a part to its parameters."""
+    total, largest = sum(parts.values()), max(parts, key=parts.__getitem__)
     if total > MOST_PARAMETERS:
-        largest = max(parts, key=parts.__getitem__)
         raise ConfigError(
             f"{section} describes a network of {total:.2g} parameters, at most {MOST_PARAMETERS:.0e} are allowed. Most "
             f"are in {largest}: correct these values."

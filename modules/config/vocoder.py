@@ -67,26 +67,18 @@ def load_vocoder_config(path: Path | str) -> VocoderConfig:
 
 
 def find_mel(weights: str) -> tuple[AudioSpec, Path | None]:
-    """The mel of a vocoder and the config that says so; the published vocoder's mel and None where no config is there.
-
-    `weights` is `vocoder.ckpt` of diffusion.yaml.
-    """
+    """The mel of a vocoder and the config that says so; the published one's and None where there is no config."""
     path = find(vocoder_config_path(weights).as_posix())
     return (PUBLISHED_MEL, None) if path is None else (load_vocoder_config(path).audio, path)
 
 
 def require_same_frames(audio: AudioSpec, audio_path: Path | str, mel: AudioSpec, mel_path: Path | str) -> None:
-    """Refuses a vocoder's mel whose frames are not those of the model's audio.
-
-    Raises:
-        ConfigError: rate or hop differ; the text names both files and both values.
-    """
-    for name, ours, theirs in (
-        ("sampling rate", audio.sampling_rate, mel.sampling_rate),
-        ("hop length", audio.hop_length, mel.hop_length),
-    ):
+    """Refuses a vocoder's mel whose frames are not those of the model's audio."""
+    for name in ("sampling_rate", "hop_length"):
+        ours, theirs = getattr(audio, name), getattr(mel, name)
         if ours != theirs:
             raise ConfigError(
-                f"{audio_path} has the {name} {ours}, but {mel_path} has {theirs}; the diffusion model works between "
-                "the two and needs one. Use a vocoder made for the model's audio, or change data in the config"
+                f"{audio_path} has the {name.replace('_', ' ')} {ours}, but {mel_path} has {theirs}; the diffusion "
+                "model works between the two and needs one. Use a vocoder made for the model's audio, or change data "
+                "in the config"
             )

@@ -1,7 +1,6 @@
 """Training items of the voice model: aligned features of one clip, a window of long ones, volume augmentation, batches.
 
-What is drawn for an item follows from the seed, the epoch and the item's number alone, however many workers there are,
-so a resumed run sees what an uninterrupted one would have seen.
+What is drawn for an item follows from the seed, the epoch and the item's number alone, so resuming changes nothing.
 """
 
 import itertools
@@ -99,25 +98,16 @@ class ClipDataset(Dataset):
 def require_listed(path: Path, list_path: Path, speakers: dict[str, int], where: object) -> None:
     """Refuses a clip of a list whose speaker is not in the config `where`, or that does not exist."""
     if speaker_of(path) not in speakers:
-        known = ", ".join(speakers) or "none"
-        raise DataError(
-            f"{list_path}: {path} is by {speaker_of(path)!r}, who is not in {where}. Known speakers: {known}. "
-            "Make both again with: python preprocess_flist_config.py"
+        known = (
+            f"Known speakers: {', '.join(speakers) or 'none'}. Make both again with: python preprocess_flist_config.py"
         )
+        raise DataError(f"{list_path}: {path} is by {speaker_of(path)!r}, who is not in {where}. {known}")
     if not path.is_file():
         raise DataError(f"{list_path}: lists {path}, which does not exist. {_REMAKE}")
 
 
 class VoiceDataset(ClipDataset):
-    """The clips of a file list.
-
-    Args:
-        training: cut long clips to random windows and, with `train.vol_aug`, change the volume of every other one.
-
-    Raises:
-        DataError: the list is missing or empty, a clip or its features are missing, a speaker is not in the config, or
-            no clip is as long as a training segment.
-    """
+    """The clips of a file list; in training, random windows of long ones and, with `train.vol_aug`, changed volumes."""
 
     def __init__(self, list_path: Path | str, config: Config, training: bool = True) -> None:
         self.config, self.audio, self.training = config, config.audio, training
@@ -129,11 +119,7 @@ class VoiceDataset(ClipDataset):
         self._cache = [self._load(path) for path in self.clips] if config.train.all_in_mem else None
 
     def item(self, index: int, epoch: int = 0) -> Item:
-        """Clip number `index` as the model sees it in `epoch`.
-
-        Raises:
-            DataError: its features are stale, damaged or do not fit the config.
-        """
+        """Clip number `index` as the model sees it in `epoch`."""
         item = self._cache[index] if self._cache is not None else self._load(self.clips[index])
         if not self.training:
             return item
@@ -154,8 +140,7 @@ class VoiceDataset(ClipDataset):
                 f"Correct model.ssl_dim, or make them again with: {features.COMMAND}"
             )
         n_frames = len(found.f0)
-        wav = found.wav[: n_frames * self.audio.hop_length]
-        wav = torch.nn.functional.pad(wav, (0, n_frames * self.audio.hop_length - len(wav)))
+        wav = torch.nn.functional.pad(found.wav, (0, n_frames * self.audio.hop_length - len(found.wav)))
         units = align_units(found.units, n_frames, self.config.data.unit_interpolate_mode)
         speaker = self.config.spk[speaker_of(path)]
         return Item(units, found.f0, found.uv, found.spec, wav, speaker, found.volume, path.as_posix())
@@ -188,10 +173,7 @@ def draw_gain(item: Item, generator: np.random.Generator) -> float:
 
 
 def change_volume(item: Item, gain: float) -> Item:
-    """An item as if recorded `gain` times as loud.
-
-    The spectrum needs no new transform: sqrt(|X|^2 + e) becomes sqrt(10^2g |X|^2 + e).
-    """
+    """An item as if recorded `gain` times as loud: sqrt(|X|^2 + e) of its spectrum becomes sqrt(gain^2 |X|^2 + e)."""
     power = (item.spec.square() - _SPECTRUM_FLOOR).clamp_min(0)
     spec = (gain**2 * power + _SPECTRUM_FLOOR).sqrt()
     return item._replace(wav=item.wav * gain, volume=item.volume * gain, spec=spec)
@@ -199,13 +181,11 @@ def change_volume(item: Item, gain: float) -> Item:
 
 def collate(items: list[Item | UserError]) -> Batch | UserError:
     """Joins items to a batch; the first error among them comes back in its place."""
-    errors = [item for item in items if isinstance(item, UserError)]
-    if errors:
+    if errors := [item for item in items if isinstance(item, UserError)]:
         return errors[0]
     items = sorted(items, key=lambda item: -len(item.f0))
 
-    def padded(name: str) -> torch.Tensor | None:
-        """(B, ..., longest), with zeros at the end of the last axis."""
+    def padded(name: str) -> torch.Tensor | None:  # (B, ..., longest), with zeros at the end of the last axis
         tensors = [getattr(item, name) for item in items]
         if any(tensor is None for tensor in tensors):
             return None
@@ -221,16 +201,10 @@ def collate(items: list[Item | UserError]) -> Batch | UserError:
 
 
 class EpochBatches(Sampler):
-    """Batches of `Draw`s in an order that is new in every epoch and follows from the seed.
+    """Batches of `Draw`s in an order that follows from seed and epoch; call `set_epoch` before each pass.
 
-    Several ranks share the batches of one: `world_size` times as many items, of which each rank gets every
-    `world_size`-th. So the same items meet in a step, however many ranks they are spread over. All ranks get equally
-    many batches and none an empty one; for that the last batch of an epoch may repeat items of its first.
-
-    Call `set_epoch` before each pass.
-
-    Args:
-        batch_size: items per batch and rank; the last one may be smaller.
+    Several ranks share a batch of `world_size` times as many items, of which each gets every `world_size`-th. All get
+    equally many batches and none an empty one; for that the last batch of an epoch may repeat items of its first.
     """
 
     def __init__(self, n_items: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
@@ -239,22 +213,15 @@ class EpochBatches(Sampler):
         self.set_epoch(1)
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
         return math.ceil(self.n_items / self.items_per_batch)
 
     @property
     def items_per_batch(self) -> int:
-        """Items of a whole batch of all ranks."""
+        """Of all ranks."""
         return self.batch_size * self.world_size
 
     def set_epoch(self, epoch: int, skip: int = 0, last: int | None = None) -> None:
-        """Where the next pass starts and ends.
-
-        Args:
-            epoch: from 1.
-            skip: batches of it that an interrupted run has done.
-            last: epoch at whose end the pass ends, `epoch` by default; workers do not pause between two epochs.
-        """
+        """The next pass: from batch `skip` of `epoch` (from 1) to the end of `last`, without a pause between epochs."""
         self.epoch, self.skip, self.last = epoch, skip, epoch if last is None else last
 
     def __iter__(self) -> Iterator[list[Draw]]:

@@ -3,9 +3,8 @@
     workers (a thread, or processes)   clip -> spec, volume, f0, mels -> a short queue
     this process                                                         the queue -> encoder, in batches -> units
 
-On a CPU the second row works while the first prepares the next clip, or each process does the whole clip where there
-are several. On a GPU the networks run here, on batches of clips of similar length, and only the rest is prepared by
-the workers. Each clip is written as it is made, so an interruption loses nothing that is finished.
+On a CPU the second row works while the first prepares the next clip, or each of several processes does whole clips. On
+a GPU the networks run here, on batches of clips of similar length. Each clip is written as it is made.
 """
 
 import queue
@@ -30,10 +29,8 @@ from modules.files import sha256_of
 
 Item = TypeVar("Item")
 
-# Prepared clips that may wait for the networks. One clip of ten seconds takes 2.4 MB.
-QUEUE_CLIPS = 32
-# A batch on a GPU holds at most this much audio, silence at the ends of the shorter clips included.
-BATCH_SECONDS = 120.0
+QUEUE_CLIPS = 32  # that may wait for the networks; one of ten seconds takes 2.4 MB
+BATCH_SECONDS = 120.0  # most audio in a batch on a GPU, padding included
 
 
 @dataclass
@@ -55,16 +52,9 @@ def extract(
     later: Sequence[str] = (),
     encoder_rate: int = 16000,
 ) -> Extracted:
-    """Makes the missing features of a clip, in this process.
+    """Makes the missing features of a clip, but those in `later`, which it leaves for `Networks.finish`.
 
-    Args:
-        encoder: may be None where no units are missing, or where they are left for later.
-        predictor: the same for f0.
-        later: names to leave for `Networks.finish`.
-        encoder_rate: Hz, of the audio that is kept for the encoder.
-
-    Raises:
-        UserError: the clip cannot be read, is too short, or has another rate than the config.
+    `encoder` and `predictor` may be None where they have nothing to make; `encoder_rate` is that of the audio left.
     """
     names = missing(wav_path, recipe)
     if not names:
@@ -131,7 +121,7 @@ class Networks:
                 units = {path: found for (path, _), found in zip(with_units, encoded)}
         except (UserError, RuntimeError, MemoryError) as error:
             failure = error
-        if failure is not None and len(batch) > 1:  # find out which clip it was, or whether one at a time fits
+        if failure and len(batch) > 1:  # find out which clip it was, or whether one at a time fits
             for clip in batch:
                 yield from self._run_batch([clip])
             return

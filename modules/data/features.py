@@ -14,8 +14,7 @@ and for the diffusion model:
     X.wav.aug_vol.npy    aug_volume (N,) float32
     X.wav.aug_shift.npy  aug_shift  (1,) float32, semitones
 
-The last three are one feature, `augmented`: they are made together or not at all. Names and shapes are so-vits-svc's;
-its f0 and aug_mel were pickled objects (the key shift was inside), which are not read here but made again.
+The last three are one feature, `augmented`. Names and shapes are so-vits-svc's; its pickled files are made again.
 """
 
 import json
@@ -135,12 +134,7 @@ def _is_usable(wav_path: Path, name: str, recipe: FeatureRecipe, n_samples: int)
 
 
 def store(wav_path: Path, recipe: FeatureRecipe, made: dict[str, torch.Tensor | np.ndarray | tuple]) -> None:
-    """Writes features of a clip.
-
-    Args:
-        recipe: how they were made.
-        made: name -> what `ClipFeatures` holds; `f0` as (2, N), pitch and voicing; `augmented` as `augment` gives it.
-    """
+    """Writes features of a clip as `ClipFeatures` has them; `f0` as (2, N), `augmented` as `augment` gives it."""
     wanted, stat = recipe.by_feature(), wav_path.stat()
     clip = {"wav_sha256": sha256_of(wav_path), "wav_stat": [stat.st_size, stat.st_mtime_ns]}
     stored = _read_sidecar(wav_path)
@@ -153,13 +147,11 @@ def store(wav_path: Path, recipe: FeatureRecipe, made: dict[str, torch.Tensor | 
     for name, value in made.items():
         if name == "augmented":
             mel, volume, key_shift = value
-            _save_array(path_of(wav_path, "aug_mel"), mel.T.numpy())
-            _save_array(path_of(wav_path, "aug_volume"), volume.numpy())
-            _save_array(path_of(wav_path, "aug_shift"), np.array([key_shift]))
-        elif name in ("units", "spec"):
-            _save_tensor(path_of(wav_path, name), value[None] if name == "units" else value)
+            _save(path_of(wav_path, "aug_mel"), mel.T)
+            _save(path_of(wav_path, "aug_volume"), volume)
+            _save(path_of(wav_path, "aug_shift"), [key_shift])
         else:
-            _save_array(path_of(wav_path, name), value.T.numpy() if name == "mel" else value)
+            _save(path_of(wav_path, name), value[None] if name == "units" else value.T if name == "mel" else value)
     entries.update({name: wanted[name] for name in made})
     write_json(_sidecar(wav_path), {**clip, "features": entries})
 
@@ -167,14 +159,7 @@ def store(wav_path: Path, recipe: FeatureRecipe, made: dict[str, torch.Tensor | 
 def load(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool = False) -> ClipFeatures:
     """A clip and its features for the voice model, checked against each other and against the config.
 
-    Args:
-        audio: the config's rate and spectrum.
-        encoder: the config's `model.speech_encoder`.
-        with_volume: the config's `model.vol_embedding`.
-
-    Raises:
-        DataError: a feature is missing, stale, damaged, of the wrong shape or not finite; the text names the command.
-        AudioError: the clip itself cannot be read.
+    A DataError names the command where one is missing, stale, damaged, of the wrong shape or not finite.
     """
     recipe = FeatureRecipe(f"{encoder}:", "", audio, with_volume)
     names = list(recipe.by_feature())
@@ -187,11 +172,7 @@ def load(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool = Fal
 def load_diffusion(
     wav_path: Path, audio: AudioSpec, mel: AudioSpec, encoder: str, with_augmented: bool = True
 ) -> ClipFeatures:
-    """The features of a clip for the diffusion model, as `load`; the clip's samples are not read.
-
-    Args:
-        mel: the vocoder's mel, with the rate and hop of `audio`.
-    """
+    """The features of a clip for the diffusion model, as `load`; the clip's samples are not read."""
     recipe = FeatureRecipe(f"{encoder}:", "", audio, mel=mel)
     names = [name for name in DIFFUSION_NAMES if with_augmented or name != "augmented"]
     _check_sidecar(wav_path, names, recipe)
@@ -199,14 +180,9 @@ def load_diffusion(
 
 
 def load_units(wav_path: Path, encoder: str | None = None) -> np.ndarray:
-    """Units of a clip, (N', D) float32, of this tool or of another that stores them alike.
+    """Units of a clip, (N', D) float32, of this tool or of another that stores them alike; the clip is not read.
 
-    Args:
-        wav_path: the clip; it is not read.
-        encoder: refuses units that are known to come from another one.
-
-    Raises:
-        DataError: missing, damaged, of the wrong shape, not finite or stale; the text names the command.
+    Units that are known to come from another `encoder` are refused.
     """
     entry = _read_sidecar(wav_path).get("features", {}).get("units", {})
     made_by = str(entry.get("encoder", "")).split(":")[0]
@@ -216,21 +192,12 @@ def load_units(wav_path: Path, encoder: str | None = None) -> np.ndarray:
 
 
 def read_pitch(wav_path: Path) -> torch.Tensor:
-    """The stored pitch of a clip, (2, N) float32: Hz with gaps filled, and 1 = voiced; not compared with the clip.
-
-    Raises:
-        DataError: it is missing, damaged, of the wrong shape or not finite; the text names the command.
-    """
+    """The stored pitch of a clip, (2, N) float32: Hz with gaps filled, and 1 = voiced; not compared with the clip."""
     return _read_file(wav_path, "f0")
 
 
 def read_clip(wav_path: Path, audio: AudioSpec) -> np.ndarray:
-    """The clip itself, (T,) float32.
-
-    Raises:
-        AudioError: it cannot be read, or is too short.
-        DataError: it has another rate than the config.
-    """
+    """The clip itself, (T,) float32."""
     wav, rate = read(wav_path)
     if rate != audio.sampling_rate:
         raise DataError(
@@ -246,18 +213,14 @@ def read_clip(wav_path: Path, audio: AudioSpec) -> np.ndarray:
 def _read_features(
     wav_path: Path, names: list[str], recipe: FeatureRecipe, n_samples: int, mapped: bool = False
 ) -> dict[str, torch.Tensor | float]:
-    """Features by the fields of `ClipFeatures`, cut to the same frames; refuses any whose length is not the clip's.
-
-    This is what both preprocessing and training ask whether a stored feature can be used.
-    """
+    """Features by the fields of `ClipFeatures`, cut to the same frames; refuses any whose length is not the clip's."""
     files = [file for name in names for file in (_AUGMENTED if name == "augmented" else (name,))]
     found = {file: _read_file(wav_path, file, recipe, mapped) for file in files}
     lengths = {file: tensor.shape[0 if "mel" in file else -1] for file, tensor in found.items() if file != "aug_shift"}
     n_units = lengths.pop("units", None)
     expected = n_samples / recipe.audio.sampling_rate * _ENCODER_FRAMES_PER_SECOND
     if n_units is not None and abs(n_units - expected) > _TOLERANCE_FRAMES:
-        problem = f"has {n_units} frames, about {expected:.0f} are expected"
-        raise _rebuild(path_of(wav_path, "units"), problem, recipe)
+        raise _rebuild(path_of(wav_path, "units"), f"has {n_units} frames, about {expected:.0f} are expected", recipe)
     n_frames = recipe.audio.n_frames(n_samples)
     for file, length in lengths.items():
         if abs(length - n_frames) >= _TOLERANCE_FRAMES:
@@ -274,12 +237,7 @@ def _read_features(
 
 
 def _read_file(wav_path: Path, name: str, recipe: FeatureRecipe | None = None, mapped: bool = False) -> torch.Tensor:
-    """One file of features as it is stored, float32; refuses one that cannot be used.
-
-    Args:
-        recipe: what the shape is compared with; without it, only what is the same for all.
-        mapped: reads the header alone and leaves the values on disk, unchecked.
-    """
+    """One file of features as it is stored, float32, if it can be used; `mapped` reads and checks the header alone."""
     path = path_of(wav_path, name)
     try:
         if path.suffix == ".pt":
@@ -307,14 +265,12 @@ def _read_file(wav_path: Path, name: str, recipe: FeatureRecipe | None = None, m
     return found.float()
 
 
-def _save_tensor(path: Path, tensor: torch.Tensor) -> None:
+def _save(path: Path, value: torch.Tensor | np.ndarray | list[float]) -> None:
     with atomic_path(path) as temporary:
-        torch.save(tensor.float().cpu().contiguous().clone(), temporary)
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with atomic_path(path) as temporary:
-        np.save(temporary, np.ascontiguousarray(array, np.float32), allow_pickle=False)
+        if path.suffix == ".pt":
+            torch.save(value.float().cpu().contiguous().clone(), temporary)
+        else:
+            np.save(temporary, np.ascontiguousarray(value, np.float32), allow_pickle=False)
 
 
 def _check_sidecar(wav_path: Path, names: list[str], recipe: FeatureRecipe) -> None:

@@ -15,15 +15,10 @@ from modules.files import write_text
 logger = logging.getLogger(__name__)
 
 MIN_SECONDS = 0.3
-_MANY_CLIPS = 10  # from here on a speaker gives two clips to validation
 
 
 def scan(source_dir: Path) -> dict[str, dict[Path, float]]:
-    """Speaker -> clip -> seconds of all `source_dir/SPEAKER/*.wav`, sorted; clips that cannot be used are logged.
-
-    Raises:
-        DataError: no such folder, no clips in it, or a name that a list cannot hold.
-    """
+    """Speaker -> clip -> seconds of all `source_dir/SPEAKER/*.wav`, sorted; clips that cannot be used are logged."""
     expected = f"Expected {source_dir}/SPEAKER/clip.wav. Make it with: python resample.py"
     if not source_dir.is_dir():
         raise DataError(f"{source_dir}: no such folder. {expected}")
@@ -53,11 +48,7 @@ def scan(source_dir: Path) -> dict[str, dict[Path, float]]:
 def split_clips(clips: dict[str, Collection[Path]], seed: int) -> tuple[list[Path], list[Path]]:
     """Training and validation clips, both shuffled, the same for the same seed.
 
-    Each speaker gives 2 clips to validation where it has at least 10, otherwise 1. A speaker's choice depends on its
-    own clips only, so adding a speaker changes nothing for the others.
-
-    Raises:
-        DataError: a speaker has fewer than 2 clips.
+    Each speaker gives 2 clips to validation where it has at least 10, otherwise 1, whatever the other speakers are.
     """
     poor = [f"{speaker} ({len(paths)})" for speaker, paths in clips.items() if len(paths) < 2]
     if poor:
@@ -69,7 +60,7 @@ def split_clips(clips: dict[str, Collection[Path]], seed: int) -> tuple[list[Pat
     for speaker, paths in clips.items():
         shuffled = sorted(paths)
         random.Random(f"{seed} {speaker}").shuffle(shuffled)
-        n_validation = 2 if len(shuffled) >= _MANY_CLIPS else 1
+        n_validation = 2 if len(shuffled) >= 10 else 1
         validation += shuffled[:n_validation]
         train += shuffled[n_validation:]
     for paths in (train, validation):

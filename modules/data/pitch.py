@@ -1,9 +1,6 @@
-"""The F0 histograms of a data set's voices: made from the stored F0, kept in one file, and found again.
+"""The F0 histograms of a data set's voices, kept in its f0_histograms.json (speaker to histogram).
 
-    dataset/44k/f0_histograms.json   {speaker: histogram}
-
-Training copies them into its checkpoints, so that a model knows its voices without their recordings. What a histogram
-is stands in `modules.f0.histogram`.
+Training copies them into its checkpoints. What a histogram is stands in `modules.f0.histogram`.
 """
 
 import json
@@ -23,10 +20,7 @@ FILE_NAME = "f0_histograms.json"
 
 
 def write_histograms(in_dir: Path, clips: Iterable[Path]) -> None:
-    """Writes `in_dir`/f0_histograms.json of FOLDER/SPEAKER/clip.wav, unless it says the same already.
-
-    A clip whose stored F0 is missing or damaged is left out.
-    """
+    """Writes `in_dir`/f0_histograms.json of clips with a readable F0, unless it says the same already."""
     found: dict[str, PitchHistogram] = {}
     for clip in sorted(clips):
         try:
@@ -35,7 +29,7 @@ def write_histograms(in_dir: Path, clips: Iterable[Path]) -> None:
             continue  # its reader's caller has said so already, or will
         speaker = speaker_of(clip)
         found[speaker] = found.get(speaker, PitchHistogram()) + PitchHistogram.from_curve(f0, uv)
-    lines = [f"{_json(speaker)}: {_json(found[speaker].to_plain())}" for speaker in sorted(found)]
+    lines = [json.dumps({name: found[name].to_plain()}, ensure_ascii=False)[1:-1] for name in sorted(found)]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     path = in_dir / FILE_NAME
     if not path.is_file() or path.read_bytes() != text.encode():
@@ -71,12 +65,7 @@ def histograms_beside(clips: Iterable[Path], speakers: Iterable[str]) -> dict[st
 def voice_histograms(
     model_path: Path, data_dir: Path = Path("dataset/44k"), card: dict[str, Any] | None = None
 ) -> dict[str, PitchHistogram]:
-    """The histograms of a voice model's speakers: from its checkpoint, or else (published ones) from its data set.
-
-    Args:
-        model_path: G_STEP.pth, .safetensors or .onnx.
-        card: of the model, where it has been read already.
-    """
+    """The histograms of a voice model's speakers: from its checkpoint, or else (published ones) from its data set."""
     stored = ((read_card(model_path) if card is None else card) or {}).get(HISTOGRAMS)
     if card is None and not stored and model_path.suffix not in (".safetensors", ".onnx"):
         stored = load_weights(model_path).get(HISTOGRAMS)  # where checkpoints had them before they had a card
@@ -92,7 +81,3 @@ def _parse(value: object, where: Path) -> dict[str, PitchHistogram]:
     if not isinstance(value, dict):
         raise DataError(f"{where}: holds a {type(value).__name__}, not the pitch histograms of speakers")
     return {str(name): PitchHistogram.from_plain(plain, f"{where}, {name}") for name, plain in value.items()}
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -1,8 +1,7 @@
 """Recordings and the clips that they become: which there are, what is done already, and the conversion of one.
 
-A manifest (`.resample.json` in the output folder) remembers from which source and with which settings each clip was
-made, so that a second run does only what is new or changed, and never touches a file that somebody else wrote.
-numpy only: spawned workers start fast.
+A manifest remembers from which source and with which settings each clip was made, so that a second run does only what
+is new or changed, and never touches a file that somebody else wrote. numpy only: spawned workers start fast.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modules.audio.io import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES, read, resample, to_int16, write
+from modules.audio.io import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES, read, resample, write
 from modules.audio.loudness import peak_normalise, trim_silence
 from modules.errors import AudioError, DataError
 from modules.files import sha256_of, write_json
@@ -25,9 +24,7 @@ from modules.files import sha256_of, write_json
 logger = logging.getLogger(__name__)
 
 MIN_SECONDS = 0.3
-MANIFEST = ".resample.json"
 _SILENT_PEAK = 1e-4  # -80 dB: three steps of 16 bits
-_TRIM_DB = 40.0
 _WORK_PER_FLUSH = 20  # the manifest is written as often as costs a twentieth of the time
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and features add suffixes to a clip's name
 
@@ -47,9 +44,6 @@ def find_recordings(in_dir: Path, out_dir: Path, rate: int, normalise: bool) -> 
     """All audio below `in_dir/SPEAKER/`, sorted, and the reason for each that no clip can be named after.
 
     Files in sub-folders become `sub_file.wav` beside the others. What else lies around is logged.
-
-    Raises:
-        DataError: no such folder, nothing in it, one folder inside the other, or two sources for one clip.
     """
     expected = f"Expected {in_dir}/SPEAKER/recording.wav (one folder for each voice)."
     if not in_dir.is_dir():
@@ -83,16 +77,12 @@ def find_recordings(in_dir: Path, out_dir: Path, rate: int, normalise: bool) -> 
 
 
 def make_clip(recording: Recording) -> tuple[int, int, str]:
-    """Writes the clip of one recording (trimmed, at its rate, 16 bits); returns its size, mtime in ns and SHA-256.
-
-    Raises:
-        AudioError: the source cannot be read, is silent, or is shorter than 0.3 s; the text says which.
-    """
+    """Writes the clip of one recording (trimmed, at its rate, 16 bits); returns its size, mtime in ns and SHA-256."""
     wav, rate = read(recording.source)
     _refuse_short(len(wav) / rate, "")
     if np.abs(wav).max() < _SILENT_PEAK:
         raise AudioError(f"{recording.source}: is silent")
-    wav = trim_silence(wav, _TRIM_DB)
+    wav = trim_silence(wav)
     _refuse_short(len(wav) / rate, " without the silence at its ends")
     peak = float(np.abs(wav).max())
     if peak > 1:
@@ -100,7 +90,7 @@ def make_clip(recording: Recording) -> tuple[int, int, str]:
     wav = resample(np.ascontiguousarray(wav, dtype=np.float32), rate, recording.rate)
     if recording.normalise:
         wav = peak_normalise(wav)
-    write(recording.target, to_int16(wav), recording.rate)
+    write(recording.target, wav, recording.rate)
     stat = recording.target.stat()
     return stat.st_size, stat.st_mtime_ns, sha256_of(recording.target)
 
@@ -117,8 +107,7 @@ class Manifest:
     """
 
     def __init__(self, out_dir: Path) -> None:
-        self._out_dir = out_dir
-        self._path = out_dir / MANIFEST
+        self._out_dir, self._path = out_dir, out_dir / ".resample.json"
         self._entries: dict[str, dict] = {}
         self._next_flush = 0.0
         if self._path.is_file():
@@ -132,12 +121,10 @@ class Manifest:
     def state_of(self, recording: Recording) -> str:
         """ "new", "done", or "foreign": at the clip's place lies a file that resample.py did not write as it is now."""
         entry = self._entries.get(self._key(recording))
-        if not recording.target.exists():
+        if not recording.target.exists() or (entry and entry.get("output") is None):
             return "new"
         if entry is None:
             return "foreign"
-        if entry.get("output") is None:
-            return "new"
         size, mtime_ns, digest = entry["output"]
         stat = recording.target.stat()
         if stat.st_size != size or (stat.st_mtime_ns != mtime_ns and sha256_of(recording.target) != digest):
@@ -146,8 +133,7 @@ class Manifest:
 
     def begin(self, recordings: list[Recording]) -> None:
         """Writes down what is about to be made."""
-        for recording in recordings:
-            self._entries[self._key(recording)] = {"made_from": _origin(recording), "output": None}
+        self._entries |= {self._key(entry): {"made_from": _origin(entry), "output": None} for entry in recordings}
         if recordings:
             self.flush()
 
@@ -161,7 +147,7 @@ class Manifest:
         """Clips of ours that exist although none of `recordings` would become them."""
         wanted = {self._key(recording) for recording in recordings}
         mine = (key for key, entry in self._entries.items() if entry["output"] and key not in wanted)
-        return [path for path in (self._out_dir / key for key in mine) if path.exists()]
+        return [path for path in map(self._out_dir.joinpath, mine) if path.exists()]
 
     def flush(self) -> None:
         """Writes the manifest; a DataError where the output folder cannot be made or written."""
@@ -178,9 +164,7 @@ class Manifest:
 
 
 def _is_entry(entry: object) -> bool:
-    if not isinstance(entry, dict) or "made_from" not in entry:
-        return False
-    output = entry.get("output")
+    output = entry.get("output") if isinstance(entry, dict) and "made_from" in entry else "not an entry"
     return output is None or (isinstance(output, list) and len(output) == 3)
 
 

@@ -156,22 +156,25 @@ def test_a_touched_clip_rebuilds_nothing_and_one_of_the_same_size_everything(cli
     assert missing(clip, RECIPE) == [], "sidecars of earlier versions hold the checksum alone"
 
 
+def stop_at(stop, monkeypatch):
+    """An interruption when the file `stop` is to be written."""
+    save = features._save
+
+    def guarded(path, value):
+        if path == stop:
+            raise KeyboardInterrupt
+        save(path, value)
+
+    monkeypatch.setattr(features, "_save", guarded)
+
+
 @pytest.mark.parametrize("name", ["units", "f0", "spec", "volume"])
 def test_an_interruption_anywhere_leaves_nothing_that_is_believed_wrongly(clip, monkeypatch, name):
     """The old recipe's files are replaced one by one; stop before each, then ask for the old recipe again."""
     make(clip)
     other = FeatureRecipe("fake:2", "pm", dataclasses.replace(AUDIO, hop_length=256), with_volume=True)
 
-    def stop_there(save):
-        def guarded(path, value):
-            if path == path_of(clip, name):
-                raise KeyboardInterrupt
-            save(path, value)
-
-        return guarded
-
-    for saver in ("_save_tensor", "_save_array"):
-        monkeypatch.setattr(features, saver, stop_there(getattr(features, saver)))
+    stop_at(path_of(clip, name), monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         make(clip, other)
     monkeypatch.undo()
@@ -340,15 +343,8 @@ def test_the_augmented_files_are_made_again_together_and_alike(clip, name):
 @pytest.mark.parametrize("name", AUGMENTED)
 def test_an_interruption_between_augmented_files_leaves_no_mixed_pair(clip, monkeypatch, name):
     make(clip, DIFFUSION_RECIPE)
-    save = features._save_array
-
-    def guarded(path, value):
-        if path == path_of(clip, name):
-            raise KeyboardInterrupt
-        save(path, value)
-
     other = dataclasses.replace(DIFFUSION_RECIPE, seed=5)
-    monkeypatch.setattr(features, "_save_array", guarded)
+    stop_at(path_of(clip, name), monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         make(clip, other)
     monkeypatch.undo()
