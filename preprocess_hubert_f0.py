@@ -13,6 +13,7 @@ Example: python preprocess_hubert_f0.py --f0_predictor fcpe --num_processes 2
 
 import contextlib
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,16 +143,13 @@ class _Plan:
         recipe = self.recipe
         wanted = {name for name in self.needed if (name in self.later) == here}
         encoder = build_encoder(recipe.encoder_name, self.device) if "units" in wanted else None
-        limits = {"threshold": recipe.threshold, "f0_min": recipe.f0_min, "f0_max": recipe.f0_max}
         if "f0" not in wanted:
             return encoder, None
-        return encoder, build_predictor(recipe.predictor_name, recipe.audio, device=self.device, **limits)
+        return encoder, build_predictor(recipe.predictor_name, recipe.audio, device=self.device)
 
 
 def _make_plan(todo: dict[Path, list[str]], recipe, device: str | None, wanted_workers: int) -> _Plan:
     """One process for the networks of a GPU; on a CPU, whole clips side by side as soon as there are two processes."""
-    import os
-
     from modules.device import choose_device
     from modules.f0.base import PREDICTORS
     from modules.parallel import choose_workers

@@ -21,8 +21,7 @@ _TEMPORARY = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)\.partial(\.[^.]*)?$")
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is flushed to disk and takes that name, else it is removed.
 
-    The temporary name keeps the suffix (writers choose formats by it) and starts with a dot (listings skip it).
-    Folders above are made.
+    It keeps the suffix (writers choose formats by it) and starts with a dot (listings skip it). Folders above are made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

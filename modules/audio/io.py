@@ -98,13 +98,6 @@ def write(path: Path | str, wav: np.ndarray, rate: int) -> None:
         raise AudioError(f"{path}: cannot be written ({error})") from None
 
 
-def _for_subtype(wav: np.ndarray, subtype: str) -> np.ndarray:
-    """Clipped, and for 16 bits rounded as well: libsndfile itself rounds down, which shifts all by half a step."""
-    if wav.dtype == np.int16:
-        return wav
-    return to_int16(wav) if subtype == "PCM_16" else np.clip(wav, -1.0, 1.0)
-
-
 class StreamWriter:
     """A context manager that writes a mono file block by block; an exception inside leaves an older result as it is.
 
@@ -142,8 +135,10 @@ class StreamWriter:
         """Appends (T,) float samples; beyond -1 to 1 they are clipped."""
         if self._format == "WAV" and self.n_samples + len(wav) > _LONGEST_WAV:
             raise AudioError(f"{self.path}: a wav file holds at most 4 GB. Choose flac.")
+        # For 16 bits rounded as well: libsndfile itself rounds down, which shifts all by half a step.
+        samples = to_int16(wav) if self._subtype == "PCM_16" else np.clip(wav, -1.0, 1.0)
         try:
-            self._file.write(_for_subtype(wav, self._subtype))
+            self._file.write(samples)
         except (OSError, RuntimeError, soundfile.SoundFileError) as error:
             raise AudioError(f"{self.path}: writing failed ({error}). Is the disk full?") from None
         self.n_samples += len(wav)

@@ -7,7 +7,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-_TRIM_HOP, _TRIM_HOPS = 512, 4
+_TRIM_HOP, _TRIM_HOPS = 512, 4  # frames of 2048 samples
 _DB_FLOOR = 1e-5  # amplitude that counts as silence in decibels
 
 
@@ -61,10 +61,7 @@ def peak_normalise(wav: np.ndarray) -> np.ndarray:
 
 
 def trim_silence(wav: np.ndarray, top_db: float = 40.0) -> np.ndarray:
-    """(T,) without the frames at both ends that lie more than `top_db` below the loudest one.
-
-    Frames of 2048 samples every 512, as librosa.effects.trim. All-silent input comes back whole.
-    """
+    """(T,) without the frames at both ends that lie more than `top_db` below the loudest, as librosa.effects.trim."""
     if not len(wav):
         return wav
     rms = np.maximum(centered_rms(wav, _TRIM_HOP, _TRIM_HOPS), _DB_FLOOR)

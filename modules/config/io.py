@@ -1,7 +1,4 @@
-"""Reading and writing config.json: key order and unknown keys survive, mistakes are named.
-
-An unknown key close to a known one is refused as a typing mistake; others are kept: configs of forks carry some.
-"""
+"""Reading and writing config.json: key order and unknown keys (those of forks) survive, typing mistakes are named."""
 
 import json
 import logging

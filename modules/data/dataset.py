@@ -27,7 +27,6 @@ from modules.errors import DataError, UserError
 # A clip that is longer than train.window_frames by no more than this is left whole, as so-vits-svc does it.
 WINDOW_SLACK = 10
 MOST_WORKERS = 5
-_WORKER_SECONDS = 60  # from a SIGTERM to the end of a worker
 _REMAKE = "Make the list again with: python preprocess_flist_config.py"
 _SPECTRUM_FLOOR = 1e-6  # what `modules.audio.mel.spectrogram` adds under its root
 
@@ -112,10 +111,9 @@ class VoiceDataset(ClipDataset):
     def __init__(self, list_path: Path | str, config: Config, training: bool = True) -> None:
         self.config, self.audio, self.training = config, config.audio, training
         self.augments_volume = training and config.train.vol_aug and config.model.vol_embedding
-        self.clips = read_list(Path(list_path))
         self.n_seconds = 0.0
         self.too_short: list[Path] = []
-        self._check_clips(Path(list_path))
+        self.clips = self._check_clips(Path(list_path))
         self._cache = [self._load(path) for path in self.clips] if config.train.all_in_mem else None
 
     def item(self, index: int, epoch: int = 0) -> Item:
@@ -128,7 +126,10 @@ class VoiceDataset(ClipDataset):
         n_frames, window = len(item.f0), self.config.train.window_frames
         if n_frames > window + WINDOW_SLACK:
             start = int(generator.integers(0, n_frames - window - WINDOW_SLACK + 1))
-            item = _window(item, start, window, self.audio.hop_length)
+            curves = {name: getattr(item, name) for name in ("units", "f0", "uv", "spec", "volume")}
+            cut = {name: curve[..., start : start + window] for name, curve in curves.items() if curve is not None}
+            hop = self.audio.hop_length
+            item = item._replace(**cut, wav=item.wav[start * hop : (start + window) * hop])
         return item if gain is None else change_volume(item, gain)
 
     def _load(self, path: Path) -> Item:
@@ -145,11 +146,11 @@ class VoiceDataset(ClipDataset):
         speaker = self.config.spk[speaker_of(path)]
         return Item(units, found.f0, found.uv, found.spec, wav, speaker, found.volume, path.as_posix())
 
-    def _check_clips(self, list_path: Path) -> None:
-        """What can be known without reading the features: speakers, files, lengths."""
+    def _check_clips(self, list_path: Path) -> list[Path]:
+        """The usable clips of a list, by what can be known without reading features: speakers, files, lengths."""
         names = [name for name in features.NAMES if name != "volume" or self.config.model.vol_embedding]
         kept = []
-        for path in self.clips:
+        for path in read_list(list_path):
             require_listed(path, list_path, self.config.spk, self.config.path or "the config")
             missing = [file for name in names if not (file := features.path_of(path, name)).is_file()]
             if missing:
@@ -163,7 +164,7 @@ class VoiceDataset(ClipDataset):
         if not kept:
             seconds = self.config.train.segment_size / self.audio.sampling_rate
             raise DataError(f"{list_path}: no clip is as long as train.segment_size ({seconds:.2f} s). {_REMAKE}")
-        self.clips = kept
+        return kept
 
 
 def draw_gain(item: Item, generator: np.random.Generator) -> float:
@@ -208,17 +209,12 @@ class EpochBatches(Sampler):
     """
 
     def __init__(self, n_items: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.n_items, self.batch_size, self.seed = n_items, batch_size, seed
-        self.rank, self.world_size = rank, world_size
+        self.n_items, self.seed, self.rank, self.world_size = n_items, seed, rank, world_size
+        self.items_per_batch = batch_size * world_size  # of all ranks
         self.set_epoch(1)
 
     def __len__(self) -> int:
         return math.ceil(self.n_items / self.items_per_batch)
-
-    @property
-    def items_per_batch(self) -> int:
-        """Of all ranks."""
-        return self.batch_size * self.world_size
 
     def set_epoch(self, epoch: int, skip: int = 0, last: int | None = None) -> None:
         """The next pass: from batch `skip` of `epoch` (from 1) to the end of `last`, without a pause between epochs."""
@@ -259,16 +255,10 @@ def quiet_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         # The trainer ends its workers when it has saved; one that hangs outlives that, but not for long.
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKER_SECONDS))
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
     else:
         signal.signal(signal.SIGBREAK, signal.SIG_IGN)  # Windows, where ranks are stopped with Ctrl-Break
     torch.set_num_threads(1)
-
-
-def _window(item: Item, start: int, n_frames: int, hop_length: int) -> Item:
-    curves = {name: getattr(item, name) for name in ("units", "f0", "uv", "spec", "volume")}
-    cut = {name: curve[..., start : start + n_frames] for name, curve in curves.items() if curve is not None}
-    return item._replace(**cut, wav=item.wav[start * hop_length : (start + n_frames) * hop_length])
 
 
 def place_generator(seed: int, *place: int) -> np.random.Generator:

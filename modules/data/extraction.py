@@ -33,7 +33,7 @@ QUEUE_CLIPS = 32  # that may wait for the networks; one of ten seconds takes 2.4
 BATCH_SECONDS = 120.0  # most audio in a batch on a GPU, padding included
 
 
-@dataclass
+@dataclass(frozen=True)
 class Extracted:
     """What was done for one clip, and what is still to do."""
 
@@ -72,12 +72,10 @@ def extract(
     made = {name: makers[name]() for name in names if name not in later}
     if made:
         store(wav_path, recipe, made)
-    done = Extracted(list(made), "f0" in made and not made["f0"][1].any(), [name for name in names if name in later])
-    if "units" in done.left:
-        done.encoder_wav = resample(array, rate, encoder_rate)
-    if "f0" in done.left:
-        done.wav = array
-    return done
+    left = [name for name in names if name in later]
+    encoder_wav = resample(array, rate, encoder_rate) if "units" in left else None
+    unvoiced = "f0" in made and not made["f0"][1].any()
+    return Extracted(list(made), unvoiced, left, encoder_wav, array if "f0" in left else None)
 
 
 @dataclass

@@ -53,9 +53,6 @@ class FeatureRecipe:
     predictor: str  # `predictor_identity(name)`: the name and its version or checksum
     audio: AudioSpec  # the model's rate and spectrum
     with_volume: bool = False
-    threshold: float = DEFAULT_THRESHOLD  # this and the next two: as the predictor is built
-    f0_min: float = F0_MIN
-    f0_max: float = F0_MAX
     mel: AudioSpec | None = None  # the vocoder's, where the diffusion model is trained too; that needs volume as well
     seed: int = 0  # of the augmented clips
 
@@ -73,7 +70,7 @@ class FeatureRecipe:
         """What each wanted feature depends on, as JSON stores it."""
         audio = asdict(self.audio)
         frames = {key: audio[key] for key in ("sampling_rate", "hop_length")}
-        pitch = {key: getattr(self, key) for key in ("predictor", "threshold", "f0_min", "f0_max")}
+        pitch = {"predictor": self.predictor, "threshold": DEFAULT_THRESHOLD, "f0_min": F0_MIN, "f0_max": F0_MAX}
         parts = {
             "units": {"encoder": self.encoder, "sampling_rate": audio["sampling_rate"]},
             "f0": {**pitch, **frames},
@@ -157,10 +154,7 @@ def store(wav_path: Path, recipe: FeatureRecipe, made: dict[str, torch.Tensor | 
 
 
 def load(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool = False) -> ClipFeatures:
-    """A clip and its features for the voice model, checked against each other and against the config.
-
-    A DataError names the command where one is missing, stale, damaged, of the wrong shape or not finite.
-    """
+    """A clip and its features for the voice model, checked against each other and against the config."""
     recipe = FeatureRecipe(f"{encoder}:", "", audio, with_volume)
     names = list(recipe.by_feature())
     _check_sidecar(wav_path, names, recipe)
@@ -180,10 +174,7 @@ def load_diffusion(
 
 
 def load_units(wav_path: Path, encoder: str | None = None) -> np.ndarray:
-    """Units of a clip, (N', D) float32, of this tool or of another that stores them alike; the clip is not read.
-
-    Units that are known to come from another `encoder` are refused.
-    """
+    """Units of a clip, (N', D) float32, also of other tools, unless they are known to come from another encoder."""
     entry = _read_sidecar(wav_path).get("features", {}).get("units", {})
     made_by = str(entry.get("encoder", "")).split(":")[0]
     if encoder and made_by and made_by != encoder:

@@ -1,7 +1,4 @@
-"""File lists: which clips there are, whose they are, and which are kept for validation.
-
-A list is UTF-8 text with one path a line; the speaker is the clip's folder.
-"""
+"""File lists, UTF-8 text with one path a line: which clips there are, and which are kept for validation."""
 
 import logging
 import random

@@ -114,8 +114,6 @@ def test_what_was_made_is_loaded_and_nothing_is_made_twice(clip):
     [
         ({"encoder": "fake:2"}, ["units"]),
         ({"predictor": "pm"}, ["f0"]),
-        ({"threshold": 0.1}, ["f0"]),
-        ({"f0_max": 900.0}, ["f0"]),
         ({"audio": dataclasses.replace(AUDIO, win_length=1024)}, ["spec"]),
         ({"audio": dataclasses.replace(AUDIO, hop_length=256)}, ["f0", "spec", "volume"]),
         ({"audio": dataclasses.replace(AUDIO, n_mels=64)}, []),
@@ -130,6 +128,13 @@ def test_a_changed_setting_rebuilds_exactly_what_depends_on_it(clip, change, reb
     assert make(clip, recipe) == rebuilt
     assert [name for name, stamp in stamps(clip).items() if stamp != before[name]] == rebuilt
     assert missing(clip, recipe) == []
+
+
+@pytest.mark.parametrize("setting", ["DEFAULT_THRESHOLD", "F0_MIN", "F0_MAX"])
+def test_f0_predicted_with_other_settings_is_made_again(clip, monkeypatch, setting):
+    make(clip)
+    monkeypatch.setattr(features, setting, 0.5)
+    assert missing(clip, RECIPE) == ["f0"]
 
 
 def test_a_changed_clip_rebuilds_everything(clip):
