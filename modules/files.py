@@ -88,16 +88,12 @@ def sha256_of(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def remove_leftovers(folder: Path | str, recursive: bool = True) -> int:
-    """Deletes the temporary files that processes which no longer run left below `folder`; returns how many."""
-    folder = Path(folder)
-    removed = 0
+def remove_leftovers(folder: Path, recursive: bool = True) -> None:
+    """Deletes the temporary files that processes which no longer run left below `folder`."""
     for path in folder.rglob(".*.partial*") if recursive else folder.glob(".*.partial*"):
         match = _TEMPORARY.match(path.name)
         if match and not is_alive(int(match["pid"])):
             path.unlink(missing_ok=True)
-            removed += 1
-    return removed
 
 
 def discard(path: Path) -> None:

@@ -123,9 +123,8 @@ class StreamWriter:
             self._file = soundfile.SoundFile(temporary, "w", self._rate, 1, self._subtype, format=self._format)
         except (OSError, soundfile.SoundFileError) as error:
             self._replacement.__exit__(type(error), error, error.__traceback__)
-            raise AudioError(
-                f"{self.path}: cannot be written as {self._format} at {self._rate} Hz ({error}). Try another format."
-            ) from None
+            problem = f"cannot be written as {self._format} at {self._rate} Hz ({error})"
+            raise AudioError(f"{self.path}: {problem}. Try another format.") from None
         for name, text in self._tags.items():
             with contextlib.suppress(soundfile.SoundFileError):  # a container without room for it
                 setattr(self._file, name, text)

@@ -25,8 +25,6 @@ Sizes = Annotated[list[Annotated[int, Field(gt=0, le=4096)]], Field(min_length=1
 SizeLists = Annotated[list[Sizes], Field(min_length=1, max_length=16)]
 
 MOST_PARAMETERS = 1_000_000_000  # published voices hold 40 to 80 million
-VOCODER_NAMES = ("nsf-hifigan", "nsf-snake-hifigan")
-UNIT_MODES = ("left", "nearest", "linear")
 
 
 class Section(BaseModel):
@@ -195,7 +193,7 @@ def _audio_problems(config: Config) -> Iterator[str]:
             f"train.window_frames {train.window_frames} is less than the {config.segment_frames} frames of "
             f"train.segment_size {train.segment_size}. Set it to at least {config.segment_frames}."
         )
-    yield from _unknown("data.unit_interpolate_mode", data.unit_interpolate_mode, UNIT_MODES)
+    yield from _unknown("data.unit_interpolate_mode", data.unit_interpolate_mode, ("left", "nearest", "linear"))
 
 
 def _model_problems(model: ModelConfig) -> Iterator[str]:
@@ -227,7 +225,7 @@ def _model_problems(model: ModelConfig) -> Iterator[str]:
             f"model.upsample_initial_channel {model.upsample_initial_channel} cannot be halved {len(rates)} times; "
             f"use at least {2 ** len(rates)}."
         )
-    yield from _unknown("model.vocoder_name", model.vocoder_name, VOCODER_NAMES)
+    yield from _unknown("model.vocoder_name", model.vocoder_name, ("nsf-hifigan", "nsf-snake-hifigan"))
 
 
 def _speaker_problems(config: Config) -> Iterator[str]:

@@ -26,7 +26,6 @@ from modules.errors import DataError, UserError
 
 # A clip that is longer than train.window_frames by no more than this is left whole, as so-vits-svc does it.
 WINDOW_SLACK = 10
-MOST_WORKERS = 5
 _REMAKE = "Make the list again with: python preprocess_flist_config.py"
 _SPECTRUM_FLOOR = 1e-6  # what `modules.audio.mel.spectrogram` adds under its root
 
@@ -237,7 +236,7 @@ def make_loader(dataset: VoiceDataset, device: torch.device, rank: int = 0, worl
     # On a CPU, workers would only take the cores from the networks.
     in_process = train.all_in_mem or device.type == "cpu"
     cores = max(1, (os.cpu_count() or 1) // world_size)
-    workers = 0 if in_process else min(cores, MOST_WORKERS, len(dataset))
+    workers = 0 if in_process else min(cores, 5, len(dataset))
     return DataLoader(
         dataset,
         batch_sampler=EpochBatches(len(dataset), train.batch_size, train.seed, rank, world_size),

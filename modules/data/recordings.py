@@ -215,8 +215,7 @@ def _refuse_nested(in_dir: Path, out_dir: Path) -> None:
 
 def _refuse_collisions(recordings: list[Recording]) -> None:
     """Windows and macOS do not tell `A.wav` from `a.wav`, nor composed from decomposed letters."""
-    owners: dict[str, Path] = {}
-    clashes = []
+    owners, clashes = {}, []
     for recording in recordings:
         key = unicodedata.normalize("NFC", str(recording.target)).casefold()
         if key in owners:
