@@ -193,9 +193,6 @@ class SynthesizerTrn(nn.Module):
             noise_scale: how much of the prior's deviation is used.
             seed: start of the random numbers; the caller's generator is left as it was. None draws from the caller's.
             predict_f0: use the predicted F0 instead of `f0`.
-
-        Raises:
-            UsageError: `predict_f0` with a model trained without it.
         """
         speaker = self._speaker_vector(g)
         x = self._content(c, uv, vol, None)
@@ -320,9 +317,6 @@ class Voice:
             noise_scale: 0 gives the mean of the prior, 1 all of its spread.
             predict_f0: use the predicted F0 instead of `f0`.
             seed: see `SynthesizerTrn.infer`.
-
-        Raises:
-            UsageError: no such speaker, or `predict_f0` with a model trained without it.
         """
         wav, used_f0 = self.network.infer(
             units[None].to(self.device, self.dtype),
