@@ -25,8 +25,9 @@ class SpeechEncoder(ABC):
     def encode(self, wav: np.ndarray) -> torch.Tensor:
         """Content units of `wav` (T,) in [-1, 1] at 16 kHz, which stays as it is.
 
-        (D, N') float32 on the encoder's device, N' near T / 320 and at least 1 for audio of any length above 0. An
-        AudioError where a sample is not finite."""
+        (D, N') float32 on the encoder's device, N' near T / 320 and at least 1 for audio of any length above 0; an
+        AudioError where a sample is not finite.
+        """
         return self.encode_batch([wav])[0]
 
     def encode_batch(self, wavs: list[np.ndarray]) -> list[torch.Tensor]:

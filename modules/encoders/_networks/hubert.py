@@ -1,8 +1,5 @@
 """The HuBERT family (HuBERT, ContentVec, HuBERT-Soft, WavLM, DPHuBERT): torchaudio's network in the sizes of a file.
 
-Ours is what lies around it: names of four publishers brought to torchaudio's, batches of clips of different length, and
-layers that pruning has thinned.
-
 Source: Hsu and others, "HuBERT: Self-Supervised Speech Representation Learning by Masked Prediction of Hidden Units",
 2021, arXiv 2106.07447; Chen and others, "WavLM", 2021, arXiv 2110.13900; Peng and others, "DPHuBERT", 2023,
 arXiv 2305.17651.
