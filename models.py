@@ -1,8 +1,6 @@
 """The voice model: content units and F0 to a waveform in a trained voice, for training and for conversion.
 
-Here the parts are put together: prior encoder, posterior encoder, flow, F0 predictor and waveform decoder. The layers
-they are made of are in `modules/nn` and `vdecoder`. Attribute names are those of published checkpoints, so state
-dictionaries fit both ways.
+The layers are in `modules/nn` and `vdecoder`. Attribute names are those of published checkpoints.
 
 Letters: B batch, D unit width, H hidden channels, I latent channels, F spectrum bins, N frames, S speakers,
 T = N * hop_length samples.
@@ -61,18 +59,12 @@ class SynthesizerTrn(nn.Module):
 
     Its methods take `c` (B, D, N) units; `f0` (B, N) Hz, fp32 in every precision; `uv` (B, N), 1 = voiced; `g` (B,) or
     (B, 1) speaker ids; and `vol` (B, N), needed exactly if the model has a volume embedding.
-
-    Args:
-        spec_channels: F, bins of the linear spectrum.
-        segment_size: frames of the window that is decoded in training.
-        sampling_rate: Hz; the harmonic source needs it.
-        unused: further keys of a config's model section (`use_spectral_norm`, ...), of no effect here.
     """
 
     def __init__(
         self,
         spec_channels: int,
-        segment_size: int,
+        segment_size: int,  # frames of the window that is decoded in training
         inter_channels: int,
         hidden_channels: int,
         filter_channels: int,
@@ -99,7 +91,7 @@ class SynthesizerTrn(nn.Module):
         n_layers_trans_flow: int = 3,
         use_transformer_flow: bool = False,
         clamp_f0_high: bool = False,
-        **unused: object,
+        **unused: object,  # further keys of a config's model section (`use_spectral_norm`, ...), of no effect here
     ) -> None:
         super().__init__()
         if vocoder_name not in ACTIVATIONS:
@@ -148,11 +140,8 @@ class SynthesizerTrn(nn.Module):
     ) -> TrainingOutput:
         """One training pass: encodes whole items, decodes a random window of each.
 
-        Args:
-            c, f0, uv, g, vol: see above; the units are aligned to the frames of `spec`.
-            spec: (B, F, N) linear magnitude.
-            c_lengths: (B,) real frames of `c`.
-            spec_lengths: (B,) real frames of `spec`, each at least `segment_size`.
+        `spec` (B, F, N) is linear magnitude, to whose frames the units are aligned; `c_lengths` and `spec_lengths` (B,)
+        are real frames, at least `segment_size`.
         """
         speaker = self._speaker_vector(g)
         mask = sequence_mask(c_lengths, c.shape[2])
@@ -188,14 +177,8 @@ class SynthesizerTrn(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The waveform (B, 1, T) float32 in [-1, 1] of whole items, and the F0 (B, N) Hz it was made with.
 
-        Args:
-            c, f0, uv, g, vol: see above; `g` may also be weights (S, N) or (B, S, N) for a mix per frame.
-            noise_scale: how much of the prior's deviation is used.
-            seed: start of the random numbers; the caller's generator is left as it was. None draws from the caller's.
-            predict_f0: use the predicted F0 instead of `f0`.
-
-        Raises:
-            UsageError: `predict_f0` with a model trained without it.
+        `g` may also be weights (S, N) or (B, S, N) for a mix per frame. The caller's random numbers are left as they
+        were; with a seed of None they are used.
         """
         speaker = self._speaker_vector(g)
         x = self._content(c, uv, vol, None)
@@ -311,18 +294,9 @@ class Voice:
     ) -> Synthesis:
         """The waveform (N * hop_length,) float32 of a chunk in this voice, and the F0 (N,) it was made with.
 
-        Args:
-            units: (D, N), any device and float type, as are the other tensors.
-            f0: (N,) Hz.
-            uv: (N,), 1 = voiced.
-            speaker: an id from 0 to n_speakers - 1, or weights (S, N) that sum to 1 per frame.
-            volume: (N,) linear; needed by a model with volume embedding, ignored by others.
-            noise_scale: 0 gives the mean of the prior, 1 all of its spread.
-            predict_f0: use the predicted F0 instead of `f0`.
-            seed: see `SynthesizerTrn.infer`.
-
-        Raises:
-            UsageError: no such speaker, or `predict_f0` with a model trained without it.
+        Tensors on any device, of any float type: units (D, N); `f0` (N,) Hz; `uv` (N,), 1 = voiced; linear volume (N,),
+        ignored by a model without volume embedding. The speaker is an id, or weights (S, N) that sum to 1 per frame. A
+        noise scale of 0 gives the mean of the prior, 1 all of its spread.
         """
         wav, used_f0 = self.network.infer(
             units[None].to(self.device, self.dtype),
@@ -369,19 +343,10 @@ def load_synthesizer(
     dtype: torch.dtype = torch.float32,
     content: dict[str, Any] | None = None,
 ) -> Voice:
-    """A voice from a checkpoint `G_*.pth`, lean: weight norm folded, posterior encoder and optimizer never loaded.
+    """A voice from a checkpoint `G_*.pth` (`content`, where it has been read already): weight norm folded, posterior
+    encoder and optimizer never loaded. Compressed checkpoints (half precision, `.safetensors`) load too.
 
-    Compressed checkpoints (without posterior encoder, in half precision, as `.safetensors`) load too.
-
-    Args:
-        model_path: the checkpoint; `content` is what has been loaded of it already.
-        config: that was saved with it.
-        device: where the voice is to run.
-        dtype: of the network. F0, phases, the harmonic source and the waveform are fp32 in any case.
-
-    Raises:
-        CheckpointError: not there, damaged, not a voice model, or a tensor that the config does not lead one to expect.
-        ConfigError: the config contradicts itself.
+    `dtype` is that of the network; F0, phases, the harmonic source and the waveform are fp32 in any case.
     """
     found = voice_weights(load_weights(model_path) if content is None else content, model_path)
     with WithoutDrawing():

@@ -45,14 +45,9 @@ class GaussianDiffusion(nn.Module):
         return kept * x + self.sqrt_one_minus_alphas_cumprod[t][:, None, None, None] * noise
 
     def loss(self, condition: torch.Tensor, mel: torch.Tensor, level: int | None = None) -> torch.Tensor:
-        """Mean square error of the noise guessed at random levels, or at a given one.
+        """Mean square error of the noise guessed at random levels, or at a given one from 0 to timesteps - 1.
 
-        Draws torch.randint (B,), then torch.randn (B, 1, M, N).
-
-        Args:
-            condition: (B, H, N).
-            mel: (B, M, N) natural log.
-            level: 0 to timesteps - 1; None draws one for each item.
+        Condition (B, H, N), `mel` (B, M, N) natural log. Draws torch.randint (B,), then torch.randn (B, 1, M, N).
         """
         x = self.normalise(mel.float())[:, None]
         if level is None:
@@ -77,15 +72,8 @@ class GaussianDiffusion(nn.Module):
     ) -> torch.Tensor:
         """A mel (B, M, N) float32 natural log: from noise, or from a given mel by `k_step` levels of noise and back.
 
-        Args:
-            condition: (B, H, N).
-            k_step: levels to run, 0 to timesteps; without `mel` all that were trained.
-            method: name of a sampler; None for the whole ancestral chain.
-            speedup: levels per evaluation of the network.
-            mel: (B, M, N) natural log to start from, or None.
-            noise: (B, 1, M, N) to start with; drawn where None.
-            mask: (B, 1, N), 0 beyond the end of an item, or None.
-            progress: called as in `diffusion.samplers.base.sample`.
+        Condition (B, H, N); `noise` (B, 1, M, N) to start with, drawn where None; `mask` (B, 1, N), 0 beyond the end of
+        an item. The rest as `diffusion.samplers.base.sample`.
         """
         if mel is not None and k_step == 0:
             return mel.float()

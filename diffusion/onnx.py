@@ -91,13 +91,8 @@ class AfterGraph(nn.Module):
 def diffusion_graphs(
     network: Unit2Mel, speaker_ids: list[int], vocoder: str, n_units: int = 30, n_frames: int = 50
 ) -> dict[str, Graph]:
-    """The four graphs by name, of a network for sampling in fp32; `n_units` and `n_frames` are those of the examples.
-
-    Args:
-        network: the model.
-        speaker_ids: see `EncoderGraph`; not used by a network of one speaker.
-        vocoder: `vocoder.type` of its config.
-    """
+    """The four graphs by name, of a network for sampling in fp32; `n_units` and `n_frames` are those of the examples,
+    `vocoder` is `vocoder.type` of its config."""
     decoder, n_speakers = network.decoder, len(speaker_ids)
     denoiser = decoder.denoise_fn
     condition = torch.randn(1, denoiser.residual_layers[0].conditioner_projection.in_channels, n_frames)

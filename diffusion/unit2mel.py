@@ -24,18 +24,10 @@ _NEEDED = "decoder.denoise_fn.input_projection.weight"
 
 
 class Unit2Mel(nn.Module):
-    """The conditioned diffusion model.
+    """The conditioned diffusion model: D `unit_channels`, M `n_mels`, H `n_hidden` (the condition's width).
 
-    Args:
-        unit_channels: D, width of the units.
-        n_speakers: S; a speaker vector is only there for more than one.
-        use_pitch_aug: whether it knows how far an item's formants were shifted.
-        n_mels: M.
-        n_layers: of the denoiser.
-        n_chans: width of the denoiser.
-        n_hidden: H, width of the condition.
-        timesteps: length of the chain.
-        k_step_max: noise levels that are trained; 0, None or more than there are mean all.
+    A speaker vector is only there for more than one speaker; with `use_pitch_aug` it knows how far an item's formants
+    were shifted. `k_step_max` noise levels are trained; 0, None or more than there are mean all.
     """
 
     def __init__(
@@ -125,18 +117,9 @@ def load_unit2mel(
     dtype: torch.dtype = torch.float32,
     where: str = "its config.yaml",
 ) -> Unit2Mel:
-    """A trained network, ready to sample.
+    """The trained network of a `model_N.pt`, ready to sample, for a vocoder with `n_mels` bands.
 
-    Args:
-        path: `model_N.pt`.
-        config: that was saved with it.
-        n_mels: bands of the vocoder.
-        device: where it is to run.
-        dtype: of the denoiser; the chain itself is fp32 in any case.
-        where: names the config in messages.
-
-    Raises:
-        CheckpointError: not there, damaged, not a diffusion model, or it does not fit the config or the vocoder.
+    `dtype` is that of the denoiser, the chain itself is fp32 in any case; `where` names the config in messages.
     """
     found = weights_of(load_weights(path), path)
     with torch.device("meta"):
@@ -154,11 +137,7 @@ def load_unit2mel(
 
 
 def weights_of(content: dict[Any, Any], path: Path | str) -> dict[str, torch.Tensor]:
-    """The tensors of a diffusion checkpoint.
-
-    Raises:
-        CheckpointError: it is something else; the text says what it looks like.
-    """
+    """The tensors of a diffusion checkpoint; a CheckpointError says what it looks like if it is something else."""
     found = recognise(content)
     if _NEEDED in found.weights:
         return dict(found.weights)
@@ -169,11 +148,7 @@ def weights_of(content: dict[Any, Any], path: Path | str) -> dict[str, torch.Ten
 def fit_unit2mel(
     found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], path: Path | str, where: str
 ) -> dict[str, torch.Tensor]:
-    """`modules.weights.state_dict.fit` that names the key of the config `where` which most likely explains a mismatch.
-
-    Raises:
-        CheckpointError: a tensor is absent, of another shape, or one too many.
-    """
+    """`modules.weights.state_dict.fit` that names the key of the config `where` that best explains a mismatch."""
 
     def hint(name: str, axes: tuple[int, ...]) -> str:
         table = [(pattern, key) for pattern, axis, key in _SIZED_BY if axis in axes] if axes else _PRESENT_BY

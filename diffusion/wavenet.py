@@ -63,24 +63,15 @@ class WaveNet(nn.Module):
         nn.init.zeros_(self.output_projection.weight)
 
     def project(self, condition: torch.Tensor) -> Projections:
-        """What the condition (B, H, N) adds in each layer, (B, 2 C, N) in the precision of the weights.
-
-        It does not depend on the noise level: computed once, used in every step.
-        """
+        """What the condition (B, H, N) adds in each layer at any noise level, (B, 2 C, N) in the weights' precision."""
         condition = condition.to(self.input_projection.weight.dtype)
         return [layer.project(condition) for layer in self.residual_layers]
 
     def denoise(
         self, x: torch.Tensor, t: torch.Tensor, projections: Projections, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The noise in `x`, of its shape and precision.
-
-        Args:
-            x: (B, 1, M, N) noisy mel.
-            t: (B,) or (1,) noise level, a step of the chain or a time between two.
-            projections: what `project` returns.
-            mask: (B, 1, N), 0 beyond the end of an item, or None.
-        """
+        """The noise in `x` (B, 1, M, N), of its shape and precision, at levels `t` (B,) or (1,), steps of the chain or
+        times between two; `projections` is what `project` returns, `mask` (B, 1, N) 0 beyond the end of an item."""
         dtype = self.input_projection.weight.dtype
         mask = None if mask is None else mask.to(dtype)
         hidden = F.relu(self.input_projection(x[:, 0].to(dtype)))

@@ -75,10 +75,8 @@ class MultiPeriodDiscriminator(nn.Module):
         self.discriminators.extend(PeriodDiscriminator(period, use_spectral_norm, channels) for period in PERIODS)
 
     def forward(self, y: torch.Tensor) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-        """Per discriminator the scores (B, n), near 1 for real and 0 for generated waves, and its layers' outputs.
-
-        `y` is (B, 1, T) in [-1, 1]; every output has the batch first.
-        """
+        """Per discriminator the scores (B, n), near 1 for real and 0 for generated waves `y` (B, 1, T) in [-1, 1], and
+        its layers' outputs, batch first."""
         results = [discriminator(y) for discriminator in self.discriminators]
         return [scores for scores, _ in results], [maps for _, maps in results]
 

@@ -15,14 +15,8 @@ FILTER_WIDTH = 128  # zero crossings of the resampling filter
 
 
 class NsfHifiganEnhancer:
-    """A vocoder over the mel of finished audio.
-
-    Args:
-        vocoder: ready to run.
-        sampling_rate: of the audio, Hz.
-        hop_length: samples per frame of its F0.
-        adaptive_key: semitones by which the voice is lowered for the vocoder.
-    """
+    """A vocoder over the mel of finished audio at `sampling_rate` Hz whose F0 has `hop_length` samples per frame;
+    `adaptive_key` semitones is the voice lowered for the vocoder."""
 
     def __init__(
         self, vocoder: NsfHifiganVocoder, sampling_rate: int, hop_length: int, adaptive_key: float = 0.0

@@ -20,13 +20,8 @@ _COMMAND = "python pretrain/download.py nsf-hifigan"
 
 
 class NsfHifiganVocoder:
-    """A mel vocoder, ready to run.
-
-    Args:
-        generator: in evaluation mode, weight norm folded, on its device.
-        audio: rate and mel that it was trained on.
-        mel_scale: factor on natural-log mels before they enter the network.
-    """
+    """A mel vocoder, ready to run: a generator prepared for inference, the rate and mel `audio` that it was trained on,
+    and the factor `mel_scale` on natural-log mels before they enter it."""
 
     def __init__(self, generator: NSFGenerator, audio: AudioSpec, mel_scale: float = 1.0) -> None:
         self.generator, self.audio, self.mel_scale = generator, audio, mel_scale
@@ -52,16 +47,10 @@ class NsfHifiganVocoder:
 def load_vocoder(
     ckpt: Path | str, device: torch.device, dtype: torch.dtype = torch.float32, kind: str = "nsf-hifigan"
 ) -> NsfHifiganVocoder:
-    """A vocoder from its files, `ckpt` and the `config.json` beside it.
+    """A vocoder from `ckpt`, in the workspace or beside the code, and the `config.json` next to it.
 
-    Args:
-        ckpt: looked for in the workspace and beside the code.
-        device: where it is to run.
-        dtype: of the network; the harmonic source and the waveform are fp32 in any case.
-        kind: "nsf-hifigan", or "nsf-hifigan-log10" for one that takes decimal logarithms.
-
-    Raises:
-        UserError: a file is missing, damaged, not a vocoder or of another config, or the kind is unknown.
+    `dtype` is that of the network; the harmonic source and the waveform are fp32 in any case. The kind
+    "nsf-hifigan-log10" takes decimal logarithms.
     """
     if kind not in VOCODERS:
         raise ConfigError(f"vocoder.type is {kind!r}; known are {', '.join(VOCODERS)}")

@@ -65,14 +65,8 @@ class GeneratorSpec:
 
 
 class NSFGenerator(nn.Module):
-    """Frames and F0 to a waveform.
-
-    Args:
-        in_channels: of the input frames: the latent's, or mel bands.
-        spec: the sizes.
-        cond_channels: width of a condition added before the first stage, or None for none.
-        slow_start: see `HarmonicSource`; True for the published mel vocoder.
-    """
+    """Frames (latent or mel) and F0 to a waveform; a condition, where it has one, is added before the first stage.
+    `slow_start`: see `HarmonicSource`; True for the published mel vocoder."""
 
     def __init__(
         self, in_channels: int, spec: GeneratorSpec, cond_channels: int | None = None, slow_start: bool = False
@@ -143,12 +137,9 @@ class NSFGenerator(nn.Module):
         return all((up.weight_v - _interpolating(up)).norm() <= tolerance * up.weight_v.norm() for up in self.ups)
 
     def forward(self, x: torch.Tensor, f0: torch.Tensor, g: torch.Tensor | None = None) -> torch.Tensor:
-        """The waveform (B, 1, N * hop_length) float32 in [-1, 1] of `x` at F0 `f0`.
+        """The waveform (B, 1, N * hop_length) float32 in [-1, 1] of `x` (B, C, N) at F0 `f0` (B, N) Hz.
 
-        Args:
-            x: (B, C, N) frames.
-            f0: (B, N) Hz.
-            g: (B, cond_channels, 1 or N) condition, given exactly if the generator was built with one.
+        `g` is the condition (B, cond_channels, 1 or N), given exactly if the generator was built with one.
         """
         return torch.tanh(self.filter(x, self.m_source(f0), g).float())
 
@@ -156,10 +147,10 @@ class NSFGenerator(nn.Module):
     def in_windows(
         self, x: torch.Tensor, f0: torch.Tensor, g: torch.Tensor | None = None, window: int | None = None
     ) -> torch.Tensor:
-        """What `forward` returns, up to rounding, in windows of at most `window` frames: memory stays bounded.
+        """What `forward` returns, up to rounding, in windows of at most `window` frames (None: what suits the device).
 
         For example, 861 frames with a reach of 15 make two windows of 448: [0, 448) of which the last 15 are dropped,
-        and [413, 861) of which the first 20 are. A `window` of None takes what suits the device.
+        and [413, 861) of which the first 20 are.
         """
         n_frames, hop, reach = x.shape[2], self.spec.hop_length, self.reach
         if window is None:

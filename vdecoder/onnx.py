@@ -13,13 +13,8 @@ N_HARMONICS = N_OVERTONES + 1
 
 
 class GraphSource(nn.Module):
-    """A `HarmonicSource` with the same integer phases and its random numbers as inputs, or from a seed in the graph.
-
-    Args:
-        source: its weights are used, not copied.
-        seed: of random numbers drawn inside the graph; None takes them as inputs. In ONNX a seed counts from when the
-            file is opened, not from each run.
-    """
+    """A `HarmonicSource` with the same integer phases and its random numbers as inputs, or from a seed in the graph
+    (which ONNX counts from when the file is opened, not from each run). Its weights are used, not copied."""
 
     def __init__(self, source: HarmonicSource, seed: int | None = None) -> None:
         super().__init__()
@@ -32,12 +27,10 @@ class GraphSource(nn.Module):
     def forward(
         self, f0: torch.Tensor, starts: torch.Tensor | None = None, noise: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The excitation (1, 1, N * hop_length) float32 of an F0.
+        """The excitation (1, 1, N * hop_length) float32 of an F0 (1, N) Hz.
 
-        Args:
-            f0: (1, N) Hz.
-            starts: (1, 9) turns from 0 to 1, where each harmonic starts; the first is not used. None with a seed.
-            noise: (1, N * hop_length, 9) standard normal. None with a seed.
+        Without a seed: `starts` (1, 9) turns from 0 to 1, where each harmonic starts, the first not used; `noise`
+        (1, N * hop_length, 9) standard normal.
         """
         weight, bias = self.source.l_linear.weight[0], self.source.l_linear.bias
         if self.seed is None:

@@ -25,14 +25,8 @@ _TURN = 1 << 40
 
 
 class HarmonicSource(nn.Module):
-    """F0 to excitation.
-
-    Args:
-        sampling_rate: Hz of the excitation.
-        hop_length: samples per frame.
-        slow_start: the random start phase of an overtone is spread over the samples of the first frame, as the
-            published mel vocoder was trained, instead of standing before the first sample.
-    """
+    """F0 to excitation. With `slow_start` the random start phase of an overtone is spread over the samples of the first
+    frame, as the published mel vocoder was trained, instead of standing before the first sample."""
 
     def __init__(self, sampling_rate: int, hop_length: int, slow_start: bool = False) -> None:
         super().__init__()

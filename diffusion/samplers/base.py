@@ -29,11 +29,7 @@ _FULL_ORDER = {"pndm": 4, "dpm-solver": 2, "dpm-solver++": 2, "unipc": 2}
 
 
 def check_method(method: str | None, where: object) -> None:
-    """Refuses a name `infer.method` of the config `where` that no sampler has; None is none.
-
-    Raises:
-        ConfigError: the text lists what there is.
-    """
+    """Refuses a name `infer.method` of the config `where` that no sampler has; None is none."""
     if method is not None and method not in SAMPLERS:
         raise ConfigError(f"{where}: infer.method: {unknown_name('sampler', method, SAMPLERS.names())}")
 
@@ -47,19 +43,10 @@ def sample(
     speedup: int,
     progress: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """Runs the chain backwards, to (B, 1, M, N) float32.
+    """Runs the chain backwards from `x` (B, 1, M, N) over `k_step` levels, 0 to timesteps, to the same in float32.
 
-    Args:
-        method: name of a sampler. None, or a `speedup` of 1, means every level of the ancestral chain ("ddpm").
-        denoise: see above.
-        x: (B, 1, M, N) with the noise of level `k_step` - 1.
-        schedule: the chain.
-        k_step: levels to run, 0 to timesteps; 0 returns `x`.
-        speedup: levels per evaluation, at least 1.
-        progress: called with 1 after each evaluation, `n_evaluations` times.
-
-    Raises:
-        UsageError: no such method.
+    A method of None, or a `speedup` (levels per evaluation) of 1, means every level of the ancestral chain ("ddpm").
+    `progress` is called with 1 after each evaluation, `n_evaluations` times.
     """
     if not 0 <= k_step <= schedule.timesteps or speedup < 1:
         raise ValueError(f"k_step {k_step} of {schedule.timesteps}, speedup {speedup}: out of range")

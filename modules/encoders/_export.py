@@ -1,7 +1,6 @@
 """Content encoders as ONNX graphs: audio (1, 1, T) at 16 kHz to units (1, N', D), the form of file `onnx.py` reads.
 
-hubert family    the whole clip at once, as the encoder takes clips of up to a minute
-whisper-ppg-*    one window, as the encoder takes clips of up to one window; it cuts longer ones, a graph cannot
+The HuBERT family takes the whole clip at once, Whisper one window: the encoder cuts longer clips, a graph cannot.
 """
 
 import math
@@ -22,8 +21,6 @@ from modules.encoders.whisper_ppg import WhisperPpg
 from modules.errors import UsageError
 from modules.weights.onnx import Graph, is_same, open_session
 
-_NORM_EPSILON = 1e-5  # of F.layer_norm
-
 
 class HubertGraph(nn.Module):
     """An encoder of the HuBERT family."""
@@ -39,7 +36,7 @@ class HubertGraph(nn.Module):
         x = source
         if self.norms_audio:
             x = x - x.mean()
-            x = x * torch.rsqrt(x.square().mean() + _NORM_EPSILON)
+            x = x * torch.rsqrt(x.square().mean() + 1e-5)  # the epsilon of F.layer_norm
         x = F.pad(x, (self.padding, self.padding))
         parts = self.network.network
         for block in parts.feature_extractor.conv_layers:

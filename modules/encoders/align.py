@@ -11,9 +11,8 @@ MODES = ("left", "nearest", "linear")
 def align_units(units: torch.Tensor, n_frames: int, mode: str) -> torch.Tensor:
     """Units (D, N') stretched or squeezed to `n_frames` frames: (D, N), same dtype and device.
 
-    Args:
-        mode: the model's `data.unit_interpolate_mode`. "left" holds a unit until the next one starts, "nearest" is
-            torch's nearest neighbour (they differ by a frame here and there), "linear" blends neighbours.
+    `mode` is the model's `data.unit_interpolate_mode`: "left" holds a unit until the next one starts, "nearest" is
+    torch's nearest neighbour (they differ by a frame here and there), "linear" blends neighbours.
     """
     if mode not in MODES:
         raise ConfigError(f"data.unit_interpolate_mode is {mode!r}. Known: {', '.join(MODES)}.")
@@ -21,8 +20,7 @@ def align_units(units: torch.Tensor, n_frames: int, mode: str) -> torch.Tensor:
         return units.new_zeros(units.shape[0], n_frames)
     if mode == "left":
         return units[:, _left_indices(units.shape[-1], n_frames, units.device)]
-    align_corners = False if mode == "linear" else None
-    return F.interpolate(units[None], size=n_frames, mode=mode, align_corners=align_corners)[0]
+    return F.interpolate(units[None], size=n_frames, mode=mode)[0]
 
 
 def _left_indices(n_units: int, n_frames: int, device: torch.device) -> torch.Tensor:

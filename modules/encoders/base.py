@@ -25,11 +25,8 @@ class SpeechEncoder(ABC):
     def encode(self, wav: np.ndarray) -> torch.Tensor:
         """Content units of `wav` (T,) in [-1, 1] at 16 kHz, which stays as it is.
 
-        (D, N') float32 on the encoder's device, N' near T / 320 and at least 1 for audio of any length above 0.
-
-        Raises:
-            AudioError: a sample is not finite.
-            ValueError: not one-dimensional.
+        (D, N') float32 on the encoder's device, N' near T / 320 and at least 1 for audio of any length above 0; an
+        AudioError where a sample is not finite.
         """
         return self.encode_batch([wav])[0]
 
@@ -65,12 +62,7 @@ ENCODERS: Registry[type[SpeechEncoder]] = Registry("speech encoder", "modules.en
 
 
 def build_encoder(name: str, device: torch.device | str) -> SpeechEncoder:
-    """The encoder of that name, loaded.
-
-    Raises:
-        UsageError: unknown, or it needs a package that is not installed.
-        MissingWeights, CheckpointError: its file is not there or cannot be used.
-    """
+    """The encoder of that name, loaded."""
     return ENCODERS.get(name)(device)
 
 

@@ -1,4 +1,4 @@
-"""`vec768l12`, `vec256l9`, `cnhubertlarge`: HuBERT models that fairseq saved. Base of the whole family."""
+"""`vec768l12`, `vec256l9`, `cnhubertlarge` (as fairseq saved them), `hubertsoft`; base of the whole HuBERT family."""
 
 import logging
 from pathlib import Path
@@ -33,6 +33,7 @@ class HubertEncoder(SpeechEncoder):
     layer: int | None = None  # of the transformer, whose output is taken, counted from 1; None is the network's end
     projected = False
     padding = 0  # samples of silence before and behind
+    publisher = "fairseq"  # whose names the file's tensors have
 
     def __init__(self, device: torch.device | str) -> None:
         super().__init__(device)
@@ -51,7 +52,7 @@ class HubertEncoder(SpeechEncoder):
 
     def _load(self, path: Path) -> HubertNetwork:
         """The network in the file; a subclass whose file is of another form has its own."""
-        return HubertNetwork(rename(state_dict(load_foreign(path), path), "fairseq"), path)
+        return HubertNetwork(rename(state_dict(load_foreign(path), path), self.publisher), path)
 
     def units(self, wav: torch.Tensor) -> torch.Tensor:
         """One clip, in windows where it is longer than a minute."""
@@ -116,3 +117,19 @@ class ChineseHubertLarge(HubertEncoder):
     name = "cnhubertlarge"
     dim = 1024
     weights = weights_of("cnhubert")
+
+
+@ENCODERS.register("hubertsoft")
+class HubertSoft(HubertEncoder):
+    """All layers, then a projection to 256 soft speech units; silence at both ends makes it T // 320 frames.
+
+    Source: van Niekerk and others, "A Comparison of Discrete and Soft Speech Units for Improved Voice Conversion",
+    2021, arXiv 2111.02392.
+    """
+
+    name = "hubertsoft"
+    dim = 256
+    projected = True
+    padding = (RECEPTIVE_FIELD - HOP) // 2
+    publisher = "soft"
+    weights = weights_of("hubertsoft")

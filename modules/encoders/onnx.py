@@ -13,11 +13,7 @@ from modules.weights.onnx import open_session
 
 
 class OnnxEncoder(SpeechEncoder):
-    """An exported encoder: audio (1, 1, T) in, units (1, N', D) out.
-
-    Runs on CUDA where the device is one and onnxruntime was built for it, else on the CPU; the units come back on the
-    device that was asked for.
-    """
+    """An exported encoder: audio (1, 1, T) in, units (1, N', D) out, on CUDA where onnxruntime was built for it."""
 
     def __init__(self, device: torch.device | str) -> None:
         super().__init__(device)
@@ -37,11 +33,6 @@ class OnnxEncoder(SpeechEncoder):
         return torch.from_numpy(units[0].T.copy()).to(self.device)
 
 
-for _name, _dim in (
-    ("vec256l9-onnx", 256),
-    ("vec256l12-onnx", 256),
-    ("vec768l9-onnx", 768),
-    ("vec768l12-onnx", 768),
-    ("hubertsoft-onnx", 256),
-):
+for _name in ("vec256l9-onnx", "vec256l12-onnx", "vec768l9-onnx", "vec768l12-onnx", "hubertsoft-onnx"):
+    _dim = 768 if _name.startswith("vec768") else 256
     ENCODERS.register(_name)(type(_name, (OnnxEncoder,), {"name": _name, "dim": _dim, "weights": weights_of(_name)}))

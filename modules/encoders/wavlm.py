@@ -15,7 +15,6 @@ from modules.pretrained.catalogue import weights_of
 from modules.weights.foreign import load_foreign, plain
 from modules.weights.state_dict import state_dict
 
-_MAX_DISTANCE = 800  # where the file does not say
 _TERM = re.compile(r"\s*(\[[^\[\]]*\])\s*(?:\*\s*(\d{1,3}))?\s*")
 
 
@@ -36,7 +35,7 @@ class WavLmBasePlus(HubertEncoder):
         config = plain(content.get("cfg", {}))
         self.normed = bool(config.get("normalize"))
         weights = rename(state_dict(content, path), "fairseq")
-        network = HubertNetwork(weights, path, int(config.get("max_distance", _MAX_DISTANCE)))
+        network = HubertNetwork(weights, path, int(config.get("max_distance", 800)))
         if network.is_exact_when_padded:
             raise CheckpointError(f"{path}: has no relative positions, so it is not WavLM. Download WavLM-Base+.pt.")
         announced = config.get("conv_feature_layers")
@@ -51,10 +50,8 @@ class WavLmBasePlus(HubertEncoder):
 
 
 def parse_layers(text: str, path: Path) -> list[tuple[int, int, int]]:
-    """(channels, kernel, stride) of each convolution, from a sum of lists: `[(512,10,5)] + [(512,3,2)] * 4`.
-
-    The text is read as data and never evaluated; anything else in it is refused.
-    """
+    """(channels, kernel, stride) of each convolution, from a sum of lists: `[(512,10,5)] + [(512,3,2)] * 4`. The text
+    is read as data and never evaluated; anything else in it is refused."""
     layers: list[tuple[int, int, int]] = []
     for term in text.split("+"):
         match = _TERM.fullmatch(term)

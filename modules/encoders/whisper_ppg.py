@@ -42,7 +42,7 @@ FULL_WINDOWS = Layout(longest=1500, overlap=100, silence=0, padded=1500)
 class WhisperPpg(SpeechEncoder):
     """Features of Whisper's encoder, 50 a second: exactly T // 320 of them (at least one)."""
 
-    layout = SHORT_WINDOWS
+    layout: Layout
 
     def __init__(self, device: torch.device | str) -> None:
         super().__init__(device)
@@ -79,55 +79,20 @@ class WhisperPpg(SpeechEncoder):
         return log_mel(padded, self._network.conv1.in_channels)
 
 
-@ENCODERS.register("whisper-ppg-tiny")
-class WhisperTiny(WhisperPpg):
-    """37 million parameters with the decoder; the quickest."""
+# Comes with this repository; OpenAI's `base.pt` is used instead where it is there.
+_INT8 = Weights(
+    "pretrain/whisper-ppg-base/whisper_base_encoder_int8.safetensors",
+    "part of this repository: git checkout -- pretrain/whisper-ppg-base",
+    "8946692fbfba86bf098dc8040837d55cf4a5907000fe17d42dc664d8d0da866f",
+)
 
-    name = "whisper-ppg-tiny"
-    dim = 384
-    weights = weights_of("whisper-tiny")
-
-
-@ENCODERS.register("whisper-ppg-base")
-class WhisperBase(WhisperPpg):
-    """The one that comes with this repository, as int8; OpenAI's `base.pt` is used instead where it is there."""
-
-    name = "whisper-ppg-base"
-    dim = 512
-    weights = (
-        *weights_of("whisper-base"),
-        Weights(
-            "pretrain/whisper-ppg-base/whisper_base_encoder_int8.safetensors",
-            "part of this repository: git checkout -- pretrain/whisper-ppg-base",
-            "8946692fbfba86bf098dc8040837d55cf4a5907000fe17d42dc664d8d0da866f",
-        ),
-    )
-
-
-@ENCODERS.register("whisper-ppg-small")
-class WhisperSmall(WhisperPpg):
-    """244 million parameters with the decoder."""
-
-    name = "whisper-ppg-small"
-    dim = 768
-    weights = weights_of("whisper-small")
-
-
-@ENCODERS.register("whisper-ppg")
-class WhisperMedium(WhisperPpg):
-    """so-vits-svc's `whisper-ppg`, laid out as there up to 30 s; longer clips get more windows instead of a stretch."""
-
-    name = "whisper-ppg"
-    dim = 1024
-    layout = FULL_WINDOWS
-    weights = weights_of("whisper-medium")
-
-
-@ENCODERS.register("whisper-ppg-large")
-class WhisperLarge(WhisperPpg):
-    """so-vits-svc's `whisper-ppg-large` (large-v2), laid out as `whisper-ppg`."""
-
-    name = "whisper-ppg-large"
-    dim = 1280
-    layout = FULL_WINDOWS
-    weights = weights_of("whisper-large-v2")
+for _name, _dim, _layout, _weights in (
+    ("whisper-ppg-tiny", 384, SHORT_WINDOWS, weights_of("whisper-tiny")),  # 37 million parameters with the decoder
+    ("whisper-ppg-base", 512, SHORT_WINDOWS, (*weights_of("whisper-base"), _INT8)),
+    ("whisper-ppg-small", 768, SHORT_WINDOWS, weights_of("whisper-small")),  # 244 million
+    # so-vits-svc's, laid out as there up to 30 s; longer clips get more windows instead of a stretch.
+    ("whisper-ppg", 1024, FULL_WINDOWS, weights_of("whisper-medium")),
+    ("whisper-ppg-large", 1280, FULL_WINDOWS, weights_of("whisper-large-v2")),
+):
+    _fields = {"name": _name, "dim": _dim, "layout": _layout, "weights": _weights}
+    ENCODERS.register(_name)(type(_name, (WhisperPpg,), _fields))

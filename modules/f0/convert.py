@@ -9,26 +9,18 @@ F0_MIN = 50.0
 F0_MAX = 1100.0
 COARSE_STEPS = 256
 
-# Brings the mel axis of `f0_to_lf0` near 1 for singing voices.
-_LF0_SCALE = 500.0
-
-
-def hz_to_mel(f0: torch.Tensor) -> torch.Tensor:
-    """Mel in the natural-logarithm form, 1127 ln(1 + f / 700), of a pitch in Hz."""
-    return 1127 * torch.log1p(f0 / 700)
+_LF0_SCALE = 500.0  # brings the mel axis of `f0_to_lf0` near 1 for singing voices
 
 
 def f0_to_coarse(f0: torch.Tensor, clamp_high: bool = False) -> torch.Tensor:
-    """Pitch in Hz as rows (int64) of an embedding: 1 at 50 Hz and below, 255 at 1100 Hz, equal mel steps between.
+    """Pitch in Hz, of any shape, as rows (int64) of an embedding: 1 at 50 Hz and below, 255 at 1100 Hz, equal mel steps
+    1127 ln(1 + f / 700) between.
 
-    Args:
-        f0: any shape.
-        clamp_high: what lies above the last step gets row 255. By default it gets row 0, as published 4.1 models were
-            trained: from about 1103 Hz on. A model decides with `model.clamp_f0_high` of its config: absent in
-            published ones, which means no; yes in those that `preprocess_flist_config.py` writes.
+    With `clamp_high` (`model.clamp_f0_high` of a config; yes in those that `preprocess_flist_config.py` writes) what
+    lies above gets row 255, else row 0 from about 1103 Hz on, as published 4.1 models were trained.
     """
     low, high = (1127 * math.log1p(edge / 700) for edge in (F0_MIN, F0_MAX))
-    mel = hz_to_mel(f0.float())
+    mel = 1127 * torch.log1p(f0.float() / 700)
     steps = (mel - low) * ((COARSE_STEPS - 2) / (high - low)) + 1
     coarse = torch.round(torch.where(mel > 0, steps, mel)).long().clamp_min(1)
     if clamp_high:
@@ -49,17 +41,9 @@ def lf0_to_f0(lf0: torch.Tensor) -> torch.Tensor:
 def normalize_lf0(
     lf0: torch.Tensor, mask: torch.Tensor, uv: torch.Tensor, factor: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """A pitch curve less its mean over voiced frames (0 without one): (B, 1, N), zero where the mask is.
-
-    Args:
-        lf0: (B, 1, N) on the pitch decoder's axis.
-        mask: (B, 1, N), zero at padded frames.
-        uv: (B, N), 1 = voiced.
-        factor: (B, 1) stretch of the range, or None for 1.
-    """
+    """A pitch curve (B, 1, N) on the pitch decoder's axis less its mean over voiced frames (0 without one), times
+    `factor` (B, 1), zero where `mask` (B, 1, N) is; `uv` (B, N), 1 = voiced."""
     voiced = uv.sum(dim=1, keepdim=True)
     mean = (lf0[:, 0] * uv).sum(dim=1, keepdim=True) / torch.where(voiced == 0, 9999.0, voiced)
     centred = lf0 - mean.unsqueeze(2)
-    if factor is not None:
-        centred = centred * factor.unsqueeze(2)
-    return centred * mask
+    return (centred if factor is None else centred * factor.unsqueeze(2)) * mask

@@ -28,9 +28,6 @@ class CrepePredictor(PitchPredictor):
     torchcrepe adds random noise of up to 20 cents to every frame to hide the width of its bins; we decode without it,
     so that the same audio gives the same pitch, and smooth with its mean filter instead.
 
-    The network sees each frame by itself and the path is looked for in 1024 frames at a time (12 s), so a long wave
-    takes no more memory than a short one, but for its copy at 16 kHz.
-
     Source: Kim, Salamon, Li and Bello, "CREPE: A Convolutional Representation for Pitch Estimation", 2018,
     arXiv 1802.06182.
     """
@@ -74,10 +71,8 @@ class CrepePredictor(PitchPredictor):
 
 
 def a_weighted(audio: torch.Tensor, hop: int) -> torch.Tensor:
-    """Loudness (1, T // hop + 1) of `audio` (T,) at 16 kHz as torchcrepe measures it: the mean of A-weighted dB bins.
-
-    Its own function holds the spectrum of the whole wave at once, half a gigabyte for twelve minutes.
-    """
+    """Loudness (1, T // hop + 1) of `audio` (T,) at 16 kHz as torchcrepe measures it, the mean of A-weighted dB."""
+    # Its own function holds the spectrum of the whole wave at once, half a gigabyte for twelve minutes.
     weights = torch.from_numpy(import_torchcrepe().loudness.perceptual_weights()).float()
     half = _LOUDNESS_WINDOW // 2
     padded = F.pad(audio, (half, half))
@@ -95,13 +90,10 @@ def a_weighted(audio: torch.Tensor, hop: int) -> torch.Tensor:
 
 
 def clean(pitch: torch.Tensor, periodicity: torch.Tensor, loudness: torch.Tensor, threshold: float) -> np.ndarray:
-    """The curve without frames that are silent or in doubt, smoothed over three frames: (n,) float64 Hz, 0 = unvoiced.
+    """`pitch` in Hz without frames that are silent or in doubt, smoothed over three frames: (n,) float64, 0 = unvoiced.
 
-    Args:
-        pitch: (1, n) Hz.
-        periodicity: (1, n), the network's confidence, 0 to 1.
-        loudness: (1, n) A-weighted dB.
-        threshold: least confidence, compared with the median over three frames.
+    `periodicity` is the network's confidence, 0 to 1, whose median over three frames must reach the threshold;
+    `loudness` in A-weighted dB; (1, n) each.
     """
     filters = import_torchcrepe().filter
     n = min(pitch.shape[1], periodicity.shape[1], loudness.shape[1])
@@ -112,14 +104,8 @@ def clean(pitch: torch.Tensor, periodicity: torch.Tensor, loudness: torch.Tensor
 
 
 def best_path(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The most likely smooth path through the pitch bins; a decoder for torchcrepe, on the CPU.
-
-    Args:
-        logits: (1, 360, n); bins out of range hold -inf.
-
-    Returns:
-        Bins (1, n) int64 and their pitch (1, n) in Hz.
-    """
+    """A decoder for torchcrepe, on the CPU: the bins (1, n) int64 of the most likely smooth path through `logits`
+    (1, 360, n), -inf in bins out of range, and their pitch (1, n) in Hz."""
     from librosa.sequence import viterbi
 
     bins = np.arange(N_BINS)

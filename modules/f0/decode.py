@@ -12,14 +12,10 @@ BIN_CENTS = FIRST_BIN_CENTS + CENTS_PER_BIN * np.arange(N_BINS)
 
 
 def local_average(salience: torch.Tensor, cents: torch.Tensor, threshold: float, repeat_edge: bool) -> torch.Tensor:
-    """Pitch of each frame, (n,) in cents above 10 Hz, -inf where unvoiced.
+    """Pitch of each frame, (n,) in cents above 10 Hz, -inf where no score is above the threshold.
 
-    Args:
-        salience: (n, 360) scores, 0 to 1.
-        cents: (360,) pitch of each bin.
-        threshold: a frame whose highest score is at most this is unvoiced.
-        repeat_edge: at either end of the scale, whether the last bin stands in for those beyond (FCPE) or nothing
-            does (RMVPE).
+    Of scores (n, 360), 0 to 1, and the pitch of each bin, (360,). At either end of the scale the last bin stands in for
+    those beyond with `repeat_edge` (FCPE), else nothing does (RMVPE).
     """
     peak = salience.argmax(dim=1, keepdim=True)
     window = peak + torch.arange(-HALF_WIDTH, HALF_WIDTH + 1, device=salience.device)

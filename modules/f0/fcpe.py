@@ -1,8 +1,5 @@
-"""`fcpe`: a fast network on a mel spectrum. There are two of that name, and the files present decide which one runs.
-
-pretrain/fcpe.pt is there   so-vits-svc's own network (PCmer), with so-vits-svc's numbers
-it is not                   the released one, convolutional, which the package torchfcpe carries
-"""
+"""`fcpe`: a fast network on a mel spectrum. Two have that name: so-vits-svc's own (PCmer) runs where pretrain/fcpe.pt
+is there, else the released one, convolutional, which the package torchfcpe carries."""
 
 import contextlib
 import io

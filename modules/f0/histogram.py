@@ -1,8 +1,6 @@
 """Which notes a voice or a song holds, and the transposition that brings a song into a voice's range.
 
-Pure arithmetic on counts of frames; `modules.data.pitch` keeps the histograms of a data set on disk.
-
-Notes are MIDI numbers: A4 = 440 Hz = 69, one per semitone.
+Notes are MIDI numbers: A4 = 440 Hz = 69, one per semitone. `modules.data.pitch` keeps histograms on disk.
 """
 
 from dataclasses import dataclass
@@ -40,9 +38,6 @@ class PitchHistogram:
     """Voiced frames counted in bins of half a semitone."""
 
     counts: tuple[int, ...] = (0,) * N_BINS  # for the notes `CENTRES`; the outer bins hold what is beyond, too
-
-    def __post_init__(self) -> None:
-        assert len(self.counts) == N_BINS, f"{len(self.counts)} bins"
 
     @classmethod
     def from_curve(cls, f0: np.ndarray, uv: np.ndarray) -> "PitchHistogram":
@@ -95,11 +90,7 @@ class PitchHistogram:
 
     @classmethod
     def from_plain(cls, value: object, where: object) -> "PitchHistogram":
-        """The inverse of `to_plain`; `where` names the place in messages.
-
-        Raises:
-            DataError: it is no such histogram.
-        """
+        """The inverse of `to_plain`; a DataError that names the place `where` if it is no such histogram."""
         if not isinstance(value, dict):
             raise DataError(f"{where}: holds a {type(value).__name__}, not a pitch histogram")
         for key, expected in (("lowest_midi", LOWEST_MIDI), ("bins_per_semitone", BINS_PER_SEMITONE)):
@@ -128,10 +119,8 @@ def choose_shift(song: PitchHistogram, voice: PitchHistogram, octaves_only: bool
 
     Both histograms are smoothed alike, and the mean log-likelihood of the song's under the voice's decides; the
     nearest to 0 of equal ones. (That mean is greatest where the two are the same, so a voice's own song, moved by k
-    semitones, is moved back by k, whatever it looks like.) 0 if either has no voiced frame.
-
-    Args:
-        octaves_only: whole octaves only, so that the song keeps its key.
+    semitones, is moved back by k, whatever it looks like.) 0 if either has no voiced frame. `octaves_only` keeps the
+    song's key.
     """
     if not song.frames or not voice.frames:
         return describe_shift(song, voice, 0)
@@ -156,7 +145,7 @@ def describe_shift(song: PitchHistogram, voice: PitchHistogram, semitones: float
     before = float(shares[(low > CENTRES) | (high < CENTRES)].sum())
     voice_range = f"{note_name(low)} to {note_name(high)}"
     medians = [
-        f"{note_name(midi)} ({midi_to_hz(midi):.0f} Hz)"
+        f"{note_name(midi)} ({440.0 * 2 ** ((midi - 69) / 12):.0f} Hz)"
         for midi in (song.median, song.median + semitones, voice.median)
     ]
     reason = (
@@ -181,11 +170,6 @@ def note_name(midi: float) -> str:
     return f"{_NAMES[number % 12]}{number // 12 - 1}"
 
 
-def midi_to_hz(midi: float) -> float:
-    """Pitch in Hz of a MIDI number."""
-    return 440.0 * 2 ** ((midi - 69) / 12)
-
-
 def _first_note(shares: np.ndarray, notes: np.ndarray) -> str | None:
     """The outermost note, leaving out what is too rare to be meant."""
     reached = np.flatnonzero(np.cumsum(shares) > _NAMED_SHARE)
@@ -193,10 +177,8 @@ def _first_note(shares: np.ndarray, notes: np.ndarray) -> str | None:
 
 
 def _scores(song: PitchHistogram, voice: PitchHistogram) -> dict[int, float]:
-    """Mean log-likelihood, in nats, of the song under the voice, for every shift.
-
-    The voice's axis is longer than the song's by the greatest shift on either side, and sliding over it is shifting.
-    """
+    """Mean log-likelihood, in nats, of the song under the voice, for every shift."""
+    # The voice's axis is longer than the song's by the greatest shift on either side, and sliding over it is shifting.
     spread = MAX_SHIFT * BINS_PER_SEMITONE
     expected = _smoothed(song, spread)
     likelihood = np.log(_smoothed(voice, 2 * spread))

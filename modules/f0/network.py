@@ -24,8 +24,7 @@ class NetworkPredictor(PitchPredictor):
     """A predictor whose network has frames of its own; a subclass has `track_window`.
 
     A wave up to `window_seconds` goes through at once, as in so-vits-svc. Windows of longer ones start where a frame of
-    the network meets a sample, on the grid of its pooling: what is computed from a window differs from the whole only
-    by what the network sees beyond the context.
+    the network meets a sample, on the grid of its pooling.
     """
 
     is_network = True
@@ -76,11 +75,8 @@ class NetworkPredictor(PitchPredictor):
         ]
 
     def keep_limits(self, f0: np.ndarray) -> np.ndarray:
-        """A curve (n,) Hz within f0_min and f0_max: lower is unvoiced, higher becomes f0_max.
-
-        so-vits-svc let its networks find whatever they can, so a limit that has its default value (50 and 1100 Hz)
-        is none here; one that was chosen is kept.
-        """
+        """A curve (n,) Hz within f0_min and f0_max: lower is unvoiced, higher becomes f0_max."""
+        # so-vits-svc let its networks find whatever they can, so a limit that has its default value is none here.
         if self.f0_min != F0_MIN:
             f0 = np.where(f0 < self.f0_min, 0.0, f0)
         return f0 if self.f0_max == F0_MAX else np.minimum(f0, self.f0_max)
@@ -91,14 +87,8 @@ class NetworkPredictor(PitchPredictor):
 
 
 def load_network(build: Callable[[], nn.Module], weights: dict[str, torch.Tensor], path: Path, name: str) -> nn.Module:
-    """A network in float32 with the weights of a file, ready to run, on the CPU.
-
-    Args:
-        build: makes it, of the sizes that the weights show.
-        weights: by name; those that the network has not are left out.
-        path: of the file, for errors.
-        name: that `pretrain/download.py` knows the file by.
-    """
+    """What `build` makes, in float32 with the weights of the file `path` (`name` for `pretrain/download.py`), ready to
+    run, on the CPU; weights that the network has not are left out."""
     remedy = f"Get the file with: python pretrain/download.py {name}"
     try:
         with torch.device("meta"):

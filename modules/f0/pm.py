@@ -4,8 +4,6 @@ import numpy as np
 
 from modules.f0.base import PREDICTORS, PitchPredictor
 
-VOICING_THRESHOLD = 0.6
-
 
 @PREDICTORS.register("pm")
 class PraatPredictor(PitchPredictor):
@@ -23,7 +21,7 @@ class PraatPredictor(PitchPredictor):
 
         pitch = parselmouth.Sound(wav.astype(np.float64), self.audio.sampling_rate).to_pitch_ac(
             time_step=self.hop_seconds,
-            voicing_threshold=VOICING_THRESHOLD,
+            voicing_threshold=0.6,
             pitch_floor=self.f0_min,
             pitch_ceiling=self.f0_max,
         )

@@ -12,8 +12,7 @@ from modules.f0.base import PREDICTORS, PitchPredictor, package_version, sample_
 class SwiftPredictor(PitchPredictor):
     """By far the fastest here, on any CPU; always runs there. Finds 47 to 2094 Hz.
 
-    The package suggests a threshold of 0.5 for notes. Voices need their breathy edges too: with 0.05, the default
-    here, it calls about as many frames voiced as `fcpe` does.
+    The package suggests a threshold of 0.5; with 0.05, the default here, it calls as many frames voiced as `fcpe` does.
 
     Source: Nieradzik, "SwiftF0: Fast and Accurate Monophonic Pitch Detection", 2025, arXiv 2508.18440.
     """

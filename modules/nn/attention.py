@@ -1,7 +1,7 @@
 """Self-attention for the content encoder (relative positions) and for causal decoders; stacks are in `transformer.py`.
 
-Both are traced by the ONNX exporter, which takes as fixed what it cannot see depend on the length: so the heads are
-split by `reshape` with sizes that are known, and the queries stay in one block.
+The ONNX exporter takes as fixed what it cannot see depend on the length: so heads are split by `reshape` with sizes
+that are known, and the queries stay in one block.
 """
 
 import math

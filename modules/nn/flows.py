@@ -50,11 +50,8 @@ class Flip(nn.Module):
 
 
 class CouplingFlow(nn.Module):
-    """`n_flows` couplings, each followed by a flip; with `share`, one network serves all couplings.
-
-    The weights of a shared network appear in a checkpoint under `wn.` and under every `flows.i.enc.`, as published
-    checkpoints have them.
-    """
+    """`n_flows` couplings, each followed by a flip; with `share`, one network serves all of them: checkpoints then
+    have its weights under `wn.` and under every `flows.i.enc.`, as published ones do."""
 
     def __init__(
         self,

@@ -10,10 +10,8 @@ def sequence_mask(lengths: torch.Tensor, n_frames: int) -> torch.Tensor:
 
 
 def random_starts(lengths: torch.Tensor, size: int) -> torch.Tensor:
-    """(B,) int64: a first frame per item, uniform over all places where a window of `size` frames lies inside the item.
-
-    An item shorter than the window starts at 0. One number per item is drawn from the device's generator.
-    """
+    """(B,) int64: a first frame per item, uniform over all places where a window of `size` frames lies inside the item,
+    0 where it is shorter. Draws torch.rand (B,)."""
     places = (lengths - size + 1).clamp_min(1)
     drawn = torch.rand(lengths.shape[0], device=lengths.device)
     return (drawn * places).long()

@@ -62,10 +62,7 @@ class NormedConvTranspose1d(_WeightNormed, nn.ConvTranspose1d):
 
 
 def fold_weight_norm(module: nn.Module) -> nn.Module:
-    """`module`, in place, with every weight-normed layer inside it folded; the outputs stay what they were.
-
-    Do this in fp32 before a cast to half precision: the norm of a wide layer loses digits otherwise.
-    """
+    """`module`, in place, with every weight-normed layer folded. In fp32, before a cast: wide norms lose digits."""
     for layer in module.modules():
         if isinstance(layer, _WeightNormed):
             layer.fold()

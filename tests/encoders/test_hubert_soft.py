@@ -15,7 +15,7 @@ from torch import nn
 
 from modules.encoders._networks.hubert import HubertNetwork, rename
 from modules.encoders.base import build_encoder
-from modules.encoders.hubert_soft import HubertSoft
+from modules.encoders.hubert import HubertSoft
 
 WIDTH, INNER, LAYERS, CHANNELS, OUT = 128, 96, 2, 16, 24
 # The published names, weight_g and weight_v, are those of torch's older weight norm.

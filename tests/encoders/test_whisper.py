@@ -10,7 +10,7 @@ from small_encoders import tone
 from modules.audio.windows import plan_overlaps
 from modules.encoders._networks.whisper import WhisperEncoder, load_encoder, log_mel, sinusoids
 from modules.encoders.base import ENCODERS, build_encoder
-from modules.encoders.whisper_ppg import FULL_WINDOWS, SHORT_WINDOWS, Layout, WhisperBase, WhisperPpg
+from modules.encoders.whisper_ppg import FULL_WINDOWS, SHORT_WINDOWS, Layout, WhisperPpg
 from modules.errors import CheckpointError
 
 
@@ -124,8 +124,10 @@ def test_a_file_of_another_size_or_kind_is_refused(tmp_path):
 
 
 def test_clips_in_full_windows_go_through_together_with_their_own_numbers(monkeypatch):
-    monkeypatch.setattr(WhisperBase, "layout", Layout(longest=150, overlap=20, silence=0, padded=150))
-    encoder = WhisperBase("cpu")
+    monkeypatch.setattr(
+        ENCODERS.get("whisper-ppg-base"), "layout", Layout(longest=150, overlap=20, silence=0, padded=150)
+    )
+    encoder = build_encoder("whisper-ppg-base", "cpu")
     clips = [babble(48000)[:n] for n in (48000, 16000, 100, 0, 33333)]
     for clip, units in zip(clips, encoder.encode_batch(clips), strict=True):
         torch.testing.assert_close(units, encoder.encode(clip), atol=1e-4, rtol=0)

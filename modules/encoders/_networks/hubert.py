@@ -1,8 +1,5 @@
 """The HuBERT family (HuBERT, ContentVec, HuBERT-Soft, WavLM, DPHuBERT): torchaudio's network in the sizes of a file.
 
-Ours is what lies around it: names of four publishers brought to torchaudio's, batches of clips of different length, and
-layers that pruning has thinned.
-
 Source: Hsu and others, "HuBERT: Self-Supervised Speech Representation Learning by Masked Prediction of Hidden Units",
 2021, arXiv 2106.07447; Chen and others, "WavLM", 2021, arXiv 2110.13900; Peng and others, "DPHuBERT", 2023,
 arXiv 2305.17651.
@@ -59,14 +56,11 @@ _POSITIONS = "encoder.transformer.pos_conv_embed.conv."
 
 
 class HubertNetwork(nn.Module):
-    """Audio at 16 kHz to the output of a chosen transformer layer.
+    """Audio at 16 kHz to the output of a chosen transformer layer; of weights by torchaudio's names.
 
     Args:
-        weights: by torchaudio's names.
-        path: for messages.
         max_distance: of WavLM's relative positions, in frames.
-        pre_norm: whether each layer norms before its attention; None: as the large models do, which have a norm after
-            every convolution.
+        pre_norm: whether each layer norms before its attention; by default where every convolution has a norm.
     """
 
     def __init__(
@@ -99,36 +93,26 @@ class HubertNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, wavs: torch.Tensor, lengths: list[int], layer: int | None = None) -> list[torch.Tensor]:
-        """Frames (D, N') of each clip, N' = (length - 400) // 320 + 1.
+        """Frames (D, N') of each clip, N' = (length - 400) // 320 + 1, of a layer counted from 1 or the network's end.
 
-        Args:
-            wavs: (B, T) at 16 kHz, zeros after each clip's end. Clips of different length only where
-                `is_exact_when_padded`.
-            lengths: samples of each, at least 400.
-            layer: output of this layer, counted from 1; the last one, normed as the network ends, by default.
+        `wavs` (B, T) at 16 kHz hold zeros after each clip's end; lengths (at least 400) differ only where
+        `is_exact_when_padded`.
         """
         features, counts = self.convolve(wavs, lengths)
         ragged = len(set(counts)) > 1
         frames = torch.tensor(counts, device=wavs.device) if ragged else None
         encoder = self.network.encoder
-        if layer is None:
-            rows = encoder(features, frames)
-        else:
-            rows = encoder.extract_features(features, frames, layer)[-1]
+        rows = encoder(features, frames) if layer is None else encoder.extract_features(features, frames, layer)[-1]
         return [rows[index, :count].T for index, count in enumerate(counts)]
 
     def convolve(self, wavs: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, list[int]]:
-        """The convolutions at the front: (B, T) to (B, N', C), and the number of real frames of each clip.
-
-        The group norm takes its statistics over real frames alone, so that a clip's neighbours in the batch do not
-        matter. (torchaudio's own takes them over the padding too.)
-        """
+        """The convolutions at the front: (B, T) to (B, N', C), and the number of real frames of each clip."""
         x, counts = wavs[:, None], list(lengths)
         for block in self.network.feature_extractor.conv_layers:
             kernel, stride = block.conv.kernel_size[0], block.conv.stride[0]
             counts = [(count - kernel) // stride + 1 for count in counts]
             x = block.conv(x)
-            if isinstance(block.layer_norm, nn.GroupNorm):
+            if isinstance(block.layer_norm, nn.GroupNorm):  # torchaudio's own takes its statistics over padding too
                 x = _norm_real_frames(x, counts, block.layer_norm)
             elif block.layer_norm is not None:
                 x = block.layer_norm(x)
@@ -138,17 +122,13 @@ class HubertNetwork(nn.Module):
 
 
 def rename(weights: dict[str, torch.Tensor], publisher: str) -> dict[str, torch.Tensor]:
-    """Published weights by torchaudio's names; what inference does not use is left out.
-
-    Args:
-        publisher: "fairseq" (HuBERT, ContentVec, WavLM) or "soft" (HuBERT-Soft).
-    """
+    """Weights published by "fairseq" (HuBERT, ContentVec, WavLM) or "soft" (HuBERT-Soft) by torchaudio's names; what
+    inference does not use is left out."""
     table = {"fairseq": _FAIRSEQ, "soft": _SOFT}[publisher]
     renamed: dict[str, torch.Tensor] = {}
     for name, value in weights.items():
         for pattern, replacement in table:
-            match = re.fullmatch(pattern, name)
-            if match:
+            if match := re.fullmatch(pattern, name):
                 renamed[match.expand(replacement)] = value
                 break
     return _join_wavlm(_split_attention(renamed))
@@ -183,11 +163,8 @@ def _join_wavlm(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def build(weights: dict[str, torch.Tensor], max_distance: int, pre_norm: bool | None) -> nn.Module:
-    """torchaudio's network in the sizes of a file's tensors, with thinned layers put in where the file has them.
-
-    Raises:
-        KeyError, IndexError, ValueError: it is another kind of network.
-    """
+    """torchaudio's network in the sizes of a file's tensors, with thinned layers where the file has them; a KeyError,
+    IndexError or ValueError where it is another kind of network."""
     models = import_torchaudio().models
     convs = []
     while (name := f"feature_extractor.conv_layers.{len(convs)}.conv.weight") in weights:

@@ -16,7 +16,6 @@ from modules.weights.state_dict import fit, state_dict
 HEAD_WIDTH = 64  # in every size of Whisper
 _AUDIO = {"sampling_rate": 16000, "n_fft": 400, "hop_length": 160, "win_length": 400, "fmin": 0.0, "fmax": 8000.0}
 _DYNAMIC_RANGE = 8.0  # decades (of power) below the loudest point
-_LONGEST_TIMESCALE = 10000.0
 
 
 class WhisperEncoder(nn.Module):
@@ -83,16 +82,14 @@ class Attention(nn.Module):
 def sinusoids(n_positions: int, width: int) -> torch.Tensor:
     """Positions as (n_positions, width): first sines, then cosines, of timescales from 1 to 10000."""
     half = width // 2
-    rates = torch.exp(-math.log(_LONGEST_TIMESCALE) / (half - 1) * torch.arange(half))
+    rates = torch.exp(-math.log(10000.0) / (half - 1) * torch.arange(half))
     angles = torch.arange(n_positions)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def log_mel(wav: torch.Tensor, n_mels: int) -> torch.Tensor:
-    """Whisper's input (M, T // 160): log10 power mel, the loudest point less 8 at least, scaled to about -1 to 1.
-
-    `wav` is (T,) at 16 kHz, T above 200.
-    """
+    """Whisper's input (M, T // 160) of `wav` (T,) at 16 kHz, T above 200: log10 power mel, the loudest point less 8 at
+    least, scaled to about -1 to 1."""
     audio = AudioSpec(**_AUDIO, n_mels=n_mels)
     window = torch.hann_window(audio.win_length, device=wav.device)
     spec = torch.stft(wav, audio.n_fft, audio.hop_length, window=window, center=True, return_complex=True)

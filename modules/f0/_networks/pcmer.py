@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-_GROUPS = 4
 _KEY_OFFSET = 1e-4  # inside the exponential of the keys, outside that of the queries, as the weights were trained with
-_LEAST_NORMALIZER = 1e-8
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Pcmer(nn.Module):
         width = sizes.channels
         self.stack = nn.Sequential(
             nn.Conv1d(sizes.n_mels, width, 3, padding=1),
-            nn.GroupNorm(_GROUPS, width),
+            nn.GroupNorm(4, width),
             nn.LeakyReLU(),
             nn.Conv1d(width, width, 3, padding=1),
         )
@@ -76,32 +74,24 @@ class Pcmer(nn.Module):
 class _Layer(nn.Module):
     def __init__(self, sizes: PcmerSizes) -> None:
         super().__init__()
-        self.conformer = _Convolution(sizes.channels, sizes.kernel)
+        inner = 2 * sizes.channels
+        self.conformer = nn.Module()
+        self.conformer.net = nn.Sequential(
+            nn.LayerNorm(sizes.channels),
+            _Transpose(),
+            nn.Conv1d(sizes.channels, 2 * inner, 1),
+            nn.GLU(dim=1),
+            _Depthwise(inner, sizes.kernel),
+            nn.SiLU(),
+            nn.Conv1d(inner, sizes.channels, 1),
+            _Transpose(),
+        )
         self.norm = nn.LayerNorm(sizes.channels)
         self.attn = _Attention(sizes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attn(self.norm(x))
-        return x + self.conformer(x)
-
-
-class _Convolution(nn.Module):
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__()
-        inner = 2 * channels
-        self.net = nn.Sequential(
-            nn.LayerNorm(channels),
-            _Transpose(),
-            nn.Conv1d(channels, 2 * inner, 1),
-            nn.GLU(dim=1),
-            _Depthwise(inner, kernel),
-            nn.SiLU(),
-            nn.Conv1d(inner, channels, 1),
-            _Transpose(),
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.net(x)
+        return x + self.conformer.net(x)
 
 
 class _Transpose(nn.Module):
@@ -139,7 +129,7 @@ class _Attention(nn.Module):
         )
         query, key = self._features(query, is_query=True), self._features(key, is_query=False)
         attended = query @ (key.transpose(2, 3) @ value)
-        normalizer = (query * key.sum(dim=2, keepdim=True)).sum(dim=3, keepdim=True) + _LEAST_NORMALIZER
+        normalizer = (query * key.sum(dim=2, keepdim=True)).sum(dim=3, keepdim=True) + 1e-8
         return self.to_out((attended / normalizer).transpose(1, 2).flatten(2))
 
     def _features(self, x: torch.Tensor, is_query: bool) -> torch.Tensor:

@@ -58,16 +58,14 @@ class Rmvpe(nn.Module):
         self.multiple = 2**sizes.levels
         self.unet = _Unet(sizes)
         self.cnn = nn.Conv2d(sizes.channels, sizes.maps, 3, padding=1)
-        self.fc = nn.Sequential(
-            _BidirectionalGru(sizes.maps * sizes.n_mels, sizes.hidden, sizes.gru_layers),
-            nn.Linear(2 * sizes.hidden, sizes.bins),
-            nn.Sigmoid(),
-        )
+        gru = nn.GRU(sizes.maps * sizes.n_mels, sizes.hidden, sizes.gru_layers, batch_first=True, bidirectional=True)
+        self.fc = nn.ModuleList([nn.ModuleDict({"gru": gru}), nn.Linear(2 * sizes.hidden, sizes.bins)])
 
     def forward(self, mel: torch.Tensor) -> torch.Tensor:
         """Scores (B, n, bins), 0 to 1, of a log mel (B, n_mels, n); n must be a multiple of `multiple`."""
         maps = self.cnn(self.unet(mel.transpose(1, 2).unsqueeze(1)))
-        return self.fc(maps.transpose(1, 2).flatten(2))
+        recurrent, _ = self.fc[0]["gru"](maps.transpose(1, 2).flatten(2))
+        return torch.sigmoid(self.fc[1](recurrent))
 
 
 class _Unet(nn.Module):
@@ -76,17 +74,12 @@ class _Unet(nn.Module):
         widths = [sizes.channels * 2**level for level in range(sizes.levels + 1)]
         self.encoder = nn.Module()
         self.encoder.bn = nn.BatchNorm2d(1)
-        self.encoder.layers = nn.ModuleList(
-            _Layer(before, after, sizes.blocks) for before, after in zip([1, *widths], widths[:-1])
-        )
-        middle = [widths[-2], *[widths[-1]] * sizes.middle_layers]
+        self.encoder.layers = _levels([1, *widths[:-1]], sizes.blocks)
         self.intermediate = nn.Module()
-        self.intermediate.layers = nn.ModuleList(
-            _Layer(before, after, sizes.blocks) for before, after in pairwise(middle)
-        )
+        self.intermediate.layers = _levels([widths[-2], *[widths[-1]] * sizes.middle_layers], sizes.blocks)
         self.decoder = nn.Module()
         self.decoder.layers = nn.ModuleList(
-            _UpLayer(before, after, sizes.blocks) for before, after in zip(widths[:0:-1], widths[-2::-1])
+            _UpLayer(before, after, sizes.blocks) for before, after in pairwise(reversed(widths))
         )
         self.halve = nn.AvgPool2d(2)
 
@@ -95,23 +88,13 @@ class _Unet(nn.Module):
         x = self.encoder.bn(x)
         shortcuts = []
         for layer in self.encoder.layers:
-            x = layer(x)
-            shortcuts.append(x)
-            x = self.halve(x)
+            shortcuts.append(layer["conv"](x))
+            x = self.halve(shortcuts[-1])
         for layer in self.intermediate.layers:
-            x = layer(x)
+            x = layer["conv"](x)
         for layer in self.decoder.layers:
             x = layer(x, shortcuts.pop())
         return x
-
-
-class _Layer(nn.Module):
-    def __init__(self, before: int, after: int, blocks: int) -> None:
-        super().__init__()
-        self.conv = _blocks(before, after, blocks)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(x)
 
 
 class _UpLayer(nn.Module):
@@ -126,6 +109,10 @@ class _UpLayer(nn.Module):
 
     def forward(self, x: torch.Tensor, shortcut: torch.Tensor) -> torch.Tensor:
         return self.conv2(torch.cat([self.conv1(x), shortcut], dim=1))
+
+
+def _levels(widths: list[int], blocks: int) -> nn.ModuleList:
+    return nn.ModuleList(nn.ModuleDict({"conv": _blocks(*pair, blocks)}) for pair in pairwise(widths))
 
 
 def _blocks(before: int, after: int, blocks: int) -> nn.Sequential:
@@ -147,12 +134,3 @@ class _Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(x) + self.shortcut(x)
-
-
-class _BidirectionalGru(nn.Module):
-    def __init__(self, inputs: int, hidden: int, layers: int) -> None:
-        super().__init__()
-        self.gru = nn.GRU(inputs, hidden, layers, batch_first=True, bidirectional=True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.gru(x)[0]
