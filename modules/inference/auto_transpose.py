@@ -7,7 +7,7 @@ import numpy as np
 
 from modules.audio.slicer import Segment, slice_silence
 from modules.errors import UsageError
-from modules.f0.histogram import PitchHistogram, choose_shift, range_warning
+from modules.f0.histogram import PitchHistogram, choose_shift
 from modules.inference.arguments import AUTO_OCTAVE
 from modules.inference.chunks import Chunk
 from modules.inference.pipeline import Pipeline
@@ -52,10 +52,10 @@ class KeyChooser:
             self._songs[path] = song_histogram(path, self.pipeline, self.slice_db)
         choice = choose_shift(self._songs[path], self.voices[speaker], how == AUTO_OCTAVE)
         logger.info("%s, %s: %s", path, speaker, choice.reason)
-        warning = range_warning(choice)
-        if warning is not None:
-            logger.warning("%s, %s: %s", path, speaker, warning)
-        return int(choice.semitones), () if warning is None else (warning,)
+        if choice.warning is None:
+            return int(choice.semitones), ()
+        logger.warning("%s, %s: %s", path, speaker, choice.warning)
+        return int(choice.semitones), (choice.warning,)
 
 
 def song_histogram(path: Path, pipeline: Pipeline, slice_db: float) -> PitchHistogram:
