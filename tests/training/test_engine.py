@@ -320,6 +320,7 @@ def test_auto_batch_finds_a_size_on_a_gpu(workspace, tmp_path):
 
 
 def test_compiled_networks_find_the_same_losses(workspace, tmp_path):
+    workspace.model.use_automatic_f0_prediction = False  # less to trace
     plain, compiled = Run(workspace, tmp_path / "logs/plain"), Run(workspace, tmp_path / "logs/compiled")
     batch = next(iter(plain.loader))
     compiled.step.compile(backend="eager")  # all of torch.compile but the C++ compiler, which takes minutes
