@@ -14,7 +14,6 @@ Example: python train.py -c configs/config.json -m 44k
 """
 
 import argparse
-import contextlib
 import logging
 import math
 from functools import partial
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from modules.data.dataset import VoiceDataset
     from modules.training.distributed import Group
     from modules.training.loop import TrainingLoop, TrainState
-    from modules.training.monitor import VoiceMonitor
     from modules.training.scores import Scorer
     from modules.training.step import VitsStep
 
@@ -64,8 +62,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="of the networks; losses and spectra are fp32 always (default: train.fp16_run and train.half_type of the "
         "config; without them tf32, which on CUDA is fp32 with shortened factors and elsewhere fp32)",
     )
-    text = "find the largest train.batch_size that fits this GPU, and use it"
-    add("--auto_batch", action="store_true", help=text)
+    add("--auto_batch", action="store_true", help="find the largest train.batch_size that fits this GPU, and use it")
     text = "compile the networks with torch.compile: minutes of start for quicker steps; needs a C++ compiler"
     add("--compile", action="store_true", help=text)
     text = "load everything, make a step, say what would be trained and how long it takes, and stop; writes nothing"
@@ -129,7 +126,7 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
     # The steps, until the last one or a request to stop.
     first_step = state.step
     monitor = VoiceMonitor(step, state, folder, clips, scorer, card) if group.is_main else None
-    train_steps(loop, step, loader, arguments.max_steps, monitor)
+    loop.train(loader, arguments.max_steps, monitor)
     if code := report_end(loop, first_step, arguments.max_steps):
         return code
     if group.is_main:
@@ -137,32 +134,6 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
         model, saved_config = loop.saved.as_posix(), (folder / "config.json").as_posix()
         print(next_step(f'python inference_main.py -m "{model}" -c "{saved_config}" -n SONG.wav -s "{speaker}" -t 0'))
     return 0
-
-
-def train_steps(
-    loop: "TrainingLoop",
-    step: "VitsStep",
-    loader: "DataLoader",
-    max_steps: int | None = None,
-    monitor: "VoiceMonitor | None" = None,
-) -> None:
-    """Trains until all epochs or `max_steps` are done, or until told to stop, and saves."""
-    state, train, last = loop.state, step.config.train, loop.last_step(loader, max_steps)
-    if state.step >= last:
-        return
-    with loop.running(loader, last) as steps, monitor or contextlib.nullcontext():
-        for batches in steps:  # of one step; epochs follow each other
-            rate = step.prepare(state)
-            report = step.run(batches)
-            loop.count(batches, report)
-            if state.step % train.log_interval == 0:
-                pace = loop.pace()
-                if monitor:
-                    monitor.log_step(report, batches[-1], rate, pace)
-            if state.step % train.eval_interval == 0:
-                loop.save()
-                if monitor:
-                    monitor.validate(loop.stop)
 
 
 def _load_config(arguments: argparse.Namespace) -> "Config":
@@ -234,11 +205,10 @@ def _make_card(
     from modules.files import sha256_of
     from modules.weights.card import make_card, read_card
 
-    base = None
     if step:
         base = (read_card(saved) or {}).get("base")
-    elif saved is not None:
-        base = {"file": saved.name, "sha256": sha256_of(saved)}
+    else:
+        base = {"file": saved.name, "sha256": sha256_of(saved)} if saved else None
     found = histograms_beside(training.clips, config.spk)
     histograms = {speaker: histogram.to_plain() for speaker, histogram in found.items()}
     return make_card(config, folder.name, training.n_seconds / 3600, base, histograms)
@@ -254,9 +224,8 @@ def _introduce_beginning(step: "VitsStep", state: "TrainState") -> None:
         until = "the decoder's upsampling is held at linear interpolation until step %d (train.linear_upsampling_steps)"
         logger.info(until, train.linear_upsampling_steps)
     elif state.step < train.linear_upsampling_steps:
-        logger.info(
-            "train.linear_upsampling_steps has no effect: the decoder's upsampling is not linear, it was trained"
-        )
+        text = "train.linear_upsampling_steps has no effect: the decoder's upsampling is not linear, it was trained"
+        logger.info(text)
 
 
 def _rehearse(loop: "TrainingLoop", step: "VitsStep", loader: "DataLoader", max_steps: int | None, folder: Path) -> int:
@@ -273,19 +242,13 @@ def _rehearse(loop: "TrainingLoop", step: "VitsStep", loader: "DataLoader", max_
     memory = peak_memory(device)
     logger.info("memory at its highest: %s", "unknown here" if memory is None else f"{memory / 2**30:.1f} GB")
     left = max(0, loop.last_step(loader, max_steps) - state.step)
-    logger.info(
-        "a step takes %.2f s, an epoch %s, the %d steps that are left %s",
-        seconds,
-        _duration(seconds * math.ceil(len(loader.batch_sampler) / loop.accumulate)),
-        left,
-        _duration(seconds * left),
-    )
+    times = [_duration(seconds * n) for n in (math.ceil(len(loader.batch_sampler) / loop.accumulate), left)]
+    logger.info("a step takes %.2f s, an epoch %s, the %d steps that are left %s", seconds, times[0], left, times[1])
     logger.info("nothing was written. Train with the same command without --dry-run")
     return 0
 
 
 def _duration(seconds: float) -> str:
-    """Seconds in the unit in which one thinks of them."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -12,7 +12,6 @@ Example: python train_diff.py -c configs/diffusion.yaml
 """
 
 import argparse
-import contextlib
 import logging
 from functools import partial
 from pathlib import Path
@@ -24,15 +23,12 @@ from modules.training.command import introduce, keep_config, millions, parse_fla
 
 if TYPE_CHECKING:
     import torch
-    from torch.utils.data import DataLoader
 
-    from diffusion.trainer import DiffusionMonitor, DiffusionStep
     from diffusion.unit2mel import Unit2Mel
     from modules.config.audio import AudioSpec
     from modules.config.diffusion import DiffusionConfig
     from modules.contracts import MelVocoder
     from modules.training.distributed import Group
-    from modules.training.loop import TrainingLoop
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +114,7 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
     # The steps, until the last one or a request to stop.
     first_step = state.step
     monitor = DiffusionMonitor(step, state, folder / "logs", clips, vocoder) if group.is_main else None
-    train_steps(loop, step, loader, arguments.max_steps, monitor)
+    loop.train(loader, arguments.max_steps, monitor)
     if code := report_end(loop, first_step, arguments.max_steps):
         return code
     if group.is_main:
@@ -127,32 +123,6 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
         flags = f'-shd -dm "{model}" -dc "{saved_config}"'
         print(next_step(f'python inference_main.py -m logs/44k/G_STEP.pth -n SONG.wav -s "{speaker}" {flags}'))
     return 0
-
-
-def train_steps(
-    loop: "TrainingLoop",
-    step: "DiffusionStep",
-    loader: "DataLoader",
-    max_steps: int | None = None,
-    monitor: "DiffusionMonitor | None" = None,
-) -> None:
-    """Trains until all epochs or `max_steps` are done, or until told to stop, and saves."""
-    state, train, last = loop.state, step.config.train, loop.last_step(loader, max_steps)
-    if state.step >= last:
-        return
-    with loop.running(loader, last) as steps, monitor or contextlib.nullcontext():
-        for batches in steps:  # epochs follow each other
-            rate = step.prepare(state)
-            report = step.run(batches)
-            loop.count(batches, report)
-            if state.step % train.interval_log == 0:
-                pace = loop.pace()
-                if monitor:
-                    monitor.log_step(report, batches[-1], rate, pace)
-            if state.step % train.interval_val == 0:
-                loop.save()
-                if monitor:
-                    monitor.validate(loop.stop)
 
 
 def _check(config: "DiffusionConfig", config_path: Path) -> None:

@@ -53,23 +53,16 @@ class Batch(NamedTuple):
 
 
 class DiffusionDataset(ClipDataset):
-    """The clips of a file list.
-
-    Args:
-        audio: rate and hop of the clips.
-        mel: the vocoder's mel.
-        training: give random segments of `data.duration`, every other one augmented; else whole clips.
-        device: where the cache lies.
-    """
+    """The clips of a file list: for training random segments of them, every other one augmented; else whole ones."""
 
     def __init__(
         self,
         list_path: Path | str,
         config: DiffusionConfig,
-        audio: AudioSpec,
-        mel: AudioSpec,
+        audio: AudioSpec,  # rate and hop of the clips
+        mel: AudioSpec,  # of the vocoder
         training: bool = True,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "cpu",  # where the cache lies
     ) -> None:
         self.config, self.audio, self.mel_spec, self.training = config, audio, mel, training
         self.device = torch.device(device)
@@ -92,17 +85,17 @@ class DiffusionDataset(ClipDataset):
         """Clip number `index` as the model sees it in `epoch`."""
         path = self.clips[index]
         clip = self._cache[index] if self._cache is not None else self._load(path)
-        speaker = self.config.spk[speaker_of(path)]
+        whose = self.config.spk[speaker_of(path)], path.as_posix()
         f0, volume, mel, shift = clip.f0, clip.volume, clip.mel, 0.0
         if not self.training:
-            return Item(clip.units, f0, volume, mel, shift, speaker, path.as_posix())
+            return Item(clip.units, f0, volume, mel, shift, *whose)
         generator = place_generator(self.config.train.seed, epoch, index)
         start = int(generator.integers(0, clip.mel.shape[1] - self.n_frames + 1))
         if generator.random() < AUGMENTED_SHARE:
             volume, mel, shift = clip.aug_volume, clip.aug_mel, clip.aug_shift
             f0 = f0 * 2 ** (shift / 12)
         frames = slice(start, start + self.n_frames)
-        return Item(clip.units[:, frames], f0[frames], volume[frames], mel[:, frames], shift, speaker, path.as_posix())
+        return Item(clip.units[:, frames], f0[frames], volume[frames], mel[:, frames], shift, *whose)
 
     def _load(self, path: Path) -> ClipFeatures:
         """All of one clip, its units aligned."""
@@ -157,7 +150,7 @@ def collate(items: list[Item | UserError]) -> Batch | UserError:
 
 
 def make_loader(dataset: DiffusionDataset, device: torch.device, rank: int = 0, world_size: int = 1) -> DataLoader:
-    """A loader of training batches, of one rank of several; its `batch_sampler` is an `EpochBatches`."""
+    """A loader of training batches of one rank; its `batch_sampler` is an `EpochBatches`."""
     train = dataset.config.train
     # A filled cache needs no workers, and on a CPU they would only take the cores from the network.
     workers = 0 if train.cache_all_data or device.type == "cpu" else min(train.num_workers, len(dataset))

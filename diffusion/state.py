@@ -36,14 +36,8 @@ _KEYS = {"data": ("sampling_rate", "block_size", "encoder", "unit_interpolate_mo
 
 
 def load_start(folder: Path, step: DiffusionStep, group: Group) -> tuple[TrainState, Path | None]:
-    """Goes on from the newest checkpoint of a folder that can be read, or starts from its base model, or from nothing.
-
-    Returns:
-        The state, and the checkpoint that it came from (None for a run that starts).
-
-    Raises:
-        CheckpointError: every file is damaged, or one does not fit the config; the text names the keys or tensors.
-    """
+    """Goes on from the newest checkpoint of a folder that can be read, or starts from its base model, or from nothing;
+    returns the state and the checkpoint that it came from, None for a run that starts."""
     found, config = list_checkpoints(folder, "model")[::-1], step.config
     if not found:
         return TrainState(), None
@@ -54,8 +48,7 @@ def load_start(folder: Path, step: DiffusionStep, group: Group) -> tuple[TrainSt
         _load_weights(step.network, _with_own_speakers(weights, step.network, path), path)
         logger.info("starting from the weights of %s", path)
         return TrainState(), None
-    remedy = "start a new run in another folder (env.expdir)"
-    require_same_config(path, content.get("config"), config, _KEYS, remedy)
+    require_same_config(path, content.get("config"), config, _KEYS, "start a new run in another folder (env.expdir)")
     _load_weights(step.network, weights, path)
     report_changed_rate(path, content.get("learning_rate"), config.train.lr, "train.lr")
     rest_path = _rest_path(path)
@@ -102,10 +95,8 @@ def save_state(
         model["optimizer"] = rest["optimizer"]
     path = folder / f"model_{state.step}.pt"
     save_together({path: model, _rest_path(path): rest})
-    for old in list_checkpoints(folder, "model"):
-        if 0 < step_of(old) < state.step and step_of(old) % train.interval_force_save:
-            discard(old)
-    for old in list_checkpoints(folder, "state"):
+    models = [old for old in list_checkpoints(folder, "model") if step_of(old) % train.interval_force_save]
+    for old in models + list_checkpoints(folder, "state"):
         if step_of(old) < state.step:
             discard(old)
     return path

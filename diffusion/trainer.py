@@ -13,9 +13,9 @@ from modules.contracts import MelVocoder
 from modules.device import autocast, choose_dtype, seeded
 from modules.training.distributed import Group, share_gradients
 from modules.training.guards import StopRequest
-from modules.training.loop import ErrorHints, Pace, TrainState
+from modules.training.loop import Pace, TrainState
 from modules.training.optim import Updates, make_adamw
-from modules.training.tensorboard import add_picture, add_sound, mel_picture, open_events
+from modules.training.tensorboard import add_sound, mel_picture, open_events
 
 logger = logging.getLogger(__name__)
 
@@ -36,38 +36,28 @@ class Report(NamedTuple):
     norms: tuple[torch.Tensor]  # length of the gradient
 
     def __str__(self) -> str:
-        """The loss."""
         return f"loss {float(self.losses.noise):.4f}"
 
 
 class DiffusionStep:
-    """The network with its optimizer.
-
-    Args:
-        network: on the group's device.
-        group: the ranks that train together; their gradients are averaged.
-    """
+    """The network, on the group's device, with its optimizer; gradients are averaged over the group."""
 
     def __init__(self, network: Unit2Mel, config: DiffusionConfig, group: Group) -> None:
         train = config.train
         self.network, self.config, self.device = network, config, group.device
         self.networks, self.accumulate = [network], 1
-        self.hints = ErrorHints(
-            "lower train.lr, or set train.amp_dtype to fp32",
-            f"Lower train.batch_size (it is {train.batch_size}) or data.duration",
-        )
+        self.log_interval, self.save_interval = train.interval_log, train.interval_val
+        self.not_finite_hint = "lower train.lr, or set train.amp_dtype to fp32"
+        self.memory_hint = f"Lower train.batch_size (it is {train.batch_size}) or data.duration"
         self.dtype = training_dtype(config, group.device)
         self.optimizer = make_adamw(network, group.device, train.lr, weight_decay=train.weight_decay)
         self.updates = Updates(group.device, self.dtype)
         self._loss = share_gradients(network, group)
 
     def prepare(self, state: TrainState) -> float:
-        """Sets the learning rate of the coming step and returns it: times gamma after every `decay_step` steps.
-
-        A function of the step alone, so stopping and resuming cannot multiply a factor twice.
-        """
+        """Sets the learning rate of the coming step and returns it: times gamma after every `decay_step` steps."""
         train = self.config.train
-        rate = train.lr * train.gamma ** (state.step // train.decay_step)
+        rate = train.lr * train.gamma ** (state.step // train.decay_step)  # of the step alone: resuming is exact
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate
@@ -85,18 +75,11 @@ class DiffusionStep:
 
 
 class DiffusionMonitor:
-    """Logs the steps of a run and validates it, on the main rank; curves have so-vits-svc's names.
-
-    Args:
-        state: where the run goes on; it is read at every call.
-        folder: for the events.
-        clips: for validation; the network is not trained on them.
-        vocoder: makes the sounds of validation; None leaves them out.
-    """
+    """Logs the steps of a run to `folder` and validates it with `clips`; curves have so-vits-svc's names."""
 
     def __init__(
         self, step: DiffusionStep, state: TrainState, folder: Path, clips: list[Item], vocoder: MelVocoder | None = None
-    ) -> None:
+    ) -> None:  # without a vocoder, validation makes no sounds
         self.step, self.state, self.folder, self.clips, self.vocoder = step, state, folder, clips, vocoder
 
     def __enter__(self) -> "DiffusionMonitor":
@@ -115,8 +98,7 @@ class DiffusionMonitor:
 
     @torch.no_grad()
     def validate(self, stop: StopRequest) -> None:
-        """Measures the loss of the validation clips at fixed noise, and makes their mels; training's random numbers
-        stay untouched."""
+        """Measures the clips' loss at fixed noise, and makes their mels; training's random numbers stay untouched."""
         step, data, n_steps = self.step, self.step.config.data, self.state.step
         step.network.eval()
         n_frames = int(VALIDATION_SECONDS * data.sampling_rate / data.block_size)
@@ -131,7 +113,7 @@ class DiffusionMonitor:
                 generated = self._generate(condition, real)
                 name = "_".join(Path(item.path).parts[-2:])
                 both = torch.cat([generated.float().cpu(), real.cpu()])  # one above the other
-                add_picture(self._events, name, mel_picture(both), n_steps)
+                self._events.add_image(name, mel_picture(both), n_steps, dataformats="HWC")
                 if self.vocoder is not None:
                     f0 = item.f0[:n_frames].to(step.device)
                     for kind, mel in (("gt", real), ("pred", generated)):
@@ -160,11 +142,9 @@ class DiffusionMonitor:
     def _generate(self, condition: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """A mel (M, N): from noise, or, where only a part of the chain is trained, from the real one in that noise."""
         decoder, config = self.step.network.decoder, self.step.config
-        mel = real[None] if decoder.k_step_max < config.model.timesteps else None
+        mel, infer = real[None] if decoder.k_step_max < config.model.timesteps else None, config.infer
         with autocast(self.step.device, self.step.dtype):
-            return decoder.sample(
-                condition, decoder.k_step_max, config.infer.method, max(1, config.infer.speedup), mel
-            )[0]
+            return decoder.sample(condition, decoder.k_step_max, infer.method, max(1, infer.speedup), mel)[0]
 
 
 def training_dtype(config: DiffusionConfig, device: torch.device) -> torch.dtype:

@@ -34,7 +34,6 @@ def meet(folder: Path, group) -> int:
     state = torch.tensor([rank, 255, 7], dtype=torch.uint8)
     answers = {
         "rank": [rank, group.world_size, group.is_main, str(group.device)],
-        "any": [group.any(False), group.any(rank == 1), group.any(True)],
         "lowest": [group.lowest(5 - rank), group.lowest(2**40 + rank)],
         "bytes": [tensor.tolist() for tensor in group.gather_bytes(state)],
         "threads": torch.get_num_threads(),
@@ -63,7 +62,7 @@ def train(folder: Path, group) -> int:
 
     with StopRequest() as stop:
         note(folder, f"ready{group.rank}", os.getpid())
-        while not group.any(stop.requested):
+        while group.lowest(-stop.requested) == 0:
             time.sleep(0.01)
         group.barrier()
     note(folder, f"saved{group.rank}", None)

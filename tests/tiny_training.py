@@ -4,7 +4,6 @@ from functools import partial
 
 import torch
 
-import train
 from models import build_synthesizer
 from modules.data.dataset import VoiceDataset, make_loader
 from modules.training.distributed import Group
@@ -42,7 +41,7 @@ class Run:
         self.monitor = VoiceMonitor(self.step, self.state, folder, clips, scorer, card)
 
     def __call__(self, max_steps):
-        train.train_steps(self.loop, self.step, self.loader, max_steps, self.monitor)
+        self.loop.train(self.loader, max_steps, self.monitor)
         return self.loop
 
 

@@ -8,15 +8,11 @@ from modules.data.dataset import WINDOW_SLACK, Batch
 from modules.errors import UsageError, UserError
 from modules.training.step import VitsStep
 
-# Left free: clips of many lengths fill the memory less tightly than the ones that are tried.
-FREE_SHARE = 0.1
+FREE_SHARE = 0.1  # clips of many lengths fill the memory less tightly than the ones that are tried
 
 
 def largest_batch_size(step: VitsStep, most: int) -> int:
-    """The largest `train.batch_size`, `most` at most, that `step` has memory for, with the longest clips there can be.
-
-    The weights of `step` are changed; throw it away afterwards.
-    """
+    """The largest `train.batch_size`, `most` at most, that `step`, whose weights it changes, has memory for."""
     if step.device.type != "cuda":
         raise UsageError(
             f"--auto_batch needs a CUDA GPU: the memory of {step.device} is shared with all other programs, so no size "
@@ -34,11 +30,7 @@ def largest_batch_size(step: VitsStep, most: int) -> int:
 
 
 def largest_that_fits(fits: Callable[[int], bool], most: int) -> int:
-    """The largest size of 1 to `most` that fits, 0 if none does: by doubling, then by halving what is unknown.
-
-    Args:
-        fits: whether a size fits; if it does, so do all smaller ones.
-    """
+    """The largest size of 1 to `most` that fits, 0 if none does: by doubling, then by halving what is unknown."""
     fitting, failing, size = 0, most + 1, 1
     while failing - fitting > 1:
         if fits(size):

@@ -16,14 +16,8 @@ logger = logging.getLogger(__name__)
 
 
 def read_newest(checkpoints: list[tuple[Path, ...]]) -> tuple[tuple[Path, ...], list[dict[str, Any]]]:
-    """The first checkpoint that can be read, with the contents of its files; each damaged one is warned about.
-
-    Args:
-        checkpoints: newest first; files that belong together.
-
-    Raises:
-        CheckpointError: every one is damaged.
-    """
+    """The first of the checkpoints, newest first, that can be read, with the contents of its files; each damaged one is
+    warned about, and the last raises."""
     for paths, before in itertools.zip_longest(checkpoints, checkpoints[1:]):
         try:
             for path in paths:
@@ -40,16 +34,8 @@ def read_newest(checkpoints: list[tuple[Path, ...]]) -> tuple[tuple[Path, ...], 
 def require_same_config(
     path: Path, stored: Any, config: BaseModel, keys: dict[str, tuple[str, ...]], remedy: str
 ) -> None:
-    """Compares the config that a checkpoint carries with the run's, where a difference would break the model.
-
-    Args:
-        stored: what the checkpoint holds as its config.
-        keys: by section.
-        remedy: how else than by restoring the values a user goes on.
-
-    Raises:
-        CheckpointError: names every differing key with both values.
-    """
+    """Refuses a checkpoint whose `stored` config differs from the run's in `keys` (by section), where that would break
+    the model; names all of them with both values. `remedy` is how else than by restoring them a user goes on."""
     if not isinstance(stored, dict):
         return  # a published checkpoint; its tensors are compared instead
     try:
@@ -59,11 +45,10 @@ def require_same_config(
             f"{path}: the config stored in it cannot be read; it was made by another version"
         ) from None
     changed = []
-    for section, names in keys.items():
-        for key in names:
-            was, now = (getattr(getattr(which, section), key) for which in (before, config))
-            if was != now:
-                changed.append(f"{section}.{key} was {was!r}, now {now!r}")
+    for section, key in ((section, key) for section, names in keys.items() for key in names):
+        was, now = (getattr(getattr(which, section), key) for which in (before, config))
+        if was != now:
+            changed.append(f"{section}.{key} was {was!r}, now {now!r}")
     for speaker, number in before.spk.items():
         if config.spk.get(speaker, number) != number:
             changed.append(f"spk: the id of {speaker!r} was {number}, now {config.spk[speaker]}")
@@ -75,10 +60,7 @@ def require_same_config(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, path: Path) -> None:
-    """Takes the moments; rates and other settings stay those of the config.
-
-    A checkpoint without moments (stripped to save space) trains on with fresh ones.
-    """
+    """Takes the moments; rates and other settings stay those of the config. Without any, it starts afresh."""
     saved_state = saved.get("state") if isinstance(saved, dict) else None
     if not saved_state:
         logger.warning("%s: holds no optimizer state; the optimizer starts afresh", path)
@@ -101,10 +83,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, path: Path) -> 
 
 
 def read_place(content: dict[str, Any], batch_size: int, world_size: int) -> int:
-    """The batches done in the epoch that a checkpoint was made in.
-
-    They may have another size now: what counts is how many items were seen.
-    """
+    """The batches done in the epoch that a checkpoint was made in; of another size now, they count by their items."""
     items = batch_size * world_size
     return int(content.get("batches_done", 0)) * int(content.get("items_per_batch", items)) // items
 

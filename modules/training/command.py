@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,12 +33,7 @@ def parse_flags(parser: argparse.ArgumentParser, argv: list[str] | None, device_
 def introduce(
     loop: "TrainingLoop", loader: "DataLoader", config_path: Path, folder: Path, least: str, networks: str
 ) -> None:
-    """Says what is about to be trained, on what, and where.
-
-    Args:
-        least: the config key of the shortest clip.
-        networks: their sizes.
-    """
+    """Says what is about to be trained, on what, and where; `least` is the config key of the shortest clip."""
     from modules.data.filelist import speaker_of
 
     data, group = loader.dataset, loop.group
@@ -45,12 +41,10 @@ def introduce(
         logger.warning("%s: is shorter than %s and is left out", path, least)
     if loop.saved:
         logger.info("going on from %s: step %d, epoch %d", loop.saved, loop.state.step, loop.state.epoch)
-    counts = {speaker: 0 for speaker in data.config.spk}
-    for path in data.clips:
-        counts[speaker_of(path)] += 1
+    found = Counter(map(speaker_of, data.clips))
     n_steps = math.ceil(len(loader.batch_sampler) / loop.accumulate)
     logger.info("config %s, run %s, device %s", config_path, folder, group.device)
-    logger.info("speakers: %s", ", ".join(f"{speaker} ({count} clips)" for speaker, count in counts.items()))
+    logger.info("speakers: %s", ", ".join(f"{speaker} ({found[speaker]} clips)" for speaker in data.config.spk))
     minutes = data.n_seconds / 60
     logger.info("%d clips, %.1f minutes, %d steps per epoch; %s", len(data.clips), minutes, n_steps, networks)
     train = data.config.train

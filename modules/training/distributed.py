@@ -39,8 +39,7 @@ class FailedElsewhere(Exception):
 class Group:
     """Who this process is among those that train together, and what it can ask them.
 
-    Every method but `leave` waits until all ranks call it. Messages go from CPU to CPU, so that none waits for a GPU. A
-    group of one needs no process group.
+    Every method but `leave` waits until all ranks call it. Messages go from CPU to CPU, so that none waits for a GPU.
     """
 
     rank: int = 0  # number of this process, from 0
@@ -51,10 +50,6 @@ class Group:
     def is_main(self) -> bool:
         """Whether this is the one rank that logs and writes files."""
         return self.rank == 0
-
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is true on one rank at least."""
-        return self.lowest(-int(flag)) < 0
 
     def lowest(self, number: int) -> int:
         """The smallest `number` of all ranks."""
@@ -74,7 +69,7 @@ class Group:
 
     def barrier(self) -> None:
         """Returns when all ranks are here."""
-        self.any(False)
+        self.lowest(0)
 
     def leave(self) -> None:
         """Ends the process group, if there is one; without that its threads may abort a process that ends."""
@@ -91,11 +86,7 @@ def is_rank() -> bool:
 
 
 def join(device_name: str | None) -> Group:
-    """The group of torchrun's environment, when all its ranks are there; else a group of this process only.
-
-    Args:
-        device_name: as `choose_device`; for a rank of torchrun None, "cuda" or "cpu", since each gets its own.
-    """
+    """The group of torchrun's environment, when all its ranks are there; else a group of this process only."""
     if not is_rank():
         return meet(0, 1, choose_device(device_name))
     rank, world_size = _number("RANK"), _number("WORLD_SIZE")
@@ -104,14 +95,8 @@ def join(device_name: str | None) -> Group:
 
 
 def meet(rank: int, world_size: int, device: torch.device, rendezvous: Path | None = None) -> Group:
-    """The group of `world_size` ranks, when all are there.
-
-    Args:
-        rendezvous: the file through which they find each other; None where torchrun's environment says it.
-
-    Raises:
-        UserError: the ranks do not find each other.
-    """
+    """The group of `world_size` ranks, when all are there; they find each other through the file `rendezvous`, without
+    one by torchrun's environment."""
     if device.type == "cuda":
         torch.cuda.set_device(device)  # events and streams that name none are this one's from now on
     if world_size == 1:
@@ -152,7 +137,6 @@ def _number(name: str, default: int | None = None) -> int:
 
 
 def _device_of_local_rank(name: str | None) -> torch.device:
-    """The device of a rank of torchrun."""
     n_gpus = torch.cuda.device_count()
     if name == "cpu" or (name in (None, "", "auto") and n_gpus == 0):
         return _CPU
@@ -167,11 +151,8 @@ def _device_of_local_rank(name: str | None) -> torch.device:
 
 
 def share_gradients(net: nn.Module, group: Group | None) -> nn.Module:
-    """A network to call in the place of `net`: its gradients become the mean over all ranks, bucket by bucket while the
-    backward pass still runs. With one rank it is `net` itself.
-
-    The weights of rank 0 go to all ranks first.
-    """
+    """A network to call in the place of `net`, which gets the weights of rank 0 first: its gradients become the mean
+    over all ranks while the backward pass still runs. With one rank it is `net` itself."""
     if group is None or group.world_size == 1:
         return net
     devices = [group.device] if group.device.type == "cuda" else None
@@ -190,12 +171,8 @@ def no_sync(*nets: nn.Module, when: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def raise_on_all_ranks(group: Group) -> Iterator[None]:
-    """Work that every rank does: if a user's mistake ends it on one rank, it ends on all, and one rank says why.
-
-    Raises:
-        UserError: it failed here, and on no rank before this one.
-        FailedElsewhere: it failed, and another rank says why.
-    """
+    """Work that every rank does: a user's mistake on one rank ends it on all; the first such rank raises it, the others
+    FailedElsewhere."""
     error = None
     try:
         yield
@@ -210,11 +187,7 @@ def raise_on_all_ranks(group: Group) -> Iterator[None]:
 
 @contextlib.contextmanager
 def report_lost_peer(group: Group) -> Iterator[None]:
-    """Says in one line that another rank has gone, for which torch has a traceback.
-
-    Raises:
-        FailedElsewhere: it has.
-    """
+    """Says in one line that another rank has gone, for which torch has a traceback, and raises FailedElsewhere."""
     try:
         yield
     except RuntimeError as error:
@@ -223,12 +196,8 @@ def report_lost_peer(group: Group) -> Iterator[None]:
             raise
         logger.debug("rank %d lost the others", group.rank, exc_info=True)
         reason = re.sub(r"^\[\S+\] ", "", text.splitlines()[0]).partition(". ")[0]
-        logger.warning(
-            "rank %d (%s): another rank does not answer any more; that one says why (%s)",
-            group.rank,
-            group.device,
-            reason,
-        )
+        text = "rank %d (%s): another rank does not answer any more; that one says why (%s)"
+        logger.warning(text, group.rank, group.device, reason)
         raise FailedElsewhere from None
 
 

@@ -22,8 +22,7 @@ _SHOWN_FILES = 12
 class StopRequest:
     """Notes Ctrl-C and SIGTERM while it is entered, so that the loop can finish its step and save.
 
-    A second Ctrl-C ends the program at once, or the launcher if this is one of its ranks. Signals can only be caught in
-    the main thread; elsewhere this does nothing.
+    A second Ctrl-C ends the program at once, or the launcher if this is one of its ranks.
     """
 
     def __init__(self) -> None:
@@ -33,7 +32,7 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         try:
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:
+        except ValueError:  # signals can only be caught in the main thread
             self._before = {}
         return self
 
@@ -53,14 +52,10 @@ class NotFinite(UserError):
 
 class LossWatch:
     """Counts the steps whose losses or gradients are not finite, which leave a network as it was, and ends a run that
-    has had too many of them in a row.
+    has had `limit` of them in a row; `hint` is what the user should change, like "lower train.learning_rate".
 
     On CUDA a step's losses are looked at while the next step computes, so that watching costs no time; `flush` looks at
     what is left, and must be called before weights are saved.
-
-    Args:
-        hint: what the message tells the user to change, like "lower train.learning_rate".
-        limit: steps in a row that end the run.
     """
 
     def __init__(self, hint: str, limit: int = MAX_BROKEN_STEPS) -> None:
@@ -71,11 +66,7 @@ class LossWatch:
 
     def push(self, step: int, files: list[str], losses: Any, norms: tuple[torch.Tensor, ...] = ()) -> None:
         """Notes the losses of a step, a NamedTuple of scalars, with the lengths of its gradients, and looks at those of
-        the one before.
-
-        Raises:
-            NotFinite: too many steps in a row were; the text names the last one and the clips of its batch.
-        """
+        the one before. Raises NotFinite after too many in a row."""
         values = torch.stack([value.float() for value in (*losses, *norms)])
         ready = None
         if values.is_cuda:

@@ -35,17 +35,8 @@ _TERMINATED = {-signal.SIGTERM, *((3, 0xC000013A) if os.name == "nt" else ())}
 
 
 def run_on_devices(work: Callable[[Group], int], gpus: str | None, device_name: str | None) -> int:
-    """Does the work of a training script: here, where one device is enough or torchrun has started this process; else
-    in one new process for each device.
-
-    Args:
-        work: what a rank does; returns the exit code. New processes get it pickled.
-        gpus: as `parse_gpus`.
-        device_name: as `choose_device`.
-
-    Returns:
-        The exit code; 1 where another rank has failed and says why.
-    """
+    """Does `work`, which returns the exit code, here, where one device is enough or torchrun has started this process;
+    else in one new process for each device. Returns the exit code; 1 where another rank has failed and says why."""
     if not is_rank():
         devices = training_devices(gpus, device_name)
         if len(devices) > 1:
@@ -56,11 +47,7 @@ def run_on_devices(work: Callable[[Group], int], gpus: str | None, device_name: 
 
 
 def training_devices(gpus: str | None, device_name: str | None) -> list[torch.device]:
-    """The devices to train on: those of the flags, else every GPU, else the best that there is.
-
-    Raises:
-        UsageError: there is no such device, or the flags contradict each other.
-    """
+    """The devices to train on: those of the flags, else every GPU, else the best that there is."""
     named = device_name not in (None, "", "auto")
     chosen = parse_gpus(gpus)
     if chosen is not None:
@@ -94,11 +81,8 @@ def launch(work: Callable[[Group], int], devices: list[torch.device]) -> int:
     """Does `work` in one new process for each device at the same time, until all have ended.
 
     Ctrl-C and SIGTERM reach each rank as one SIGTERM, after which it finishes its step and saves; a second Ctrl-C kills
-    them. When a rank fails, the others are ended too.
-
-    Returns:
-        The exit code: 0 when all ranks are done, 130 when they were stopped, else that of the rank that failed first (1
-        if a signal ended it).
+    them. When a rank fails, the others are ended too. Returns the exit code: 0 when all ranks are done, 130 when they
+    were stopped, else that of the rank that failed first (1 if a signal ended it).
     """
     ranks: list[BaseProcess] = []
     with tempfile.TemporaryDirectory(prefix="svc-", ignore_cleanup_errors=True) as folder, StopRequest() as stop:
@@ -195,21 +179,17 @@ def _watch(ranks: list[BaseProcess], devices: list[torch.device], orders: list[C
 
 
 def _report(rank: int, device: torch.device, code: int) -> None:
-    """Says which rank failed first."""
     if code < 0:
-        logger.error(
+        text = (
             "rank %d (%s) was ended by signal %d; for 9 that may be a lack of memory: close other programs or lower "
-            "train.batch_size. Then run the same command again: it goes on from the last checkpoint.",
-            rank,
-            device,
-            -code,
+            "train.batch_size. Then run the same command again: it goes on from the last checkpoint."
         )
+        logger.error(text, rank, device, -code)
     elif code != _USER_ERROR:  # of which it has said all there is to say
         logger.error("rank %d (%s) ended with exit code %d and so do all; what it said is above", rank, device, code)
 
 
 def _kill(ranks: list[BaseProcess]) -> None:
-    """Ends those that are left, at once."""
     for rank in ranks:
         rank.kill()
     for rank in ranks:

@@ -1,14 +1,11 @@
-"""What the loop of every training shares: epochs, a step's batches, checkpoints, and every way to stop.
-
-The loops themselves stand in `train.py` and `train_diff.py`.
-"""
+"""The loop of every training: epochs, a step's batches, checkpoints, and every way to stop."""
 
 import contextlib
 import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -46,38 +43,30 @@ class Pace(NamedTuple):
     waited: float
 
     def __str__(self) -> str:
-        """Both in words."""
         return f"{self.speed:.2f} steps/s, {self.waited:.1%} of it waiting for data"
 
 
-class ErrorHints(NamedTuple):
-    """What a message tells the user to change: for a loss that is not finite, and for a memory that is too small."""
-
-    not_finite: str
-    memory: str
-
-
 class Step(Protocol):
-    """What is trained. A report has `losses`, a NamedTuple of scalars, `norms`, the lengths of the gradients, and a
-    `str()` of a few losses."""
+    """What is trained."""
 
     config: Any  # with train.epochs
     networks: list[nn.Module]
-    hints: ErrorHints
+    not_finite_hint: str  # what a message tells the user to change for a loss that is not finite
+    memory_hint: str  # and for a memory that is too small
     accumulate: int  # batches in a step
+    log_interval: int  # steps
+    save_interval: int  # steps
+
+    def prepare(self, state: TrainState) -> float:
+        """Sets the learning rate of the coming step and returns it."""
 
     def run(self, batches: list) -> Any:
-        """One update from batches on the device; returns a report."""
+        """One update from batches on the device; returns a report: `losses`, a NamedTuple of scalars, `norms`, the
+        lengths of the gradients, and a `str()` of a few losses."""
 
 
 class TrainingLoop:
-    """The steps of a training run, on one rank or as one of several that train together.
-
-    Every rank runs the same loop on its share of the data:
-
-        with loop.running(loader, last) as steps:
-            for batches in steps:
-                loop.count(batches, step.run(batches))
+    """The steps of a training run; every rank runs the same loop on its share of the data.
 
     Args:
         write: writes a checkpoint from the random states of all ranks; returns its path.
@@ -95,7 +84,7 @@ class TrainingLoop:
     ) -> None:
         self.step, self.state, self.group, self.write, self.saved = step, state, group, write, saved
         self.epochs, self.accumulate, self.show_progress = step.config.train.epochs, step.accumulate, show_progress
-        self.stop, self.watch = StopRequest(), LossWatch(step.hints.not_finite)
+        self.stop, self.watch = StopRequest(), LossWatch(step.not_finite_hint)
         self._saved_step = state.step
         self._pace_step, self._pace_start, self._waited, self._looked = 0, time.perf_counter(), 0.0, 0.0
 
@@ -107,26 +96,26 @@ class TrainingLoop:
         last = self.state.step + left
         return last if max_steps is None else min(last, max_steps)
 
-    @contextlib.contextmanager
-    def running(self, loader: DataLoader, last: int) -> Iterator[Iterator[list]]:
-        """Yields the batches of each step, on the device, until `last` is done or a stop is requested; then saves.
+    def train(self, loader: DataLoader, max_steps: int | None = None, monitor: Any = None) -> None:
+        """Trains until all epochs or `max_steps` are done, or until told to stop, and saves.
 
         Args:
             loader: training batches; its `batch_sampler` is an `EpochBatches`.
-            last: the step to end with.
+            monitor: logs and validates, on the main rank.
 
         Raises:
-            UserError: too many losses were not finite, a clip cannot be loaded, or the memory of the device is too
-                small.
+            UserError: too many losses were not finite, a clip cannot be loaded, or the device's memory is too small.
             FailedElsewhere: another rank has raised such an error.
         """
+        step, last = self.state.step, self.last_step(loader, max_steps)
+        if step >= last:
+            return
         is_silent = not (self.show_progress and self.group.is_main)
-        self._bar = tqdm(
-            total=last, initial=self.state.step, desc="train", unit="step", dynamic_ncols=True, disable=is_silent
-        )
+        self._bar = tqdm(total=last, initial=step, desc="train", unit="step", dynamic_ncols=True, disable=is_silent)
         try:
             with self.stop, self._bar:
-                yield self._steps(loader, last)
+                with monitor or contextlib.nullcontext():
+                    self._run(loader, last, monitor)
                 self.save()
         except torch.OutOfMemoryError:
             raise self._out_of_memory() from None
@@ -135,26 +124,36 @@ class TrainingLoop:
                 self.save()
             raise
 
-    def _steps(self, loader: DataLoader, last: int) -> Iterator[list]:
-        state, n_batches = self.state, len(loader.batch_sampler)
+    def _run(self, loader: DataLoader, last: int, monitor: Any) -> None:
+        state, step, n_batches = self.state, self.step, len(loader.batch_sampler)
         self._turn_epoch(n_batches)
         loader.batch_sampler.set_epoch(state.epoch, state.batches_done, self.epochs)
-        batches = iter(loader)
+        loaded = iter(loader)
         self._set_training()
         while state.step < last:
             asked = time.perf_counter()
             # A step does not reach into the next epoch.
-            found = list(itertools.islice(batches, min(self.accumulate, n_batches - state.batches_done)))
+            found = list(itertools.islice(loaded, min(self.accumulate, n_batches - state.batches_done)))
             self._waited += time.perf_counter() - asked
             if self._must_stop(found):
                 return
-            yield [batch.to(self.group.device) for batch in found]
+            batches = [batch.to(self.group.device) for batch in found]
+            rate = step.prepare(state)
+            report = step.run(batches)
+            self._count(batches, report)
+            if state.step % step.log_interval == 0:
+                pace = self._pace()
+                if monitor:
+                    monitor.log_step(report, batches[-1], rate, pace)
+            if state.step % step.save_interval == 0:
+                self.save()
+                if monitor:
+                    monitor.validate(self.stop)
             if self._saved_step == state.step:  # networks may have been evaluated since
                 self._set_training()
             self._turn_epoch(n_batches)
 
-    def count(self, batches: list, report: Any) -> None:
-        """Counts a step that was made of `batches`."""
+    def _count(self, batches: list, report: Any) -> None:
         self.state.step += 1
         self.state.batches_done += len(batches)
         paths = [path for batch in batches for path in batch.paths]
@@ -164,7 +163,7 @@ class TrainingLoop:
             self._looked = time.perf_counter()
             self._bar.set_postfix_str(str(report), refresh=False)
 
-    def pace(self) -> Pace:
+    def _pace(self) -> Pace:
         """The pace since the last call, or since the last checkpoint; all ranks look at their losses."""
         self.watch.flush()
         now, waited = time.perf_counter(), self._waited
@@ -177,7 +176,7 @@ class TrainingLoop:
         if self.state.step == self._saved_step:
             return
         self.watch.flush()
-        require_finite_weights(self.step.networks, self.state.step, self.step.hints.not_finite)
+        require_finite_weights(self.step.networks, self.state.step, self.step.not_finite_hint)
         states = gather_random_states(self.group)
         if self.group.is_main:
             self.saved = self.write(states)
@@ -186,10 +185,8 @@ class TrainingLoop:
         self.group.barrier()
 
     def rehearse(self, loader: DataLoader) -> float:
-        """Makes a few steps, of which nothing is kept or logged; returns the seconds of the quickest.
-
-        One step, where it takes long; the first of several also plans the work of those after it.
-        """
+        """Makes a few steps, of which nothing is kept or logged; returns the seconds of the quickest."""
+        # One step, where it takes long; the first of several also plans the work of those after it.
         loader.batch_sampler.set_epoch(self.state.epoch, 0, self.state.epoch + _REHEARSED_STEPS * self.accumulate)
         self._set_training()
         batches, times, start = iter(loader), [], time.perf_counter()
@@ -210,12 +207,7 @@ class TrainingLoop:
         return min(times)
 
     def _must_stop(self, found: list) -> bool:
-        """Whether this rank or another is told to stop; all ranks come to the same answer before the same step.
-
-        Raises:
-            UserError: a batch cannot be loaded.
-            FailedElsewhere: another rank has that error.
-        """
+        """Whether this rank or another is told to stop; all ranks come to the same answer before the same step."""
         error = next((batch for batch in found if isinstance(batch, UserError)), None)
         verdict = self.group.lowest(_FAIL if error else _STOP if self.stop.requested else _GO)
         if verdict == _FAIL:
@@ -226,12 +218,11 @@ class TrainingLoop:
 
     def _out_of_memory(self) -> UserError:
         return UserError(
-            f"step {self.state.step + 1}: the memory of {self.group.device} is too small. {self.step.hints.memory}, "
+            f"step {self.state.step + 1}: the memory of {self.group.device} is too small. {self.step.memory_hint}, "
             "then run the same command again."
         )
 
     def _turn_epoch(self, n_batches: int) -> None:
-        """Begins the next epoch where this one is done."""
         if self.state.batches_done >= n_batches:
             self.state.epoch += 1
             self.state.batches_done = 0

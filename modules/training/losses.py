@@ -40,12 +40,8 @@ def kl_loss(
 ) -> torch.Tensor:
     """Divergence of the posterior from the prior, per real frame: summed over channels, averaged over frames.
 
-    Args:
-        z_p: (B, C, N) the posterior's sample, mapped into the prior's space.
-        logs_q: (B, C, N) log deviation of the posterior.
-        m_p: (B, C, N) mean of the prior.
-        logs_p: (B, C, N) log deviation of the prior.
-        mask: (B, 1, N), zero (or False) at padded frames.
+    `z_p` is the posterior's sample, mapped into the prior's space, `logs_q` its log deviation, `m_p` and `logs_p` mean
+    and log deviation of the prior, (B, C, N) each; `mask` (B, 1, N) is zero (or False) at padded frames.
     """
     z_p, logs_q, m_p, logs_p, mask = (x.float() for x in (z_p, logs_q, m_p, logs_p, mask))
     divergence = logs_p - logs_q - 0.5 + 0.5 * (z_p - m_p).square() * torch.exp(-2 * logs_p)

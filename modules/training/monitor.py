@@ -17,7 +17,7 @@ from modules.training.loop import Pace, TrainState
 from modules.training.resume import save_best
 from modules.training.scores import ScoreBoard, Scorer, Scores, mean_scores
 from modules.training.step import StepReport, VitsStep
-from modules.training.tensorboard import add_picture, add_sound, curve_picture, mel_picture, open_events
+from modules.training.tensorboard import add_sound, curve_picture, mel_picture, open_events
 
 logger = logging.getLogger(__name__)
 
@@ -25,34 +25,19 @@ VALIDATION_SECONDS = 15.0  # of each clip; more takes long on a CPU and tells no
 
 
 class VoiceMonitor:
-    """Logs the steps of a run and evaluates its voice, on the main rank; curves have so-vits-svc's names.
-
-    Args:
-        step: networks and config.
-        state: where the run goes on; it is read at every call.
-        folder: of the run.
-        clips: for validation; the networks are not trained on them.
-        scorer: scores the clips, for scores.csv and G_best.pth; None leaves both out.
-        card: the model card of G_best.pth.
-    """
+    """Logs the steps of a run and evaluates its voice, on the main rank; curves have so-vits-svc's names."""
 
     def __init__(
         self,
         step: VitsStep,
         state: TrainState,
         folder: Path,
-        clips: list[Item],
-        scorer: Scorer | None = None,
-        card: dict[str, Any] | None = None,
+        clips: list[Item],  # for validation
+        scorer: Scorer | None = None,  # for scores.csv and G_best.pth; None leaves both out
+        card: dict[str, Any] | None = None,  # of G_best.pth
     ) -> None:
-        self.step, self.state, self.folder, self.clips, self.scorer, self.card = (
-            step,
-            state,
-            folder,
-            clips,
-            scorer,
-            card,
-        )
+        self.step, self.state, self.folder, self.clips = step, state, folder, clips
+        self.scorer, self.card = scorer, card
         self.config, self.audio = step.config, step.config.audio
 
     def __enter__(self) -> "VoiceMonitor":
@@ -91,7 +76,7 @@ class VoiceMonitor:
             pictures["all/lf0"] = curve_picture({"sung": lf0, "predicted": report.pred_lf0[0, 0]})
             pictures["all/norm_lf0"] = curve_picture({"sung": lf0, "normalised": report.norm_lf0[0, 0]})
         for name, picture in pictures.items():
-            add_picture(self._events, name, picture, step)
+            self._events.add_image(name, picture, step, dataformats="HWC")
 
     @torch.no_grad()
     def validate(self, stop: StopRequest) -> None:
@@ -107,7 +92,8 @@ class VoiceMonitor:
                 distances.append(float(F.l1_loss(*mels)))
                 for name, wav, mel in zip(("gen", "gt"), (generated, real), mels):
                     add_sound(self._eval, f"{name}/audio_{index}", wav, step, self.audio.sampling_rate)
-                    add_picture(self._eval, f"{name}/mel" + (f"_{index}" if index else ""), mel_picture(mel), step)
+                    name = f"{name}/mel_{index}" if index else f"{name}/mel"
+                    self._eval.add_image(name, mel_picture(mel), step, dataformats="HWC")
                 if self.scorer is not None:
                     scores.append(self.scorer.score(generated, real))
         if distances:
@@ -142,11 +128,6 @@ class VoiceMonitor:
                 logger.warning("%s", error)
         elif patience and board.best and board.evaluations_since_best % patience == 0:
             best_step, mel = board.best
-            logger.info(
-                "the score has not improved for %d evaluations: %s holds the best, mel %.3f of step %d. More steps may "
-                "not help",
-                board.evaluations_since_best,
-                self.folder / "G_best.pth",
-                mel,
-                best_step,
-            )
+            text = "the score has not improved for %d evaluations: %s holds the best, mel %.3f of step %d. "
+            path = self.folder / "G_best.pth"
+            logger.info(text + "More steps may not help", board.evaluations_since_best, path, mel, best_step)

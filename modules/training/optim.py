@@ -14,12 +14,8 @@ class Updates:
     """Gradients to steps, for any number of optimizers that share one precision.
 
     A step whose gradient is not finite is left out: weights and moments stay as they are. On CUDA the device itself
-    decides that, so no step waits for it, and in fp16 the scale of the loss is halved; a gradient that overflows is
-    part of fp16's search for the largest scale. Elsewhere the length of the gradient is looked at.
-
-    Args:
-        dtype: of the forward passes.
-        clip_norm: gradients of one optimizer that are longer are shortened to it; 0 leaves all as they are.
+    decides that, so no step waits for it, and in fp16 the scale of the loss is halved: part of the search for the
+    largest one. Gradients of one optimizer that are longer than `clip_norm` are shortened to it; 0 leaves all.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype, clip_norm: float = 0.0) -> None:
@@ -90,8 +86,7 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
 class AveragedWeights(AveragedModel):
     """An exponential moving average of a network's weights, itself a network of that kind (`module`).
 
-    The share of it that an update keeps grows with the run: after n updates it is min(decay, (1 + n) / (10 + n)), so
-    that the average does not start as the average of noise.
+    After n updates, one keeps the share min(decay, (1 + n) / (10 + n)) of it, so that it does not start as noise.
 
     Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; Yazici et al., "The
     unusual effectiveness of averaging in GAN training", 2019, arXiv:1806.04498.

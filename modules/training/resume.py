@@ -46,11 +46,7 @@ _TRAINED, _N_AVERAGED = "trained_model", "n_averaged"
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """The complete pairs (G_STEP.pth, D_STEP.pth) in a run's folder, newest first, without base models.
-
-    Raises:
-        CheckpointError: there is a generator to go on from, but the discriminators are missing everywhere.
-    """
+    """The complete pairs (G_STEP.pth, D_STEP.pth) in a run's folder, newest first, without base models."""
     found, steps = _steps_of_pairs(folder)
     newest = steps[-1] if steps else 0
     single = [path for prefix in "GD" for step, path in found[prefix].items() if step > newest]
@@ -67,17 +63,10 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
 
 def load_start(folder: Path, step: VitsStep, group: Group, base: Path | None = None) -> tuple[TrainState, Path | None]:
     """Brings networks, optimizers and random state to where a run's folder says: on from the newest pair that can be
-    read, or to a base model, or nowhere.
-
-    Args:
-        base: another folder, to take a base model from where the run's has none.
+    read, or to a base model, of `base` where the folder has none, or nowhere.
 
     Returns:
         The state, and the generator that it came from, of a base if the step is 0; None for a run from nothing.
-
-    Raises:
-        CheckpointError: every pair is damaged, or the newest whole one does not fit the config; the text names the
-            keys or tensors.
     """
     pairs, config = find_pairs(folder), step.config
     if not pairs:
@@ -111,12 +100,8 @@ def save_state(
     random_states: list[dict[str, torch.Tensor]],
     card: dict[str, Any] | None = None,
 ) -> Path:
-    """Writes the pair of this step and deletes what `train.keep_ckpts` does not keep; returns the generator's path.
-
-    Args:
-        random_states: of each rank.
-        card: the model card; the generator's file carries it.
-    """
+    """Writes the pair of this step, the generator with the model card, and deletes what `train.keep_ckpts` does not
+    keep; returns the generator's path."""
     assert state.step > 0, "step 0 is the name of base models"
     train = step.config.train
     shared = {
@@ -162,8 +147,8 @@ def save_best(folder: Path, state: TrainState, step: VitsStep, card: dict[str, A
 def prune_pairs(folder: Path, keep: int, step: int) -> None:
     """Keeps the newest `keep` complete pairs up to `step`, and whatever is newer than they are; 0 keeps everything.
 
-    By step, not by date, and never step 0. Pairs after `step` are of a run that went on from before them, since they
-    are damaged: they must not count, or they would outlive every whole one.
+    Pairs after `step` are of a run that went on from before them, since they are damaged: they must not count, or they
+    would outlive every whole one.
     """
     found, pairs = _steps_of_pairs(folder)
     pairs = [number for number in pairs if number <= step]
@@ -176,7 +161,7 @@ def prune_pairs(folder: Path, keep: int, step: int) -> None:
 
 
 def _steps_of_pairs(folder: Path) -> tuple[dict[str, dict[int, Path]], list[int]]:
-    """The files by prefix and step, and the steps of complete pairs, ascending."""
+    """The files by prefix and step, and the steps of complete pairs, ascending, without 0."""
     found = {prefix: {step_of(path): path for path in list_checkpoints(folder, prefix)} for prefix in "GD"}
     return found, sorted(set(found["G"]) & set(found["D"]) - {0})
 

@@ -33,13 +33,9 @@ class Scores(NamedTuple):
     mel: float  # mean absolute distance of the log mels
     f0_cents: float  # median absolute error of the pitch over the frames voiced in both, nan where there are none
     voicing: float  # share of frames, 0 to 1, that are voiced in only one
-    similarity: (
-        float | None
-    )  # cosine of the speaker embeddings; nan where the real clip is silent, None without encoder
+    similarity: float | None  # cosine of the speaker embeddings; nan where the real clip is silent, None unmeasured
 
     def __str__(self) -> str:
-        """For a log: "mel 0.512, pitch off by 14 cents, voicing wrong in 3.2 %, similarity 0.81", less what is
-        unknown."""
         parts = [f"mel {self.mel:.3f}"]
         if not math.isnan(self.f0_cents):
             parts.append(f"pitch off by {self.f0_cents:.0f} cents")
@@ -65,9 +61,6 @@ class Scorer:
             generated: (T,) in [-1, 1] at audio.sampling_rate; with samples that are not finite all scores are nan.
             real: (T,) likewise.
             f0: of `real`; None asks the predictor.
-
-        Raises:
-            AudioError: the clips are too short for a spectrum.
         """
         wanted = self.predictor.predict(real.detach().float().cpu().numpy()) if f0 is None else f0
         n_samples = min(len(generated), len(real))
@@ -117,10 +110,8 @@ class ScoreBoard:
 
     The best is the one with the lowest `mel`; of equal ones the first. No table is written before `add`.
 
-    Args:
-        path: of the file; it need not be there. One that is no table of scores is renamed to `NAME.bak-N` at once.
-        step: where the run goes on; later rows are of a run that was given up, and are dropped. If that leaves none,
-            the file is renamed likewise, at the first `add`.
+    A file that is no table of scores is renamed to `NAME.bak-N` at once. Rows after `step`, where the run goes on, are
+    of a run that was given up, and are dropped; if that leaves none, the file is renamed at the first `add`.
     """
 
     def __init__(self, path: Path, step: int = 0) -> None:
@@ -152,14 +143,8 @@ class ScoreBoard:
         return sum(self.best is None or step > self.best[0] for step in self._rows)
 
     def add(self, step: int, epoch: int, scores: Scores) -> bool:
-        """Puts an evaluation into the table and the file; one of the same step is replaced.
-
-        A file that cannot be written, such as one that a spreadsheet has open, is warned about: the next `add` writes
-        this row too.
-
-        Returns:
-            Whether it is the best so far. One without a finite mel distance never is.
-        """
+        """Puts an evaluation into the table and the file, in the place of one of the same step; returns whether it is
+        the best so far. One without a finite mel distance never is."""
         self._rows[step] = epoch, _from_text(_as_text(scores))
         self._rows = dict(sorted(self._rows.items()))
         try:
@@ -167,7 +152,7 @@ class ScoreBoard:
                 logger.warning("%s is of another run: it is now %s", self.path, _set_aside(self.path))
             self._is_of_another_run = False
             self._write()
-        except (OSError, UsageError) as error:
+        except (OSError, UsageError) as error:  # the next `add` writes this row too
             logger.warning("%s could not be written (%s); close what has it open", self.path, error)
         return self.best is not None and self.best[0] == step
 

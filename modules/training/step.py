@@ -1,9 +1,5 @@
-"""One training step of the voice model: discriminators first, then the generator against them.
+"""One training step of the voice model: discriminators first, then the generator against them."""
 
-Knows networks only by what they return, so any pair with the same outputs can be trained.
-"""
-
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +12,7 @@ from modules.data.dataset import Batch
 from modules.device import autocast
 from modules.nn.masks import slice_frames
 from modules.training.distributed import Group, no_sync, share_gradients
-from modules.training.loop import ErrorHints, TrainState
+from modules.training.loop import TrainState
 from modules.training.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss, stft_loss
 from modules.training.optim import AveragedWeights, Updates, make_adamw
 
@@ -45,7 +41,7 @@ class Generated(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """What a step found; pictures and curves are of its last batch."""
+    """What a step found; mels and curves are of its last batch."""
 
     losses: Losses
     norms: tuple[torch.Tensor, torch.Tensor]  # gradients of discriminators and generator, before they were clipped
@@ -56,24 +52,16 @@ class StepReport(NamedTuple):
     pred_lf0: torch.Tensor | None
 
     def __str__(self) -> str:
-        """The losses that tell most."""
         return " ".join(f"{name} {float(value):.2f}" for name, value in zip(Losses._fields[:5], self.losses))
 
 
 class VitsStep:
-    """Both networks with their optimizers.
+    """Both networks, on `device`, with their optimizers.
 
     Args:
         net_g: the voice model; called as `SynthesizerTrn.forward` and returning what that returns.
         net_d: the discriminators: wave (B, 1, T) to scores and maps.
-        device: where both networks are.
         group: the ranks that train together; their gradients are averaged. None trains alone.
-
-    Attributes:
-        averaged: the moving average of the voice model's weights, with `train.ema_decay`; else None.
-        clock: called with a name at the end of each phase of a step, for measurements.
-        is_adversarial: the discriminators take part; without, their losses are zero.
-        is_linear: the generator's upsampling is held at linear interpolation; which channels it mixes is learned.
     """
 
     def __init__(
@@ -84,18 +72,17 @@ class VitsStep:
         self.audio, self.segment_frames = config.audio, config.segment_frames
         train = config.train
         self.accumulate = train.accumulate
-        self.hints = ErrorHints(
-            "lower train.learning_rate, or set train.fp16_run to false",
-            f"Lower train.batch_size (it is {train.batch_size}) or train.segment_size",
-        )
+        self.log_interval, self.save_interval = train.log_interval, train.eval_interval
+        self.not_finite_hint = "lower train.learning_rate, or set train.fp16_run to false"
+        self.memory_hint = f"Lower train.batch_size (it is {train.batch_size}) or train.segment_size"
         self.optim_g, self.optim_d = (
             make_adamw(net, device, train.learning_rate, tuple(train.betas), train.eps) for net in self.networks
         )
         self.dtype = half_dtype(config, device)
         self.updates = Updates(device, self.dtype, train.clip_grad)
         self.averaged = AveragedWeights(net_g, train.ema_decay) if train.ema_decay else None
-        self.clock: Callable[[str], None] = lambda name: None
-        self.is_adversarial, self.is_linear = True, False
+        self.is_adversarial = True  # the discriminators take part; without, their losses are zero
+        self.is_linear = False  # the decoder's upsampling is held at linear interpolation of learned mixes of channels
         self._began_linear: bool | None = None
         # These two add the averaging over ranks; only passes whose gradients are wanted go through them.
         self._generator, self._discriminator = (share_gradients(net, group) for net in self.networks)
@@ -106,17 +93,17 @@ class VitsStep:
         return self.net_g if self.averaged is None else self.averaged.module
 
     def compile(self, **options: Any) -> None:
-        """Compiles both networks at their next passes, with options of torch.compile; `infer` stays as it is."""
+        """Compiles both networks at their next passes, as torch.compile; `infer` stays as it is."""
         self.net_g.compile(**options)
         self.net_d.compile(**options)
 
     def prepare(self, state: TrainState) -> float:
-        """Sets what follows from how far a run is; returns the learning rate.
+        """Sets what follows from how far a run is: `train.adversarial_from`, `train.linear_upsampling_steps`, and the
+        learning rate, which it returns.
 
-        That is the rate itself, `train.adversarial_from`, and `train.linear_upsampling_steps`: an untrained decoder
-        learns within twenty steps to buzz at the frame rate, which fits all mels a little, and it takes thousands until
-        it follows the pitch. Its upsampling starts as linear interpolation; held there for a while, it cannot buzz, and
-        shapes the harmonic source instead.
+        An untrained decoder learns within twenty steps to buzz at the frame rate, which fits all mels a little, and it
+        takes thousands until it follows the pitch. Its upsampling starts as linear interpolation; held there for a
+        while, it cannot buzz, and shapes the harmonic source instead.
         """
         train, rate = self.config.train, learning_rate(self.config, state.epoch)
         for group in [*self.optim_g.param_groups, *self.optim_d.param_groups]:
@@ -128,16 +115,10 @@ class VitsStep:
         return rate
 
     def run(self, batches: Batch | list[Batch]) -> StepReport:
-        """Updates both networks once.
+        """Updates both networks once, from batches on the device; returns losses averaged over all of them.
 
         With one batch, the generator learns from discriminators that have just been updated, as so-vits-svc does it.
         With several, their gradients are averaged: both networks see all of them before either is updated.
-
-        Args:
-            batches: on the device; items of all of them count alike if they have as many.
-
-        Returns:
-            The report of the last batch, with losses averaged over all.
         """
         batches = [batches] if isinstance(batches, Batch) else batches
         weight = 1 / len(batches)
@@ -153,7 +134,7 @@ class VitsStep:
                 losses.append(self._generator_loss(generated, loss_d, weight))
         if norm_d is None:
             norm_d = self._update_discriminators()
-        norm_g = self._update(self.optim_g, "g_update")
+        norm_g = self.updates.step(self.optim_g)
         if self.is_linear:
             self.net_g.dec.hold_interpolation()
         self.updates.end()
@@ -174,7 +155,6 @@ class VitsStep:
         wav = out.y_hat.float()
         mel_real = mel_from_spectrogram(slice_frames(batch.spec, out.ids_slice, self.segment_frames), self.audio)
         mel = mel_spectrogram(wav.squeeze(1), self.audio)
-        self.clock("g_forward")
         return Generated(out, real, wav, mel_real, mel)
 
     def _discriminator_loss(self, real: torch.Tensor, generated: torch.Tensor, weight: float) -> torch.Tensor:
@@ -186,25 +166,20 @@ class VitsStep:
             scores, _ = self._discriminator(torch.cat([real, generated]))
         scores_real, scores_generated = zip(*(score.chunk(2) for score in scores))
         loss = discriminator_loss(list(scores_real), list(scores_generated))
-        self.clock("d_forward")
         self.updates.backward(loss * weight)
-        self.clock("d_backward")
         return loss.detach()
 
     def _generator_loss(self, generated: Generated, loss_d: torch.Tensor, weight: float) -> Losses:
         """The generator's losses and their gradient."""
         out, real, wav, mel_real, mel_generated = generated
         gen, fm = self._adversarial_loss(real, wav)
-        self.clock("adversarial")
         train, zero = self.config.train, torch.zeros((), device=self.device)
         mel = train.c_mel * F.l1_loss(mel_generated, mel_real)
         kl = train.c_kl * kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.z_mask)
         stft = train.c_stft * stft_loss(real.squeeze(1), wav.squeeze(1)) if train.c_stft else zero
         lf0 = zero if out.pred_lf0 is None else F.mse_loss(out.pred_lf0.float(), out.lf0.float())
         total = gen + fm + mel + kl + lf0 + stft
-        self.clock("losses")
         self.updates.backward(total * weight)
-        self.clock("g_backward")
         return Losses(*(loss.detach() for loss in (loss_d, gen, fm, mel, kl, lf0, stft, total)))
 
     def _adversarial_loss(self, real: torch.Tensor, generated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -219,32 +194,21 @@ class VitsStep:
         return adversarial_loss(scores), feature_loss(maps_real, maps)
 
     def _update_discriminators(self) -> torch.Tensor:
-        return self._update(self.optim_d, "d_update") if self.is_adversarial else torch.zeros((), device=self.device)
-
-    def _update(self, optimizer: torch.optim.Optimizer, phase: str) -> torch.Tensor:
-        norm = self.updates.step(optimizer)
-        self.clock(phase)
-        return norm
+        return self.updates.step(self.optim_d) if self.is_adversarial else torch.zeros((), device=self.device)
 
 
 def half_dtype(config: Config, device: torch.device) -> torch.dtype:
-    """Precision of the networks' forward passes: fp32, or what `train.half_type` says with `train.fp16_run`.
-
-    fp16 needs scaled gradients, which only CUDA has here; elsewhere it means fp32.
-    """
+    """Precision of the networks' forward passes: fp32, or what `train.half_type` says with `train.fp16_run`."""
     if not config.train.fp16_run:
         return torch.float32
     if config.train.half_type == "bf16":
         return torch.bfloat16
-    return torch.float16 if device.type == "cuda" else torch.float32
+    return torch.float16 if device.type == "cuda" else torch.float32  # scaled gradients are for CUDA only
 
 
 def learning_rate(config: Config, epoch: int) -> float:
-    """The rate of an epoch (counted from 1): a linear rise over the warm-up epochs, then a steady decay.
-
-    Written as a function of the epoch alone, so stopping and resuming cannot multiply a factor twice.
-    """
-    train = config.train
+    """The rate of an epoch (counted from 1): a linear rise over the warm-up epochs, then a steady decay."""
+    train = config.train  # of the epoch alone, so stopping and resuming cannot multiply a factor twice
     if epoch <= train.warmup_epochs:
         return train.learning_rate * epoch / train.warmup_epochs
     return train.learning_rate * train.lr_decay ** (epoch - max(train.warmup_epochs, 1))

@@ -14,11 +14,6 @@ def open_events(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
-def add_picture(events: Any, name: str, picture: np.ndarray, step: int) -> None:
-    """Adds a picture (H, W, 3) uint8."""
-    events.add_image(name, picture, step, dataformats="HWC")
-
-
 def add_sound(events: Any, name: str, wav: torch.Tensor, step: int, sampling_rate: int) -> None:
     """Adds a wave (T,)."""
     events.add_audio(name, wav.detach().float().cpu().clamp(-1, 1)[None], step, sampling_rate)
@@ -29,8 +24,7 @@ def mel_picture(mel: torch.Tensor) -> np.ndarray:
     from matplotlib import colormaps
 
     values = np.flipud(mel.detach().float().cpu().numpy())
-    low, high = values.min(), values.max()
-    shades = (values - low) / max(high - low, 1e-6)
+    shades = (values - values.min()) / max(np.ptp(values), 1e-6)
     colours = (colormaps["viridis"](shades)[..., :3] * 255).astype(np.uint8)
     return colours.repeat(3, axis=0).repeat(2, axis=1)
 

@@ -10,7 +10,6 @@ import torch
 from tiny_diffusion import make_diffusion_workspace, make_vocoder_files
 from tiny_voices import tiny_config
 
-import train_diff
 from diffusion.dataset import DiffusionDataset, make_loader
 from diffusion.state import load_start, save_state
 from diffusion.trainer import DiffusionMonitor, DiffusionStep
@@ -43,7 +42,7 @@ class Run:
         self.monitor = DiffusionMonitor(self.step, self.state, folder / "logs", clips, vocoder)
 
     def __call__(self, max_steps):
-        train_diff.train_steps(self.loop, self.step, self.loader, max_steps, self.monitor)
+        self.loop.train(self.loader, max_steps, self.monitor)
         return self.loop
 
     @property
