@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TRAINING_ONLY = "enc_q"
 _LEARNING_RATE = 0.0001  # what so-vits-svc writes, whatever the run's was
 _KEPT = ("config", "card", "f0_histograms")  # what our checkpoints say of the voice
 _SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -59,9 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     check_output(output, [source], arguments.overwrite, _SUFFIXES)
     content, (config, where) = compress(source, arguments.config, shrink)
     write(output, content)
-    before, after = (path.stat().st_size / 1e6 for path in (source, output))
-    print(f"{source}: {before:.1f} MB")
-    print(f"Model: {output}: {after:.1f} MB")
+    print(f"{source}: {source.stat().st_size / 1e6:.1f} MB\nModel: {output}: {output.stat().st_size / 1e6:.1f} MB")
     beside = f' -c "{where.as_posix()}"' if where is not None else ""
     speaker = next(iter(config.spk), "SPEAKER")
     print(next_step(f'python inference_main.py -m "{output.as_posix()}"{beside} -n SONG.wav -s "{speaker}"'))
@@ -69,7 +66,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _make_base(path: Path, config_path: Path | None, shrink: str, folder: Path, overwrite: bool) -> int:
-    """Writes a base model; returns the exit code."""
     from modules.config.io import save_config
     from modules.files import make_folder
     from modules.weights.checkpoint import check_whole, load_weights, save_together
@@ -101,11 +97,7 @@ def compress(
 ) -> tuple[dict[str, Any], tuple["Config", Path | None]]:
     """What is to be written, and the config with its path (None for the one in the file).
 
-    Args:
-        path: the model.
-        config_path: its config, or None to look for it.
-        shrink: "half" for floating tensors as float16, "int8" for packed ones, "" for both as they are.
-        for_training: keep the posterior encoder.
+    `shrink` is "half", "int8" or "" for tensors as they are; `for_training` keeps the posterior encoder.
     """
     import torch
 
@@ -123,15 +115,15 @@ def compress(
     rate, betas = config.train.learning_rate, tuple(config.train.betas)
     optimizer = torch.optim.AdamW(network.parameters(), rate, betas=betas, eps=config.train.eps).state_dict()
 
-    def needed(tensors: "Tensors") -> "Tensors":
-        return {name: tensor for name, tensor in tensors.items() if for_training or _TRAINING_ONLY not in name}
-
-    kept = needed(weights)
-    fit_voice(weights, needed(network.state_dict()), path, where or "the config in the file")
+    kept, needed = (
+        {name: tensor for name, tensor in tensors.items() if for_training or "enc_q" not in name}
+        for tensors in (weights, network.state_dict())
+    )
+    fit_voice(weights, needed, path, where or "the config in the file")
     if len(kept) == len(weights) and not for_training:
         logger.info("%s: is compressed already (it has no posterior encoder)", path)
-    layout = {"iteration": 0, "optimizer": optimizer, "learning_rate": _LEARNING_RATE}
-    return {"model": _shrunk(kept, shrink, path), **layout, **about}, (config, where)
+    layout = {"model": _shrunk(kept, shrink, path), "iteration": 0, "optimizer": optimizer}
+    return {**layout, "learning_rate": _LEARNING_RATE, **about}, (config, where)
 
 
 def write(output: Path, content: dict[str, Any]) -> None:
@@ -170,7 +162,6 @@ def _find_config(path: Path, given: Path | None, stored: Any) -> tuple["Config",
 
 
 def _shrunk(tensors: "Tensors", shrink: str, path: Path) -> "Tensors":
-    """The tensors of a file, in as many bits as wanted."""
     from modules.weights.int8 import halve, pack
 
     try:

@@ -42,17 +42,10 @@ class Patience:
 
 
 def fetch(url: str, target: Path, sha256: str | None = None, patience: Patience = Patience()) -> str:
-    """Downloads a file and returns its SHA-256. Proxies are taken from the environment.
+    """Downloads a file to `target`, replacing one there when it is complete, and returns its SHA-256.
 
-    Args:
-        url: http or https.
-        target: where it goes; an existing file is replaced when the new one is complete.
-        sha256: what it must be, or its first digits; None accepts anything that is not a web page.
-        patience: when to give up.
-
-    Raises:
-        DownloadError: refused, unreachable, another length or content than announced, no space, or another process
-            is fetching the same file.
+    Proxies are taken from the environment. `sha256` is what it must be, or its first digits; None accepts anything that
+    is not a web page.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part, note = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
@@ -70,9 +63,10 @@ def fetch(url: str, target: Path, sha256: str | None = None, patience: Patience 
                 time.sleep(pause)
                 pause *= 2
         except OSError as error:
+            reason = f"could not be written ({error.strerror or error})"
             if error.errno == errno.ENOSPC:
-                raise DownloadError(f"{target}: the disk is full. Free some space; the same command goes on.") from None
-            raise DownloadError(f"{target}: could not be written ({error.strerror or error})") from None
+                reason = "the disk is full. Free some space; the same command goes on."
+            raise DownloadError(f"{target}: {reason}") from None
         found = sha256_of(part)
         if sha256 is not None and not found.startswith(sha256):
             part.unlink()
@@ -112,9 +106,8 @@ def _attempt(url: str, part: Path, note: Path, stall_seconds: float) -> str | No
         raise DownloadError(f"{url}: the server answered {error.code} {error.reason}. Open it in a browser.") from None
     except (TimeoutError, http.client.HTTPException, ConnectionError, ssl.SSLError, urllib.error.URLError) as error:
         reason = getattr(error, "reason", None) or error
-        return (
-            f"nothing came for {stall_seconds:g} s" if isinstance(reason, TimeoutError) else f"no connection ({reason})"
-        )
+        silent = isinstance(reason, TimeoutError)
+        return f"nothing came for {stall_seconds:g} s" if silent else f"no connection ({reason})"
     except ValueError as error:
         raise DownloadError(f"{url}: not a usable address ({error})") from None
 
@@ -170,11 +163,7 @@ def _read_note(note: Path, url: str) -> dict:
 
 @contextlib.contextmanager
 def _only_one(path: Path) -> Iterator[None]:
-    """Holds a lock that the system releases with the process, however that ends.
-
-    Raises:
-        DownloadError: another process holds it.
-    """
+    """Holds a lock that the system releases with the process, however that ends."""
     with path.open("a+b") as file:
         try:
             if os.name == "nt":
@@ -195,15 +184,8 @@ def _only_one(path: Path) -> Iterator[None]:
 
 
 def extract_members(archive: Path, members: dict[str, Path]) -> None:
-    """Unpacks chosen files of a zip, each to its own place.
-
-    Args:
-        archive: the zip.
-        members: path in the zip -> file to write. A path that is not there is looked for by its last part.
-
-    Raises:
-        DownloadError: not a zip, a member is missing, doubtful (a link, a path that leads out) or too big.
-    """
+    """Unpacks `members` of a zip, path in it -> file to write; a path that is not there is looked for by its last part.
+    Doubtful ones (links, paths that lead out, too big) are refused."""
     try:
         with zipfile.ZipFile(archive) as opened:
             listed = {info.filename: info for info in opened.infolist() if not info.is_dir()}

@@ -17,6 +17,7 @@ from torch import nn
 
 from modules.errors import CheckpointError, UsageError
 from modules.files import atomic_path
+from modules.weights.checkpoint import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +90,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 def open_session(path: Path, device: torch.device, purpose: str, optimise: bool = True) -> Any:
     """An onnxruntime.InferenceSession of a file, on CUDA where the device is one and onnxruntime was built for it.
 
-    Args:
-        path: the file.
-        device: where it is wanted.
-        purpose: what needs onnxruntime, for the message.
-        optimise: makes runs quick and opening slow.
+    `purpose` says in the message what needs onnxruntime; `optimise` makes runs quick and opening slow.
     """
     try:
         import onnxruntime
@@ -111,15 +108,15 @@ def open_session(path: Path, device: torch.device, purpose: str, optimise: bool 
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime raises a class of its own for each status code
-        reason = str(error).strip().splitlines()[0][:160]
-        raise CheckpointError(f"{path}: not a usable ONNX file ({reason}). Get it or make it again.") from None
+        text = f"{path}: not a usable ONNX file ({first_line(error)}). Get it or make it again."
+        raise CheckpointError(text) from None
 
 
 def is_same(what: str, found: np.ndarray, wanted: torch.Tensor) -> bool:
     """Whether a graph's output is torch's within `TOLERANCE` of full scale; says by how much they differ.
 
     Full scale is 1, or the largest value where that is more: Whisper's units reach 20, and torch's own are only good
-    to 2e-4 there. `what` names the output in the log.
+    to 2e-4 there.
     """
     if found.shape != tuple(wanted.shape):
         logger.error("%s: the graph gives %s, torch %s", what, list(found.shape), list(wanted.shape))
