@@ -20,11 +20,7 @@ from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.files import atomic_path, check_output
 
 if TYPE_CHECKING:
-    import torch
-
     from modules.config.schema import Config
-
-    Tensors = dict[str, torch.Tensor]
 
 logger = logging.getLogger(__name__)
 
@@ -150,18 +146,17 @@ def _find_config(path: Path, given: Path | None, stored: Any) -> tuple["Config",
     """The voice's config, and where it lies; None for the one inside the model."""
     from modules.config.io import load_config, parse_config
 
-    if given is not None:
-        return load_config(given), given
-    if isinstance(stored, dict):
+    if given is None and isinstance(stored, dict):
         return parse_config(stored), None
     beside = path.with_name("config.json")
-    for candidate in (beside, Path("configs/config.json")):
-        if candidate.is_file():
-            return load_config(candidate), candidate
-    raise ConfigError(f"{beside}: no such file, and the model carries no config. Give -c the config.json of the voice.")
+    found = given or next(filter(Path.is_file, (beside, Path("configs/config.json"))), None)
+    if found is None:
+        text = "no such file, and the model carries no config. Give -c the config.json of the voice."
+        raise ConfigError(f"{beside}: {text}")
+    return load_config(found), found
 
 
-def _shrunk(tensors: "Tensors", shrink: str, path: Path) -> "Tensors":
+def _shrunk(tensors: dict[str, Any], shrink: str, path: Path) -> dict[str, Any]:
     from modules.weights.int8 import halve, pack
 
     try:

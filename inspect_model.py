@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 def inspect(path: Path) -> Report:
     """All that can be said of a file, as plain values; `error` where it is damaged or asks to run code."""
     report: Report = {"path": path.as_posix()}
-    readers = {".onnx": _onnx, ".faiss": _faiss, ".json": _index, ".pkl": _pickled_index}
+    readers = {".onnx": _onnx, ".faiss": _index, ".json": _index, ".pkl": _index}
     try:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
@@ -131,7 +131,7 @@ def _weights(path: Path) -> Report:
         report |= {"numbers": ", ".join(sorted(dtypes)), "is_half": bool(dtypes) and dtypes <= {"float16", "bfloat16"}}
     if kind in (VOICE, DIFFUSION, "discriminator"):
         steps = [content[key] for key in ("step", "global_step") if isinstance(content.get(key), int)]
-        report["step"] = steps[0] if steps else step_of(path)
+        report["step"] = [*steps, step_of(path)][0]
         report |= {"epoch": content.get("iteration"), "card": card_of(content, path)}
     if kind == VOICE and found.family.is_ours:
         report |= _voice(path, content, weights)
@@ -244,8 +244,7 @@ def _width(*widths: int | None) -> Report:
     from modules.encoders.base import ENCODERS
 
     width = widths[0] if len(set(widths)) == 1 else None
-    names = [name for name in ENCODERS.names() if ENCODERS.get(name).dim == width]
-    return {"units_width": width, "encoder_may_be": names}
+    return {"units_width": width, "encoder_may_be": [n for n in ENCODERS.names() if ENCODERS.get(n).dim == width]}
 
 
 def _of_encoder(name: str, width: int | None) -> Report:
@@ -303,41 +302,29 @@ def _onnx(path: Path) -> Report:
     return report
 
 
-def _faiss(path: Path) -> Report:
-    from cluster.index_files import index_header
-
-    width, n_vectors = index_header(path)
-    return {"kind": "part of a feature index", "carries": "numbers only", **_width(width), "vectors": n_vectors}
-
-
 def _index(path: Path) -> Report:
-    from cluster.index_files import read_json_index
-
-    width, speakers = read_json_index(path)
-    for name, entry in speakers.items():
-        file = path.with_name(entry.file)
-        if not file.is_file() or sha256_of(file) != entry.sha256:
-            raise CheckpointError(f"{path}: {entry.file}, the part of {name}, is missing or was changed")
-    return {
-        "kind": "feature index",
-        "family": "this toolkit",
-        "carries": "numbers only",
-        "encoder": json.loads(path.read_text("utf-8")).get("encoder"),
-        "units_width": width,
-        "speakers": {name: f"id {entry.id}, {entry.n_vectors} vectors" for name, entry in speakers.items()},
-    }
-
-
-def _pickled_index(path: Path) -> Report:
-    from cluster.index_files import header_of, is_index_name, read_pickled_index
+    """A feature index, ours (.json) or so-vits-svc's (.pkl), or a part of ours (.faiss)."""
+    from cluster.index_files import header_of, index_header, is_index_name, read_json_index, read_pickled_index
     from modules.weights.foreign import globals_of
 
+    report = {"kind": "feature index", "family": "this toolkit", "carries": "numbers only"}
+    if path.suffix.lower() == ".faiss":
+        width, n_vectors = index_header(path)
+        return report | {"kind": "part of a feature index", "family": ""} | _width(width) | {"vectors": n_vectors}
+    if path.suffix.lower() == ".json":
+        width, entries = read_json_index(path)
+        for name, entry in entries.items():
+            file = path.with_name(entry.file)
+            if not file.is_file() or sha256_of(file) != entry.sha256:
+                raise CheckpointError(f"{path}: {entry.file}, the part of {name}, is missing or was changed")
+        report |= {"encoder": json.loads(path.read_text("utf-8")).get("encoder"), "units_width": width}
+        speakers = {name: f"id {entry.id}, {entry.n_vectors} vectors" for name, entry in entries.items()}
+        return report | {"speakers": speakers}
     if code := [name for name in globals_of(path) if not is_index_name(name)]:
         raise AsksForCode(code)
     headers = {number: header_of(data, path) for number, data in read_pickled_index(path).items()}
-    report = {"kind": "feature index", "family": "so-vits-svc 4.1", "carries": "numbers only"}
-    speakers = {f"id {number}": f"{n_vectors} vectors" for number, (_, n_vectors) in headers.items()}
-    return report | _width(*[width for width, _ in headers.values()]) | {"speakers": speakers}
+    report |= {"family": "so-vits-svc 4.1"} | _width(*[width for width, _ in headers.values()])
+    return report | {"speakers": {f"id {number}": f"{n} vectors" for number, (_, n) in headers.items()}}
 
 
 def _lines(report: Report) -> Iterator[str]:

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 # Layout of a voice file in so-vits-svc 4.1, for a first model that lacks one of its keys.
 _LAYOUT = {"model": {}, "iteration": 0, "optimizer": None, "learning_rate": 0.0001}
-# What the shapes of tensors do not show: (section of the config, key).
-_MUST_AGREE = (("model", "speech_encoder"), ("data", "sampling_rate"), ("data", "hop_length"))
+# What the shapes of tensors do not show.
+_MUST_AGREE = ("spk", "model.speech_encoder", "data.sampling_rate", "data.hop_length")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,13 +122,12 @@ def _check_configs(first: Path, wanted: Any, path: Path, found: Any) -> None:
     """Compares the configs that our checkpoints carry; those of other tools have none."""
     if not (isinstance(wanted, dict) and isinstance(found, dict)):
         return
-    values = {"spk": (wanted.get("spk"), found.get("spk"))}
-    for section, key in _MUST_AGREE:
-        values[f"{section}.{key}"] = tuple((config.get(section) or {}).get(key) for config in (wanted, found))
-    for key, (before, now) in values.items():
+    for name in _MUST_AGREE:
+        section, _, key = name.rpartition(".")
+        before, now = ((config.get(section) or {} if section else config).get(key) for config in (wanted, found))
         if before != now:
             raise CheckpointError(
-                f"{path}: {key} is {str(now)[:200]}, but {str(before)[:200]} in {first}. "
+                f"{path}: {name} is {str(now)[:200]}, but {str(before)[:200]} in {first}. "
                 "Blend models of the same speakers and the same encoder."
             )
 

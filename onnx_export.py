@@ -47,8 +47,6 @@ logger = logging.getLogger(__name__)
 DEFAULT_NAME = "TransformerFlow"
 _END = "_SoVits"
 _CHECKED_LENGTHS = (40, 97, 333)  # frames
-# In natural log. Other random numbers of the source in torch itself may move the mel spectrum by less than this.
-_SMALL_DISTANCE = 0.05
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -212,7 +210,8 @@ def _is_near(voice: "Synthesizer", graph: "OnnxVoice", config: "Config", name: s
     wavs = voice.infer(**given).wav, voice.infer(**given, seed=1).wav, graph.infer(**given).wav
     mels = [mel_spectrogram(wav[None], config.audio) for wav in wavs]
     usual, found = ((mel - mels[0]).abs().mean().item() for mel in mels[1:])
-    is_near = found <= 2 * usual + _SMALL_DISTANCE  # not so for a NaN
+    # In natural log: `usual` may be nearly 0. Not so for a NaN.
+    is_near = found <= 2 * usual + 0.05
     text = "%s: its mel spectrum is %.3f from torch's; other random numbers in torch alone make %.3f%s"
     level, verdict = (logging.INFO, ", good") if is_near else (logging.ERROR, ": it is too far")
     logger.log(level, text, name, found, usual, verdict)

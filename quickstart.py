@@ -60,20 +60,17 @@ def main(argv: list[str] | None = None) -> int:
     if options.steps < 1:
         parser.error("--steps must be at least 1")
     started = time.monotonic()
-    python = install("requirements.txt")
+    python, workspace = install("requirements.txt"), options.workspace.expanduser().resolve()
     installed = time.monotonic()
-    workspace = options.workspace.expanduser().resolve()
     fill_workspace(workspace)
     print(f"\n$ cd {workspace}")
-    result, picture = convert(python, workspace, BASE / "G_0.pth", BASE / "config.json", READY_SPEAKER, READY_KEY)
-    converted, made = time.monotonic(), "Converted song: {}\nPicture:        {}"
-    print(f"\nInstallation {minutes(installed - started)}, first song {minutes(converted - installed)}.")
-    print(made.format(result, picture))
-    if options.no_train:
-        return 0
-    result, picture = train_and_convert(python, workspace, options.steps)
-    print(f"\nA voice of one's own, from recordings to song: {minutes(time.monotonic() - converted)}.")
-    print(made.format(result, picture))
+    made = convert(python, workspace, BASE / "G_0.pth", BASE / "config.json", READY_SPEAKER, READY_KEY)
+    converted = time.monotonic()
+    print(f"\nInstallation {minutes(installed - started)}, first song {minutes(converted - installed)}.\n{made}")
+    if not options.no_train:
+        made = train_and_convert(python, workspace, options.steps)
+        took = minutes(time.monotonic() - converted)
+        print(f"\nA voice of one's own, from recordings to song: {took}.\n{made}")
     return 0
 
 
@@ -149,9 +146,8 @@ def fingerprint(requirements: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def train_and_convert(python: Path, workspace: Path, steps: int) -> tuple[Path, Path]:
-    """Runs the scripts of the recipe as a user would; returns the song in the new voice and its picture."""
-
+def train_and_convert(python: Path, workspace: Path, steps: int) -> str:
+    """Runs the scripts of the recipe as a user would; returns as `convert`."""
     settings = ["--small", "--vol_aug", "--speech_encoder", "whisper-ppg-base"]
     training = ["-c", "configs/config.json", "-m", "44k", "--base", shown(BASE, workspace), "--max_steps", str(steps)]
     run_script(python, workspace, "resample.py")
@@ -162,15 +158,15 @@ def train_and_convert(python: Path, workspace: Path, steps: int) -> tuple[Path, 
     return convert(python, workspace, newest_model(folder), folder / "config.json", SPEAKER)
 
 
-def convert(python: Path, workspace: Path, model: Path, config: Path, speaker: str, key: int = 0) -> tuple[Path, Path]:
-    """Converts the song and draws it beside its source; returns the song and the picture."""
+def convert(python: Path, workspace: Path, model: Path, config: Path, speaker: str, key: int = 0) -> str:
+    """Converts the song and draws it beside its source; returns where both lie, in words."""
     flags = ["-m", shown(model, workspace), "-c", shown(config, workspace), "-n", SONG, "-s", speaker]
-    flags += [*(["-t", str(key)] if key else []), "-f0p", "fcpe", "-lea", "0"]  # as loud as the song
+    flags += [*(["-t", str(key)] if key else []), "-f0p", "fcpe", "-lea", "0"]  # the last: as loud as the song
     run_script(python, workspace, "inference_main.py", *flags)
     result = Path("results") / f"{SONG}_{key}key_{speaker}_sovits_fcpe.flac"
     picture = result.with_suffix(".png")
     run_script(python, workspace, "compare.py", f"raw/{SONG}", result.as_posix(), "-o", picture.as_posix())
-    return workspace / result, workspace / picture
+    return f"Converted song: {workspace / result}\nPicture:        {workspace / picture}"
 
 
 def shown(path: Path, workspace: Path) -> str:

@@ -18,7 +18,6 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -32,36 +31,27 @@ _LARGEST_MEMBER = 20 << 30  # what a zip may unpack to, in bytes
 _WEB_PAGE = "a web page came instead of a file. Open it in a browser and download it by hand."
 
 
-@dataclass(frozen=True)
-class Patience:
-    """When to give up."""
-
-    tries: int = 5  # attempts in a row that bring nothing
-    stall_seconds: float = 30.0  # silence that ends an attempt
-    pause_seconds: float = 1.0  # before the second attempt; doubles with each
-
-
-def fetch(url: str, target: Path, sha256: str | None = None, patience: Patience = Patience()) -> str:
-    """Downloads a file to `target`, replacing one there when it is complete, and returns its SHA-256.
-
-    Proxies are taken from the environment. `sha256` is what it must be, or its first digits; None accepts anything that
-    is not a web page.
-    """
+def fetch(
+    url: str,
+    target: Path,
+    sha256: str | None = None,  # what it must be, or its first digits; None accepts anything that is not a web page
+    tries: int = 5,  # attempts in a row that bring nothing
+    stall_seconds: float = 30.0,  # silence that ends an attempt
+    pause_seconds: float = 1.0,  # before the second attempt; doubles with each
+) -> str:
+    """Downloads a file to `target`, replacing one there when it is complete, and returns its SHA-256."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part, note = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
     with _only_one(target.with_name(target.name + ".lock")):
-        farthest, fruitless, pause = _size(part), 0, patience.pause_seconds
+        farthest, fruitless = _size(part), 0
         try:
-            while reason := _attempt(url, part, note, patience.stall_seconds):
-                came, farthest = _size(part) > farthest, max(farthest, _size(part))
-                fruitless, pause = (1, patience.pause_seconds) if came else (fruitless + 1, pause)
-                if fruitless >= patience.tries:
-                    raise DownloadError(
-                        f"{url}: {reason}, {patience.tries} times in a row. What came is kept; "
-                        "the same command goes on."
-                    )
-                time.sleep(pause)
-                pause *= 2
+            while reason := _attempt(url, part, note, stall_seconds):
+                fruitless = 1 if _size(part) > farthest else fruitless + 1
+                farthest = max(farthest, _size(part))
+                if fruitless >= tries:
+                    reason = f"{reason}, {tries} times in a row"
+                    raise DownloadError(f"{url}: {reason}. What came is kept; the same command goes on.")
+                time.sleep(pause_seconds * 2 ** (fruitless - 1))
         except OSError as error:
             reason = f"could not be written ({error.strerror or error})"
             if error.errno == errno.ENOSPC:
@@ -71,10 +61,8 @@ def fetch(url: str, target: Path, sha256: str | None = None, patience: Patience 
         if sha256 is not None and not found.startswith(sha256):
             part.unlink()
             note.unlink(missing_ok=True)
-            raise DownloadError(
-                f"{url}: what came is not the published file (sha256 {found[:16]}..., expected {sha256[:16]}...). "
-                "It was deleted. Try again, or another mirror."
-            )
+            reason = f"not the published file (sha256 {found[:16]}..., expected {sha256[:16]}...). It was deleted"
+            raise DownloadError(f"{url}: what came is {reason}. Try again, or another mirror.")
         part.replace(target)
         note.unlink(missing_ok=True)
     return found
@@ -128,16 +116,12 @@ def _receive(answer, part: Path, note: Path, offset: int, url: str) -> str | Non
         offset = 0
     version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
     write_json(note, {"url": url, "version": version, "total": total})
-    free = shutil.disk_usage(part.parent).free
-    if total is not None and total - offset > free:
-        raise DownloadError(
-            f"{part.parent}: {(total - offset) >> 20} MB are needed and {free >> 20} MB free. Free some disk space."
-        )
-    name = part.name.removesuffix(".part")
-    with (
-        part.open("r+b" if offset else "wb") as file,
-        tqdm(total=total, initial=offset, desc=name, unit="B", unit_scale=True, dynamic_ncols=True) as bar,
-    ):
+    needed, free = (total or offset) - offset, shutil.disk_usage(part.parent).free
+    if needed > free:
+        sizes = f"{needed >> 20} MB are needed and {free >> 20} MB free"
+        raise DownloadError(f"{part.parent}: {sizes}. Free some disk space.")
+    shown = {"desc": part.name.removesuffix(".part"), "unit": "B", "unit_scale": True, "dynamic_ncols": True}
+    with part.open("r+b" if offset else "wb") as file, tqdm(total=total, initial=offset, **shown) as bar:
         file.seek(offset)
         while block := answer.read1(_BLOCK):
             if file.tell() == 0 and block.lstrip()[:1] == b"<" and b"<html" in block[:1024].lower():

@@ -120,15 +120,16 @@ def recognise(content: Mapping[Any, Any]) -> ModelFile:
     """What the content of a file of weights is."""
     weights = tensors_of(content)
     names = "\n".join(weights)
+    rvc = _FAMILIES[0]
+    said = tuple(content[key] for key in ("version", "sr") if isinstance(content.get(key), str))  # by RVC only
     for family in _FAMILIES:
         if re.search(f"^(?:{family.has})", names, re.MULTILINE):
-            details = _rvc_details(content) if family.name == "RVC" else ()
-            return ModelFile(family, weights, details, _package_of(family.name, weights))
+            return ModelFile(family, weights, said if family is rvc else (), _package_of(family.name, weights))
     for entry, family in _BY_ENTRY.items():
         if entry in content or any(isinstance(value, dict) and entry in value for value in content.values()):
             return ModelFile(family, weights)
     if isinstance(content.get("weight"), dict) and {"sr", "version"} <= content.keys():
-        return ModelFile(_FAMILIES[0], weights, _rvc_details(content))
+        return ModelFile(rvc, weights, said)
     return ModelFile(UNKNOWN, weights)
 
 
@@ -139,10 +140,8 @@ def voice_weights(content: Mapping[Any, Any], path: Path | str) -> dict[str, tor
     if family is UNKNOWN:
         raise CheckpointError(f"{path}: not a voice model: it holds no emb_g.weight. {family.remedy}")
     if family.kind != VOICE or not family.is_ours:
-        another = "" if family.is_ours else ", another kind of network"
-        raise CheckpointError(
-            f"{path}: not a voice model of so-vits-svc 4: it is {found.title}{another}. {found.remedy}"
-        )
+        what = found.title if family.is_ours else f"{found.title}, another kind of network"
+        raise CheckpointError(f"{path}: not a voice model of so-vits-svc 4: it is {what}. {found.remedy}")
     if foreign := sorted({name.split(".")[0] for name in found.weights} - _VOICE_PARTS):
         logger.warning("%s: has parts that so-vits-svc 4.1 has not, not used: %s", path, ", ".join(foreign[:8]))
     return dict(found.weights)
@@ -162,11 +161,6 @@ def encoder_depth(weights: Mapping[str, torch.Tensor]) -> int:
     """Number of transformer layers in a speech encoder."""
     layers = [re.match(r"(?:encoder\.)?(?:transformer\.)?(?:layers|blocks)\.(\d+)\.", name) for name in weights]
     return 1 + max((int(match[1]) for match in layers if match), default=-1)
-
-
-def _rvc_details(content: Mapping[Any, Any]) -> tuple[str, ...]:
-    """What RVC writes beside its weights; others say no more in their files."""
-    return tuple(content[key] for key in ("version", "sr") if isinstance(content.get(key), str))
 
 
 def _package_of(name: str, weights: Mapping[str, torch.Tensor]) -> str | None:

@@ -57,8 +57,7 @@ def stand_in(name: str) -> type[StandIn]:
 
 def load_foreign(path: Path | str) -> dict:
     """The content of a `.pt`, `.pth` or `.safetensors` file: tensors on the CPU, settings `StandIn` (see `plain`)."""
-    path = Path(path)
-    if path.suffix == ".safetensors" or not path.is_file():
+    if Path(path).suffix == ".safetensors":
         return load_weights(path)
     names = globals_of(path)
     if refused := [name for name in names if not is_settings_name(name) and not is_tensor_name(name)]:
@@ -147,10 +146,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, StandIn):
         state = value.state
         if isinstance(state, dict):
-            for key in ("_content", "_val"):
-                if key in state:
-                    return plain(state[key])
-            return {str(key): plain(item) for key, item in state.items()}
+            content = {str(key): item for key, item in state.items()}
+            return plain(content.get("_content", content.get("_val", content)))
         return plain(value.args[0]) if len(value.args) == 1 else [plain(item) for item in value.args]
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}

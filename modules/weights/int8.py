@@ -25,9 +25,7 @@ def pack(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return _convert(tensors, _packed)
 
 
-def _convert(
-    tensors: Mapping[str, torch.Tensor], convert: Callable[[str, torch.Tensor], dict[str, torch.Tensor]]
-) -> dict[str, torch.Tensor]:
+def _convert(tensors: Mapping[str, torch.Tensor], convert: Callable[[str, torch.Tensor], dict]) -> dict:
     """What `convert` makes of each tensor, by the endings of its name, once for all names of the same one."""
     converted, seen = {}, {}
     for name, tensor in tensors.items():
@@ -43,8 +41,7 @@ def _half(name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
     halved = tensor.half()
     if not torch.isfinite(halved).all() and torch.isfinite(tensor).all():
-        largest = float(tensor.abs().max())
-        raise ValueError(f"{name} has numbers up to {largest:.3g}, and 16 bits end at 65504")
+        raise ValueError(f"{name} has numbers up to {float(tensor.abs().max()):.3g}, and 16 bits end at 65504")
     return halved
 
 
