@@ -20,15 +20,10 @@ from modules.errors import CheckpointError, ConfigError, UsageError
 from modules.files import atomic_path, check_output
 
 if TYPE_CHECKING:
-    import torch
-
     from modules.config.schema import Config
-
-    Tensors = dict[str, torch.Tensor]
 
 logger = logging.getLogger(__name__)
 
-_TRAINING_ONLY = "enc_q"
 _LEARNING_RATE = 0.0001  # what so-vits-svc writes, whatever the run's was
 _KEPT = ("config", "card", "f0_histograms")  # what our checkpoints say of the voice
 _SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -59,9 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     check_output(output, [source], arguments.overwrite, _SUFFIXES)
     content, (config, where) = compress(source, arguments.config, shrink)
     write(output, content)
-    before, after = (path.stat().st_size / 1e6 for path in (source, output))
-    print(f"{source}: {before:.1f} MB")
-    print(f"Model: {output}: {after:.1f} MB")
+    print(f"{source}: {source.stat().st_size / 1e6:.1f} MB\nModel: {output}: {output.stat().st_size / 1e6:.1f} MB")
     beside = f' -c "{where.as_posix()}"' if where is not None else ""
     speaker = next(iter(config.spk), "SPEAKER")
     print(next_step(f'python inference_main.py -m "{output.as_posix()}"{beside} -n SONG.wav -s "{speaker}"'))
@@ -69,7 +62,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _make_base(path: Path, config_path: Path | None, shrink: str, folder: Path, overwrite: bool) -> int:
-    """Writes a base model; returns the exit code."""
     from modules.config.io import save_config
     from modules.files import make_folder
     from modules.weights.checkpoint import check_whole, load_weights, save_together
@@ -101,11 +93,7 @@ def compress(
 ) -> tuple[dict[str, Any], tuple["Config", Path | None]]:
     """What is to be written, and the config with its path (None for the one in the file).
 
-    Args:
-        path: the model.
-        config_path: its config, or None to look for it.
-        shrink: "half" for floating tensors as float16, "int8" for packed ones, "" for both as they are.
-        for_training: keep the posterior encoder.
+    `shrink` is "half", "int8" or "" for tensors as they are; `for_training` keeps the posterior encoder.
     """
     import torch
 
@@ -123,15 +111,15 @@ def compress(
     rate, betas = config.train.learning_rate, tuple(config.train.betas)
     optimizer = torch.optim.AdamW(network.parameters(), rate, betas=betas, eps=config.train.eps).state_dict()
 
-    def needed(tensors: "Tensors") -> "Tensors":
-        return {name: tensor for name, tensor in tensors.items() if for_training or _TRAINING_ONLY not in name}
-
-    kept = needed(weights)
-    fit_voice(weights, needed(network.state_dict()), path, where or "the config in the file")
+    kept, needed = (
+        {name: tensor for name, tensor in tensors.items() if for_training or "enc_q" not in name}
+        for tensors in (weights, network.state_dict())
+    )
+    fit_voice(weights, needed, path, where or "the config in the file")
     if len(kept) == len(weights) and not for_training:
         logger.info("%s: is compressed already (it has no posterior encoder)", path)
-    layout = {"iteration": 0, "optimizer": optimizer, "learning_rate": _LEARNING_RATE}
-    return {"model": _shrunk(kept, shrink, path), **layout, **about}, (config, where)
+    layout = {"model": _shrunk(kept, shrink, path), "iteration": 0, "optimizer": optimizer}
+    return {**layout, "learning_rate": _LEARNING_RATE, **about}, (config, where)
 
 
 def write(output: Path, content: dict[str, Any]) -> None:
@@ -158,19 +146,17 @@ def _find_config(path: Path, given: Path | None, stored: Any) -> tuple["Config",
     """The voice's config, and where it lies; None for the one inside the model."""
     from modules.config.io import load_config, parse_config
 
-    if given is not None:
-        return load_config(given), given
-    if isinstance(stored, dict):
+    if given is None and isinstance(stored, dict):
         return parse_config(stored), None
     beside = path.with_name("config.json")
-    for candidate in (beside, Path("configs/config.json")):
-        if candidate.is_file():
-            return load_config(candidate), candidate
-    raise ConfigError(f"{beside}: no such file, and the model carries no config. Give -c the config.json of the voice.")
+    found = given or next(filter(Path.is_file, (beside, Path("configs/config.json"))), None)
+    if found is None:
+        text = "no such file, and the model carries no config. Give -c the config.json of the voice."
+        raise ConfigError(f"{beside}: {text}")
+    return load_config(found), found
 
 
-def _shrunk(tensors: "Tensors", shrink: str, path: Path) -> "Tensors":
-    """The tensors of a file, in as many bits as wanted."""
+def _shrunk(tensors: dict[str, Any], shrink: str, path: Path) -> dict[str, Any]:
     from modules.weights.int8 import halve, pack
 
     try:

@@ -15,16 +15,13 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modules.cli import configure_logging, make_parser, run
 from modules.errors import CheckpointError, ConfigError, UsageError, UserError
 from modules.files import is_zip, sha256_of
 from modules.pretrained.catalogue import PACKAGES, Weights, package, package_with
 from modules.pretrained.find import find
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +42,8 @@ _OPTIONS = {
 }
 
 
-class AsksForCode(CheckpointError):
-    """A file whose pickles name more than it may hold; `names` are those."""
-
-    def __init__(self, path: Path, names: list[str]) -> None:
-        super().__init__(
-            f"{path}: asks for {', '.join(names[:8])}: reading it could run code, so it was not read. "
-            "Get the file from its original source."
-        )
-        self.names = names
+class AsksForCode(Exception):
+    """A file's pickles name more than it may hold: those names."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,31 +53,32 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for other programs")
     arguments = parser.parse_args(argv)
     configure_logging(level=logging.WARNING)
-    n_failed = n_files = 0
+    failed = []
     for path in _files_of(arguments.paths):
-        n_files += 1
         report = inspect(path)
-        n_failed += "error" in report
+        failed.append("error" in report)
         text = json.dumps(report, ensure_ascii=False, default=str) if arguments.json else "\n".join(_lines(report))
         print(text, flush=True)
-    if not n_files:
+    if not failed:
         raise UsageError(f"no model files in {', '.join(map(str, arguments.paths))}")
-    return 1 if n_failed else 0
+    return int(any(failed))
 
 
 def inspect(path: Path) -> Report:
     """All that can be said of a file, as plain values; `error` where it is damaged or asks to run code."""
     report: Report = {"path": path.as_posix()}
-    readers = {".onnx": _onnx, ".faiss": _faiss, ".json": _index, ".pkl": _pickled_index}
+    readers = {".onnx": _onnx, ".faiss": _index, ".json": _index, ".pkl": _index}
     try:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
-        report |= {"size_bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        report |= {"size_bytes": path.stat().st_size, "sha256": sha256_of(path, show=True)}
         report |= readers.get(path.suffix.lower(), _weights)(path)
         report["is_published_file"] = _is_published(path, report["sha256"])
         report = {key: value for key, value in report.items() if value not in (None, [], {}, "")}
     except AsksForCode as error:
-        report |= {"error": str(error), "asks_for": error.names}
+        names = error.args[0]
+        text = f"asks for {', '.join(names[:8])}: reading it could run code, so it was not read"
+        report |= {"error": f"{path}: {text}. Get the file from its original source.", "asks_for": names}
     except OSError as error:
         report["error"] = f"{path}: cannot be read ({error.strerror or error})"
     except UserError as error:
@@ -126,7 +117,7 @@ def _weights(path: Path) -> Report:
     is_pickle = path.suffix != ".safetensors"
     others = [name for name in (globals_of(path) if is_pickle else []) if not is_tensor_name(name)]
     if code := [name for name in others if not is_settings_name(name)]:
-        raise AsksForCode(path, code)
+        raise AsksForCode(code)
     check_whole(path)
     content = load_foreign(path) if is_pickle else load_checkpoint(path)
     found = recognise(content)
@@ -140,7 +131,7 @@ def _weights(path: Path) -> Report:
         report |= {"numbers": ", ".join(sorted(dtypes)), "is_half": bool(dtypes) and dtypes <= {"float16", "bfloat16"}}
     if kind in (VOICE, DIFFUSION, "discriminator"):
         steps = [content[key] for key in ("step", "global_step") if isinstance(content.get(key), int)]
-        report["step"] = steps[0] if steps else step_of(path)
+        report["step"] = [*steps, step_of(path)][0]
         report |= {"epoch": content.get("iteration"), "card": card_of(content, path)}
     if kind == VOICE and found.family.is_ours:
         report |= _voice(path, content, weights)
@@ -157,7 +148,7 @@ def _weights(path: Path) -> Report:
     return report
 
 
-def _voice(path: Path, content: Mapping[str, Any], weights: "Mapping[str, torch.Tensor]") -> Report:
+def _voice(path: Path, content: Mapping[str, Any], weights: Mapping[str, Any]) -> Report:
     import torch
 
     from models import build_synthesizer
@@ -176,8 +167,8 @@ def _voice(path: Path, content: Mapping[str, Any], weights: "Mapping[str, torch.
         return report | {"config_problem": where} | _width(width)
     report["family"] = "this toolkit"
     if where != _IN_THE_FILE:
-        named = "speech_encoder" in read_json(Path(where)).get("model", {})
-        report["family"] = f"so-vits-svc {'4.1' if named or config.model.ssl_dim != 256 else '4.0'}"
+        is_newer = "speech_encoder" in read_json(Path(where)).get("model", {}) or config.model.ssl_dim != 256
+        report["family"] = f"so-vits-svc {'4.1' if is_newer else '4.0'}"
     report |= {"config": where} | _of_encoder(config.model.speech_encoder, width)
     report |= {"sampling_rate": config.data.sampling_rate, "hop_length": config.data.hop_length, "speakers": config.spk}
     with torch.device("meta"):
@@ -190,14 +181,12 @@ def _voice(path: Path, content: Mapping[str, Any], weights: "Mapping[str, torch.
     return report
 
 
-def _diffusion(path: Path, content: Mapping[str, Any], weights: "Mapping[str, torch.Tensor]") -> Report:
+def _diffusion(path: Path, content: Mapping[str, Any], weights: Mapping[str, Any]) -> Report:
     from modules.config.diffusion import load_diffusion_config, parse_diffusion_config
 
     width = _size(weights, "unit_embed.weight", 1)
-    report: Report = {
-        "mels": _size(weights, "decoder.denoise_fn.input_projection.weight", 1),
-        "n_speakers": _size(weights, "spk_embed.weight", 0) or 1,
-    }
+    report: Report = {"mels": _size(weights, "decoder.denoise_fn.input_projection.weight", 1)}
+    report["n_speakers"] = _size(weights, "spk_embed.weight", 0) or 1
     names = ("config.yaml", "diffusion.yaml")
     config, where = _find_config(path, content, names, parse_diffusion_config, load_diffusion_config)
     if config is None:
@@ -210,7 +199,7 @@ def _diffusion(path: Path, content: Mapping[str, Any], weights: "Mapping[str, to
     return report | {"speakers": config.spk, "needs": [*report["needs"], *_needs((vocoder,))]}
 
 
-def _size(weights: "Mapping[str, torch.Tensor]", name: str, axis: int) -> int | None:
+def _size(weights: Mapping[str, Any], name: str, axis: int) -> int | None:
     return weights[name].shape[axis] if name in weights and weights[name].dim() > axis else None
 
 
@@ -255,8 +244,7 @@ def _width(*widths: int | None) -> Report:
     from modules.encoders.base import ENCODERS
 
     width = widths[0] if len(set(widths)) == 1 else None
-    names = [name for name in ENCODERS.names() if ENCODERS.get(name).dim == width]
-    return {"units_width": width, "encoder_may_be": names}
+    return {"units_width": width, "encoder_may_be": [n for n in ENCODERS.names() if ENCODERS.get(n).dim == width]}
 
 
 def _of_encoder(name: str, width: int | None) -> Report:
@@ -274,14 +262,13 @@ def _of_encoder(name: str, width: int | None) -> Report:
 
 def _needs(alternatives: tuple[Weights, ...]) -> list[Report]:
     """The first of some equally good files that is present, else the first of all with the way to get it."""
-    for weights in alternatives:
-        if find(weights.path) is not None:
-            return [{"path": weights.path, "present": True}]
-    for wanted in alternatives[:1]:
-        known = package_with(wanted.path)
-        get = f"python pretrain/download.py {known.name}" if known else wanted.url
-        return [{"path": wanted.path, "present": False, "get": get}]
-    return []
+    here = [{"path": weights.path, "present": True} for weights in alternatives if find(weights.path) is not None]
+    if here or not alternatives:
+        return here[:1]
+    wanted = alternatives[0]
+    known = package_with(wanted.path)
+    get = f"python pretrain/download.py {known.name}" if known else wanted.url
+    return [{"path": wanted.path, "present": False, "get": get}]
 
 
 def _centres(path: Path, content: Mapping[str, Any]) -> Report:
@@ -293,8 +280,8 @@ def _centres(path: Path, content: Mapping[str, Any]) -> Report:
             raise CheckpointError(f"{path}: holds no cluster centres for {str(name)[:40]!r}")
         if shape := array_of(entry["cluster_centers_"], path).shape:
             shapes[str(name)] = shape
-    speakers = {name: f"{shape[0]} centres" for name, shape in shapes.items()}
-    return {"speakers": speakers, **_width(*[shape[-1] for shape in shapes.values()])}
+    widths = [shape[-1] for shape in shapes.values()]
+    return {"speakers": {name: f"{shape[0]} centres" for name, shape in shapes.items()}, **_width(*widths)}
 
 
 def _onnx(path: Path) -> Report:
@@ -307,49 +294,36 @@ def _onnx(path: Path) -> Report:
     known = next((found for found in PACKAGES if path.name in [Path(file.path).name for file in found.files]), None)
     report = {"kind": "ONNX graph", "carries": "a graph with its weights; nothing of it was run"}
     if known is not None:
-        report |= {"family": f"{known.name}, by the file's name", "used_by": known.needed_by}
-        return report | {"belongs_in": known.files[0].path}
+        family, place = f"{known.name}, by the file's name", known.files[0].path
+        return report | {"family": family, "used_by": known.needed_by, "belongs_in": place}
     with contextlib.suppress(UserError):  # without onnxruntime, or no graph that it could open
         if card := read_card(path):
             report |= {"kind": "voice model as an ONNX graph", "family": "this toolkit", "card": card}
     return report
 
 
-def _faiss(path: Path) -> Report:
-    from cluster.index_files import index_header
-
-    width, n_vectors = index_header(path)
-    report = {"kind": "part of a feature index", "carries": "numbers only", **_width(width)}
-    return report | {"vectors": n_vectors}
-
-
 def _index(path: Path) -> Report:
-    from cluster.index_files import read_json_index
-
-    width, speakers = read_json_index(path)
-    for name, entry in speakers.items():
-        file = path.with_name(entry.file)
-        if not file.is_file() or sha256_of(file) != entry.sha256:
-            raise CheckpointError(f"{path}: {entry.file}, the part of {name}, is missing or was changed")
-    return {
-        "kind": "feature index",
-        "family": "this toolkit",
-        "carries": "numbers only",
-        "encoder": json.loads(path.read_text("utf-8")).get("encoder"),
-        "units_width": width,
-        "speakers": {name: f"id {entry.id}, {entry.n_vectors} vectors" for name, entry in speakers.items()},
-    }
-
-
-def _pickled_index(path: Path) -> Report:
-    from cluster.index_files import header_of, is_index_name, read_pickled_index
+    """A feature index, ours (.json) or so-vits-svc's (.pkl), or a part of ours (.faiss)."""
+    from cluster.index_files import header_of, index_header, is_index_name, read_json_index, read_pickled_index
     from modules.weights.foreign import globals_of
 
+    report = {"kind": "feature index", "family": "this toolkit", "carries": "numbers only"}
+    if path.suffix.lower() == ".faiss":
+        width, n_vectors = index_header(path)
+        return report | {"kind": "part of a feature index", "family": ""} | _width(width) | {"vectors": n_vectors}
+    if path.suffix.lower() == ".json":
+        width, entries = read_json_index(path)
+        for name, entry in entries.items():
+            file = path.with_name(entry.file)
+            if not file.is_file() or sha256_of(file) != entry.sha256:
+                raise CheckpointError(f"{path}: {entry.file}, the part of {name}, is missing or was changed")
+        report |= {"encoder": json.loads(path.read_text("utf-8")).get("encoder"), "units_width": width}
+        speakers = {name: f"id {entry.id}, {entry.n_vectors} vectors" for name, entry in entries.items()}
+        return report | {"speakers": speakers}
     if code := [name for name in globals_of(path) if not is_index_name(name)]:
-        raise AsksForCode(path, code)
+        raise AsksForCode(code)
     headers = {number: header_of(data, path) for number, data in read_pickled_index(path).items()}
-    report = {"kind": "feature index", "family": "so-vits-svc 4.1", "carries": "numbers only"}
-    report |= _width(*[width for width, _ in headers.values()])
+    report |= {"family": "so-vits-svc 4.1"} | _width(*[width for width, _ in headers.values()])
     return report | {"speakers": {f"id {number}": f"{n} vectors" for number, (_, n) in headers.items()}}
 
 

@@ -20,11 +20,10 @@ from modules.files import check_output
 
 logger = logging.getLogger(__name__)
 
-MODES = ("convex", "linear")
 # Layout of a voice file in so-vits-svc 4.1, for a first model that lacks one of its keys.
 _LAYOUT = {"model": {}, "iteration": 0, "optimizer": None, "learning_rate": 0.0001}
-# What the shapes of tensors do not show: (section of the config, key).
-_MUST_AGREE = (("model", "speech_encoder"), ("data", "sampling_rate"), ("data", "hop_length"))
+# What the shapes of tensors do not show.
+_MUST_AGREE = ("spk", "model.speech_encoder", "data.sampling_rate", "data.hop_length")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("-i", "--input", type=Path, nargs="+", required=True, metavar="FILE", help="models to blend, two or more")
     add("-w", "--weights", type=float, nargs="+", required=True, metavar="PERCENT", help="one for each model")
-    add("-m", "--mode", choices=MODES, default="convex", help="how weights become shares")
+    add("-m", "--mode", choices=("convex", "linear"), default="convex", help="how weights become shares")
     add("-o", "--output", type=Path, default=Path("output.pth"), metavar="FILE", help="model to write")
     add("--overwrite", action="store_true", help="replace the output where it exists; never an input")
     arguments = parser.parse_args(argv)
@@ -61,9 +60,8 @@ def shares_of(weights: list[float], n_models: int, mode: str) -> list[float]:
         raise UsageError(f"-i/--input names {n_models} model; a blend needs at least two")
     if len(weights) != n_models:
         raise UsageError(f"-w/--weights has {len(weights)} values for {n_models} models; give one for each")
-    for weight in weights:
-        if not math.isfinite(weight):
-            raise UsageError(f"-w/--weights: {weight} is not a finite number; give percents, for example 60 40")
+    if wrong := [weight for weight in weights if not math.isfinite(weight)]:
+        raise UsageError(f"-w/--weights: {wrong[0]} is not a finite number; give percents, for example 60 40")
     if mode == "linear":
         return [weight / 100 for weight in weights]
     # Only differences count in a softmax; with the largest at 0 nothing overflows.
@@ -124,19 +122,17 @@ def _check_configs(first: Path, wanted: Any, path: Path, found: Any) -> None:
     """Compares the configs that our checkpoints carry; those of other tools have none."""
     if not (isinstance(wanted, dict) and isinstance(found, dict)):
         return
-    values = {"spk": (wanted.get("spk"), found.get("spk"))}
-    for section, key in _MUST_AGREE:
-        values[f"{section}.{key}"] = tuple((config.get(section) or {}).get(key) for config in (wanted, found))
-    for key, (before, now) in values.items():
+    for name in _MUST_AGREE:
+        section, _, key = name.rpartition(".")
+        before, now = ((config.get(section) or {} if section else config).get(key) for config in (wanted, found))
         if before != now:
             raise CheckpointError(
-                f"{path}: {key} is {str(now)[:200]}, but {str(before)[:200]} in {first}. "
+                f"{path}: {name} is {str(now)[:200]}, but {str(before)[:200]} in {first}. "
                 "Blend models of the same speakers and the same encoder."
             )
 
 
 def _conversion(output: Path, first: Path, config: Any) -> str:
-    """The command that converts with the new model."""
     speakers = config.get("spk") if isinstance(config, dict) else None
     speaker = next(iter(speakers), "SPEAKER") if isinstance(speakers, dict) else "SPEAKER"
     beside = first.with_name("config.json")

@@ -50,44 +50,32 @@ def main(argv: list[str] | None = None) -> int:
         return run_with_another_python(arguments)
     if arguments[:1] == ["test"]:
         return run_tests(arguments[1:])
-    parser = argparse.ArgumentParser(
-        prog=Path(__file__).name, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--workspace",
-        type=Path,
-        default=CODE / "quickstart_workspace",
-        help="folder for everything the recipe writes (default: quickstart_workspace beside this file)",
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=Path(__file__).name, description=__doc__, formatter_class=raw)
+    folder, text = "quickstart_workspace", "folder for everything the recipe writes (default: {} beside this file)"
+    parser.add_argument("--workspace", type=Path, default=CODE / folder, help=text.format(folder))
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="training steps (default: %(default)s)")
     parser.add_argument("--no_train", action="store_true", help="convert with the ready-made voice, and stop")
     options = parser.parse_args(arguments)
     if options.steps < 1:
         parser.error("--steps must be at least 1")
     started = time.monotonic()
-    python = install("requirements.txt")
+    python, workspace = install("requirements.txt"), options.workspace.expanduser().resolve()
     installed = time.monotonic()
-    workspace = options.workspace.expanduser().resolve()
     fill_workspace(workspace)
     print(f"\n$ cd {workspace}")
-    result, picture = convert(python, workspace, BASE / "G_0.pth", BASE / "config.json", READY_SPEAKER, READY_KEY)
+    made = convert(python, workspace, BASE / "G_0.pth", BASE / "config.json", READY_SPEAKER, READY_KEY)
     converted = time.monotonic()
-    print(f"\nInstallation {minutes(installed - started)}, first song {minutes(converted - installed)}.")
-    say_result(result, picture)
-    if options.no_train:
-        return 0
-    result, picture = train_and_convert(python, workspace, options.steps)
-    print(f"\nA voice of one's own, from recordings to song: {minutes(time.monotonic() - converted)}.")
-    say_result(result, picture)
+    print(f"\nInstallation {minutes(installed - started)}, first song {minutes(converted - installed)}.\n{made}")
+    if not options.no_train:
+        made = train_and_convert(python, workspace, options.steps)
+        took = minutes(time.monotonic() - converted)
+        print(f"\nA voice of one's own, from recordings to song: {took}.\n{made}")
     return 0
 
 
 def run_with_another_python(arguments: list[str]) -> int:
-    """Runs this file with a Python that the packages have wheels for; returns its exit code.
-
-    Raises:
-        Stop: there is none.
-    """
+    """Runs this file with a Python that the packages have wheels for; returns its exit code."""
     this = ".".join(map(str, sys.version_info[:3]))
     for command in other_pythons():
         check = [*command, "-c", f"import sys, venv; sys.exit(sys.version_info[:2] not in {PYTHONS})"]
@@ -96,10 +84,8 @@ def run_with_another_python(arguments: list[str]) -> int:
         except OSError:
             continue
         if usable:
-            print(
-                f"This is Python {this}; going on with {' '.join(command)}, which the packages have wheels for.",
-                flush=True,
-            )
+            text = f"This is Python {this}; going on with {' '.join(command)}, which the packages have wheels for."
+            print(text, flush=True)
             return subprocess.run([*command, str(Path(__file__).resolve()), *arguments]).returncode
     raise Stop(
         f"this is Python {this}; the packages need 3.10 to 3.14, and none was found here. Install one, then run the "
@@ -126,11 +112,7 @@ def run_tests(arguments: list[str]) -> int:
 
 
 def install(requirements: str) -> Path:
-    """Makes `.venv` where there is none, installs a requirements file once, and returns the environment's Python.
-
-    Raises:
-        Stop: there is no venv module, or the installation failed.
-    """
+    """Makes `.venv` where there is none, installs a requirements file once, and returns the environment's Python."""
     python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not works(python):
         say(["python", "-m", "venv", ".venv"])
@@ -149,15 +131,13 @@ def install(requirements: str) -> Path:
 
 def works(python: Path) -> bool:
     """Whether that Python runs and has pip; an interrupted set-up does not."""
-    if not python.is_file():
-        return False
-    return subprocess.run([str(python), "-m", "pip", "--version"], capture_output=True).returncode == 0
+    check = [str(python), "-m", "pip", "--version"]
+    return python.is_file() and subprocess.run(check, capture_output=True).returncode == 0
 
 
 def fingerprint(requirements: str) -> str:
     """Changes when the requirements change, those in files that they include too."""
-    digest = hashlib.sha256()
-    waiting = [requirements]
+    digest, waiting = hashlib.sha256(), [requirements]
     while waiting:
         name = waiting.pop()
         text = (CODE / name).read_text("utf-8")
@@ -166,38 +146,27 @@ def fingerprint(requirements: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def train_and_convert(python: Path, workspace: Path, steps: int) -> tuple[Path, Path]:
-    """Runs the scripts of the recipe as a user would; returns the song in the new voice and its picture.
-
-    Raises:
-        Stop: a script ended with an error (its own line stands above).
-    """
-
-    def run(script: str, *flags: str) -> None:
-        run_script(python, workspace, script, *flags)
-
-    run("resample.py")
-    run("preprocess_flist_config.py", "--small", "--vol_aug", "--speech_encoder", "whisper-ppg-base")
-    run("preprocess_hubert_f0.py", "--f0_predictor", "fcpe")
-    base = shown(BASE, workspace)
-    run("train.py", "-c", "configs/config.json", "-m", "44k", "--base", base, "--max_steps", str(steps))
+def train_and_convert(python: Path, workspace: Path, steps: int) -> str:
+    """Runs the scripts of the recipe as a user would; returns as `convert`."""
+    settings = ["--small", "--vol_aug", "--speech_encoder", "whisper-ppg-base"]
+    training = ["-c", "configs/config.json", "-m", "44k", "--base", shown(BASE, workspace), "--max_steps", str(steps)]
+    run_script(python, workspace, "resample.py")
+    run_script(python, workspace, "preprocess_flist_config.py", *settings)
+    run_script(python, workspace, "preprocess_hubert_f0.py", "--f0_predictor", "fcpe")
+    run_script(python, workspace, "train.py", *training)
     folder = workspace / "logs" / "44k"
     return convert(python, workspace, newest_model(folder), folder / "config.json", SPEAKER)
 
 
-def convert(python: Path, workspace: Path, model: Path, config: Path, speaker: str, key: int = 0) -> tuple[Path, Path]:
-    """Converts the song and draws it beside its source; returns the song and the picture.
-
-    Raises:
-        Stop: a script ended with an error (its own line stands above).
-    """
+def convert(python: Path, workspace: Path, model: Path, config: Path, speaker: str, key: int = 0) -> str:
+    """Converts the song and draws it beside its source; returns where both lie, in words."""
     flags = ["-m", shown(model, workspace), "-c", shown(config, workspace), "-n", SONG, "-s", speaker]
-    flags += [*(["-t", str(key)] if key else []), "-f0p", "fcpe", "-lea", "0"]  # as loud as the song
+    flags += [*(["-t", str(key)] if key else []), "-f0p", "fcpe", "-lea", "0"]  # the last: as loud as the song
     run_script(python, workspace, "inference_main.py", *flags)
     result = Path("results") / f"{SONG}_{key}key_{speaker}_sovits_fcpe.flac"
     picture = result.with_suffix(".png")
     run_script(python, workspace, "compare.py", f"raw/{SONG}", result.as_posix(), "-o", picture.as_posix())
-    return workspace / result, workspace / picture
+    return f"Converted song: {workspace / result}\nPicture:        {workspace / picture}"
 
 
 def shown(path: Path, workspace: Path) -> str:
@@ -206,19 +175,12 @@ def shown(path: Path, workspace: Path) -> str:
     return Path(os.path.relpath(path, workspace)).as_posix() if near else path.as_posix()
 
 
-def say_result(result: Path, picture: Path) -> None:
-    """Names what was made."""
-    print(f"Converted song: {result}\nPicture:        {picture}")
-
-
 def fill_workspace(workspace: Path) -> None:
     """Copies the sample voices and the song to where the recipe expects them; what is there already stays."""
-    copies = [
-        (path, workspace / "dataset_raw" / path.parent.name / path.name)
-        for path in sorted((CODE / "samples" / "voices").glob("*/*.flac"))
-    ]
-    copies.append((CODE / "samples" / "songs" / SONG, workspace / "raw" / SONG))
-    for source, target in copies:
+    voices = CODE / "samples" / "voices"
+    copies = {path: workspace / "dataset_raw" / path.relative_to(voices) for path in sorted(voices.glob("*/*.flac"))}
+    copies[CODE / "samples" / "songs" / SONG] = workspace / "raw" / SONG
+    for source, target in copies.items():
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             unfinished = target.with_name(target.name + ".copying")
@@ -233,9 +195,8 @@ def run_script(python: Path, workspace: Path, script: str, *flags: str) -> None:
     environment = {**os.environ, "PYTHONUTF8": "1"}
     code = subprocess.run([str(python), str(path), *flags], cwd=workspace, env=environment).returncode
     if code:
-        raise Stop(
-            f"{script} ended with code {code}; the line above says why. Fix that and run the same command again."
-        )
+        why = f"{script} ended with code {code}; the line above says why."
+        raise Stop(f"{why} Fix that and run the same command again.")
 
 
 def newest_model(folder: Path) -> Path:

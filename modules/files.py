@@ -10,6 +10,8 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tqdm import tqdm
+
 from modules.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -79,12 +81,16 @@ def is_zip(path: Path | str) -> bool:
         return True
 
 
-def sha256_of(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits, read in blocks of 1 MiB."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
+def sha256_of(path: Path | str, show: bool = False) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits, read in blocks of 1 MiB; `show` a bar where it takes over 2 s."""
+    path, digest = Path(path), hashlib.sha256()
+    bar = tqdm(
+        desc=path.name, total=path.stat().st_size, unit="B", unit_scale=True, leave=False, delay=2, disable=not show
+    )
+    with path.open("rb") as file, bar:
         while block := file.read(1 << 20):
             digest.update(block)
+            bar.update(len(block))
     return digest.hexdigest()
 
 

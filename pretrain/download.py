@@ -111,7 +111,7 @@ def _fetch_package(wanted: Package, root: Path, force: bool, mirrors: dict[str, 
 
 
 def _is_here(file: Weights, root: Path) -> bool:
-    """Whether the file exists and, as far as that is known, is the right one; a wrong one is named and kept."""
+    """Whether the file exists; a warning where it is, as far as that is known, not the right one."""
     path = root / file.path
     if not path.is_file():
         return False

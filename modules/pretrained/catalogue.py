@@ -1,8 +1,4 @@
-"""Every pretrained file that the toolkit can use: the one table of names, addresses, licences and checksums.
-
-`pretrain/download.py` fetches from it, encoders and predictors take their files from it, and errors about a missing
-file name the command that brings it.
-"""
+"""Every pretrained file that the toolkit can use: the one table of names, addresses, licences and checksums."""
 
 from dataclasses import dataclass
 
@@ -98,14 +94,14 @@ PACKAGES: tuple[Package, ...] = (
 
 def package(name: str) -> Package:
     """The package of that name, or a UsageError that lists those there are."""
-    for candidate in PACKAGES:
-        if candidate.name == name:
-            return candidate
-    raise UsageError(unknown_name("download", name, [candidate.name for candidate in PACKAGES]))
+    known = {candidate.name: candidate for candidate in PACKAGES}
+    if name not in known:
+        raise UsageError(unknown_name("download", name, list(known)))
+    return known[name]
 
 
 def weights_of(name: str) -> tuple[Weights, ...]:
-    """The files of a package; arguments and errors as `package`."""
+    """The files of a package."""
     return package(name).files
 
 

@@ -18,7 +18,6 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -32,55 +31,38 @@ _LARGEST_MEMBER = 20 << 30  # what a zip may unpack to, in bytes
 _WEB_PAGE = "a web page came instead of a file. Open it in a browser and download it by hand."
 
 
-@dataclass(frozen=True)
-class Patience:
-    """When to give up."""
-
-    tries: int = 5  # attempts in a row that bring nothing
-    stall_seconds: float = 30.0  # silence that ends an attempt
-    pause_seconds: float = 1.0  # before the second attempt; doubles with each
-
-
-def fetch(url: str, target: Path, sha256: str | None = None, patience: Patience = Patience()) -> str:
-    """Downloads a file and returns its SHA-256. Proxies are taken from the environment.
-
-    Args:
-        url: http or https.
-        target: where it goes; an existing file is replaced when the new one is complete.
-        sha256: what it must be, or its first digits; None accepts anything that is not a web page.
-        patience: when to give up.
-
-    Raises:
-        DownloadError: refused, unreachable, another length or content than announced, no space, or another process
-            is fetching the same file.
-    """
+def fetch(
+    url: str,
+    target: Path,
+    sha256: str | None = None,  # what it must be, or its first digits; None accepts anything that is not a web page
+    tries: int = 5,  # attempts in a row that bring nothing
+    stall_seconds: float = 30.0,  # silence that ends an attempt
+    pause_seconds: float = 1.0,  # before the second attempt; doubles with each
+) -> str:
+    """Downloads a file to `target`, replacing one there when it is complete, and returns its SHA-256."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part, note = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
     with _only_one(target.with_name(target.name + ".lock")):
-        farthest, fruitless, pause = _size(part), 0, patience.pause_seconds
+        farthest, fruitless = _size(part), 0
         try:
-            while reason := _attempt(url, part, note, patience.stall_seconds):
-                came, farthest = _size(part) > farthest, max(farthest, _size(part))
-                fruitless, pause = (1, patience.pause_seconds) if came else (fruitless + 1, pause)
-                if fruitless >= patience.tries:
-                    raise DownloadError(
-                        f"{url}: {reason}, {patience.tries} times in a row. What came is kept; "
-                        "the same command goes on."
-                    )
-                time.sleep(pause)
-                pause *= 2
+            while reason := _attempt(url, part, note, stall_seconds):
+                fruitless = 1 if _size(part) > farthest else fruitless + 1
+                farthest = max(farthest, _size(part))
+                if fruitless >= tries:
+                    reason = f"{reason}, {tries} times in a row"
+                    raise DownloadError(f"{url}: {reason}. What came is kept; the same command goes on.")
+                time.sleep(pause_seconds * 2 ** (fruitless - 1))
         except OSError as error:
+            reason = f"could not be written ({error.strerror or error})"
             if error.errno == errno.ENOSPC:
-                raise DownloadError(f"{target}: the disk is full. Free some space; the same command goes on.") from None
-            raise DownloadError(f"{target}: could not be written ({error.strerror or error})") from None
+                reason = "the disk is full. Free some space; the same command goes on."
+            raise DownloadError(f"{target}: {reason}") from None
         found = sha256_of(part)
         if sha256 is not None and not found.startswith(sha256):
             part.unlink()
             note.unlink(missing_ok=True)
-            raise DownloadError(
-                f"{url}: what came is not the published file (sha256 {found[:16]}..., expected {sha256[:16]}...). "
-                "It was deleted. Try again, or another mirror."
-            )
+            reason = f"not the published file (sha256 {found[:16]}..., expected {sha256[:16]}...). It was deleted"
+            raise DownloadError(f"{url}: what came is {reason}. Try again, or another mirror.")
         part.replace(target)
         note.unlink(missing_ok=True)
     return found
@@ -112,9 +94,8 @@ def _attempt(url: str, part: Path, note: Path, stall_seconds: float) -> str | No
         raise DownloadError(f"{url}: the server answered {error.code} {error.reason}. Open it in a browser.") from None
     except (TimeoutError, http.client.HTTPException, ConnectionError, ssl.SSLError, urllib.error.URLError) as error:
         reason = getattr(error, "reason", None) or error
-        return (
-            f"nothing came for {stall_seconds:g} s" if isinstance(reason, TimeoutError) else f"no connection ({reason})"
-        )
+        silent = isinstance(reason, TimeoutError)
+        return f"nothing came for {stall_seconds:g} s" if silent else f"no connection ({reason})"
     except ValueError as error:
         raise DownloadError(f"{url}: not a usable address ({error})") from None
 
@@ -135,16 +116,12 @@ def _receive(answer, part: Path, note: Path, offset: int, url: str) -> str | Non
         offset = 0
     version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
     write_json(note, {"url": url, "version": version, "total": total})
-    free = shutil.disk_usage(part.parent).free
-    if total is not None and total - offset > free:
-        raise DownloadError(
-            f"{part.parent}: {(total - offset) >> 20} MB are needed and {free >> 20} MB free. Free some disk space."
-        )
-    name = part.name.removesuffix(".part")
-    with (
-        part.open("r+b" if offset else "wb") as file,
-        tqdm(total=total, initial=offset, desc=name, unit="B", unit_scale=True, dynamic_ncols=True) as bar,
-    ):
+    needed, free = (total or offset) - offset, shutil.disk_usage(part.parent).free
+    if needed > free:
+        sizes = f"{needed >> 20} MB are needed and {free >> 20} MB free"
+        raise DownloadError(f"{part.parent}: {sizes}. Free some disk space.")
+    shown = {"desc": part.name.removesuffix(".part"), "unit": "B", "unit_scale": True, "dynamic_ncols": True}
+    with part.open("r+b" if offset else "wb") as file, tqdm(total=total, initial=offset, **shown) as bar:
         file.seek(offset)
         while block := answer.read1(_BLOCK):
             if file.tell() == 0 and block.lstrip()[:1] == b"<" and b"<html" in block[:1024].lower():
@@ -170,11 +147,7 @@ def _read_note(note: Path, url: str) -> dict:
 
 @contextlib.contextmanager
 def _only_one(path: Path) -> Iterator[None]:
-    """Holds a lock that the system releases with the process, however that ends.
-
-    Raises:
-        DownloadError: another process holds it.
-    """
+    """Holds a lock that the system releases with the process, however that ends."""
     with path.open("a+b") as file:
         try:
             if os.name == "nt":
@@ -195,15 +168,8 @@ def _only_one(path: Path) -> Iterator[None]:
 
 
 def extract_members(archive: Path, members: dict[str, Path]) -> None:
-    """Unpacks chosen files of a zip, each to its own place.
-
-    Args:
-        archive: the zip.
-        members: path in the zip -> file to write. A path that is not there is looked for by its last part.
-
-    Raises:
-        DownloadError: not a zip, a member is missing, doubtful (a link, a path that leads out) or too big.
-    """
+    """Unpacks `members` of a zip, path in it -> file to write; a path that is not there is looked for by its last part.
+    Doubtful ones (links, paths that lead out, too big) are refused."""
     try:
         with zipfile.ZipFile(archive) as opened:
             listed = {info.filename: info for info in opened.infolist() if not info.is_dir()}

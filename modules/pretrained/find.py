@@ -1,7 +1,4 @@
-"""Where pretrained files are looked for: in `pretrain/` of the workspace (the current folder), else beside the code.
-
-`pretrain/README.md` lists them all; the message about a missing one says how to get it.
-"""
+"""Where pretrained files are looked for: in `pretrain/` of the workspace (the current folder), else beside the code."""
 
 import logging
 from functools import cache
@@ -18,26 +15,17 @@ CODE_ROOT = Path(__file__).resolve().parents[2]
 
 def find(path: str) -> Path | None:
     """`path` (`pretrain/...`) in the workspace, or else beside the code; None if it is in neither."""
-    for root in (Path.cwd(), CODE_ROOT):
-        candidate = root / path
-        if candidate.is_file():
-            return candidate
-    return None
+    return next((root / path for root in (Path.cwd(), CODE_ROOT) if (root / path).is_file()), None)
 
 
 def require(*alternatives: Weights) -> Path:
-    """The first of some equally good files that exists.
-
-    Raises:
-        MissingWeights: none does; the text says what to put where.
-    """
+    """The first of some equally good files that exists, or a MissingWeights that says what to put where."""
     for weights in alternatives:
         if found := find(weights.path):
             return found
     wanted = alternatives[0]
-    known = package_with(wanted.path)
     remedy = f"Download {wanted.url} and save it under that name"
-    if known is not None:
+    if known := package_with(wanted.path):
         remedy = f"Get it with: python pretrain/download.py {known.name} (or save {wanted.url} under that name)"
     raise MissingWeights(f"{wanted.path}: not found in {Path.cwd()} or beside the code. {remedy}")
 

@@ -1,8 +1,5 @@
 """The model card of a voice: what it is, of whom and on what terms, stored as JSON inside its checkpoints, and the
-metadata that songs made with it get from it.
-
-Published models have no card; what their config says stands in for it.
-"""
+metadata that songs made with it get from it. What the config says stands in for it in published models."""
 
 import hashlib
 import json
@@ -18,7 +15,6 @@ from modules.weights.onnx import read_metadata
 
 CARD_KEY = "card"
 HISTOGRAMS = "f0_histograms"
-_SOFTWARE = "Singing voice conversion you train yourself (VITS-SVC)"
 
 
 def make_card(
@@ -26,12 +22,7 @@ def make_card(
 ) -> dict[str, Any]:
     """The card of a voice that is being trained, in values that JSON can hold; `steps` is 0 until it is written.
 
-    Args:
-        config: of the run; its section `card` is the user's own words.
-        name: of the run.
-        hours: of recordings.
-        base: name and sha256 of the base model that the run started from.
-        histograms: of the pitch of each speaker, as `PitchHistogram.to_plain` gives them.
+    `base` is name and sha256 of the base model, `histograms` are as `PitchHistogram.to_plain` gives them.
     """
     return {
         **stand_in_card(config, name),
@@ -81,14 +72,7 @@ def read_card(path: Path | str) -> dict[str, Any] | None:
 def song_metadata(card: dict[str, Any], source: str, speaker: str, settings: dict[str, Any]) -> dict[str, str]:
     """What a song says of how it was made, under the names that audio files have for such texts.
 
-    Args:
-        card: of the voice.
-        source: name of the recording that was converted.
-        speaker: the target.
-        settings: of the conversion, plain values.
-
-    Returns:
-        Texts for `title`, `artist`, `software`, `comment` and, where the card has one, `license` and `copyright`.
+    `source` is the name of the recording that was converted, `settings` are plain values.
     """
     about = {
         "converted_from": source,
@@ -98,7 +82,7 @@ def song_metadata(card: dict[str, Any], source: str, speaker: str, settings: dic
     texts = {
         "title": Path(source).stem,
         "artist": f"{speaker} (converted voice)",
-        "software": _SOFTWARE,
+        "software": "Singing voice conversion you train yourself (VITS-SVC)",
         "comment": json.dumps(about, ensure_ascii=False, sort_keys=True),
         "license": str(card.get("licence") or ""),
         "copyright": str(card.get("credits") or ""),

@@ -1,7 +1,6 @@
 """Reading and writing weights: tensors only, written whole or not at all, numbered `PREFIX_STEP.pth`.
 
-No file read here can run code: `torch.load` is called with `weights_only=True`, and whatever asks for more is refused
-with its name.
+No file read here can run code: what asks for more than `torch.load` allows with `weights_only=True` is refused.
 """
 
 import contextlib
@@ -10,6 +9,7 @@ import os
 import pickle
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +23,22 @@ _RESTORE = "Restore it from a copy, or delete it."
 
 
 class DamagedFile(CheckpointError):
-    """A file of weights that was cut off or changed on its way."""
+    """A file of weights that was cut off or changed on its way, or that is none."""
 
 
 def load_weights(path: Path | str) -> dict:
     """The content of a `.pth`, `.pt` or `.safetensors` file, on the CPU, memory-mapped where the format allows.
 
     Weights that are packed as int8 come back in float32.
-
-    Raises:
-        DamagedFile: damaged, or not a weights file.
-        CheckpointError: no such file, or it asks to run code.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    content = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickled(path)
+    if path.suffix == ".safetensors":
+        with _safetensors(path) as file:
+            content = file.get_tensors()
+    else:
+        content = _load_pickled(path)
     try:
         content = unpack(content) if is_packed(content) else content
         packed = {key: unpack(value) for key, value in content.items() if isinstance(value, dict) and is_packed(value)}
@@ -49,17 +49,22 @@ def load_weights(path: Path | str) -> dict:
 
 def load_checkpoint(path: Path | str) -> dict:
     """`load_weights` in the layout of a `.pth` file: of `.safetensors`, the tensors under `model` and beside them what
-    the file says of itself, such as `config` and `card`; errors as `load_weights`."""
+    the file says of itself, such as `config` and `card`: a text that is JSON as its value, any other as it is."""
     content = load_weights(path)
-    return {**_safetensors_metadata(Path(path)), "model": content} if Path(path).suffix == ".safetensors" else content
+    if Path(path).suffix != ".safetensors":
+        return content
+    with _safetensors(path) as file:
+        about = file.metadata() or {}
+    about.pop("format", None)  # says which framework wrote the tensors
+    for name, text in about.items():
+        with contextlib.suppress(ValueError, RecursionError):
+            about[name] = json.loads(text)
+    return {**about, "model": content}
 
 
 def check_whole(path: Path | str) -> None:
-    """Compares a `.pth` file with the checksums inside it, which memory-mapped reading passes over.
-
-    Raises:
-        DamagedFile: it was cut off or changed; files older than torch 1.6 hold no checksums.
-    """
+    """Compares a `.pth` file with the checksums inside it, which memory-mapped reading passes over; a DamagedFile where
+    it was cut off or changed. Files older than torch 1.6 hold no checksums."""
     if not is_zip(path):
         return
     try:
@@ -72,16 +77,12 @@ def check_whole(path: Path | str) -> None:
 
 
 def save_weights(path: Path | str, content: dict) -> None:
-    """Writes tensors and plain values; a crash leaves either the old file or the new one; errors as `save_together`."""
+    """Writes tensors and plain values; a crash leaves either the old file or the new one."""
     save_together({Path(path): content})
 
 
 def save_together(contents: dict[Path, dict]) -> None:
-    """Writes files that belong together: all are on disk before the first takes its name, the last one first.
-
-    Raises:
-        CheckpointError: the disk is full or the folder cannot be written.
-    """
+    """Writes files that belong together: all are on disk before the first takes its name, the last one first."""
     path = None
     try:
         with contextlib.ExitStack() as stack:
@@ -120,8 +121,7 @@ def _load_pickled(path: Path) -> dict:
         # Memory-mapping needs the zip layout of torch >= 1.6; older files are read whole.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted:
+        if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
                 f"{path}: refused, it holds more than tensors ({wanted[1]}) and reading it could run code. "
                 "Use a file from a source that saves plain weights."
@@ -134,33 +134,13 @@ def _load_pickled(path: Path) -> dict:
     return content
 
 
-def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except Exception as error:  # as above
-        raise _not_safetensors(path, error) from None
-
-
-def _safetensors_metadata(path: Path) -> dict[str, Any]:
-    """What the file says beside its tensors: a text that is JSON as its value, any other as it is."""
+@contextlib.contextmanager
+def _safetensors(path: Path | str) -> Iterator[Any]:
     from safetensors import safe_open
 
-    found = {}
     try:
         with safe_open(path, "pt") as file:
-            texts = file.metadata() or {}
-    except Exception as error:
-        raise _not_safetensors(path, error) from None
-    for name, text in texts.items():
-        try:
-            found[name] = json.loads(text)
-        except (ValueError, RecursionError):
-            found[name] = text
-    found.pop("format", None)  # says which framework wrote the tensors
-    return found
-
-
-def _not_safetensors(path: Path, error: Exception) -> DamagedFile:
-    return DamagedFile(f"{path}: damaged or not a safetensors file ({first_line(error)}). Restore it from a copy.")
+            yield file
+    except Exception as error:  # as above
+        text = f"{path}: damaged or not a safetensors file ({first_line(error)}). Restore it from a copy."
+        raise DamagedFile(text) from None

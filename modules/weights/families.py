@@ -1,8 +1,7 @@
 """What a file of weights is, by the names and shapes in it: a voice, its discriminators, a vocoder, an encoder...
 
-Nothing is loaded here: `recognise` takes what `load_weights` or `load_foreign` returned. The rules for other projects'
-models are from memory of what those projects published. So each looks for a name that only that family has; a file that
-none of them fits is "unknown", never somebody else's.
+The rules for other projects' models are from memory of what those published. So each looks for a name that only that
+family has; a file that none of them fits is "unknown", never somebody else's.
 """
 
 import logging
@@ -121,33 +120,29 @@ def recognise(content: Mapping[Any, Any]) -> ModelFile:
     """What the content of a file of weights is."""
     weights = tensors_of(content)
     names = "\n".join(weights)
+    rvc = _FAMILIES[0]
+    said = tuple(content[key] for key in ("version", "sr") if isinstance(content.get(key), str))  # by RVC only
     for family in _FAMILIES:
         if re.search(f"^(?:{family.has})", names, re.MULTILINE):
-            return ModelFile(family, weights, _details(content, family), _package_of(family.name, weights))
+            return ModelFile(family, weights, said if family is rvc else (), _package_of(family.name, weights))
     for entry, family in _BY_ENTRY.items():
         if entry in content or any(isinstance(value, dict) and entry in value for value in content.values()):
             return ModelFile(family, weights)
     if isinstance(content.get("weight"), dict) and {"sr", "version"} <= content.keys():
-        return ModelFile(_FAMILIES[0], weights, _details(content, _FAMILIES[0]))
+        return ModelFile(rvc, weights, said)
     return ModelFile(UNKNOWN, weights)
 
 
 def voice_weights(content: Mapping[Any, Any], path: Path | str) -> dict[str, torch.Tensor]:
-    """The tensors of a voice of so-vits-svc 4.0 or 4.1, from `{"model": tensors}` or, in .safetensors, bare.
-
-    Parts that no such voice has are named in the log; they are not used. What is something else is refused in words.
-    """
+    """The tensors of a voice of so-vits-svc 4.0 or 4.1, from `{"model": tensors}` or, in .safetensors, bare."""
     found = recognise(content)
     family = found.family
     if family is UNKNOWN:
         raise CheckpointError(f"{path}: not a voice model: it holds no emb_g.weight. {family.remedy}")
     if family.kind != VOICE or not family.is_ours:
-        another = "" if family.is_ours else ", another kind of network"
-        raise CheckpointError(
-            f"{path}: not a voice model of so-vits-svc 4: it is {found.title}{another}. {found.remedy}"
-        )
-    foreign = sorted({name.split(".")[0] for name in found.weights} - _VOICE_PARTS)
-    if foreign:
+        what = found.title if family.is_ours else f"{found.title}, another kind of network"
+        raise CheckpointError(f"{path}: not a voice model of so-vits-svc 4: it is {what}. {found.remedy}")
+    if foreign := sorted({name.split(".")[0] for name in found.weights} - _VOICE_PARTS):
         logger.warning("%s: has parts that so-vits-svc 4.1 has not, not used: %s", path, ", ".join(foreign[:8]))
     return dict(found.weights)
 
@@ -155,13 +150,8 @@ def voice_weights(content: Mapping[Any, Any], path: Path | str) -> dict[str, tor
 def fit_voice(
     found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], path: Path | str, where: Path | str | None
 ) -> dict[str, torch.Tensor]:
-    """`fit` for the network of a voice: the message names the config key that most likely explains what does not fit.
-
-    Args:
-        found: the tensors of the file `path`.
-        wanted: those of the network.
-        where: the config that the network was built from; None for one that is no file.
-    """
+    """`fit` for the network of a voice, built from the config `where` (None: no file): the message names the config key
+    that most likely explains what does not fit."""
     # The width of the units is named first: with another encoder much else differs as well.
     wanted = dict(sorted(wanted.items(), key=lambda item: item[0] != "pre.weight"))
     return fit(found, wanted, path, likely_key, str(where or "the config"), NOT_TO_IGNORE)
@@ -171,13 +161,6 @@ def encoder_depth(weights: Mapping[str, torch.Tensor]) -> int:
     """Number of transformer layers in a speech encoder."""
     layers = [re.match(r"(?:encoder\.)?(?:transformer\.)?(?:layers|blocks)\.(\d+)\.", name) for name in weights]
     return 1 + max((int(match[1]) for match in layers if match), default=-1)
-
-
-def _details(content: Mapping[Any, Any], family: Family) -> tuple[str, ...]:
-    """What RVC writes beside its weights; others say no more in their files."""
-    if family.name != "RVC":
-        return ()
-    return tuple(content[key] for key in ("version", "sr") if isinstance(content.get(key), str))
 
 
 def _package_of(name: str, weights: Mapping[str, torch.Tensor]) -> str | None:

@@ -1,8 +1,7 @@
 """Reading checkpoints that other tools wrote, without their packages and without running anything in them.
 
-fairseq and others save their settings beside the tensors, as objects of their own classes. Here every such object
-becomes an inert `StandIn` that only holds what was stored. Names from anywhere else are refused before a byte is
-unpickled, and the unpickler itself is torch's restricted one, which knows no others.
+fairseq and others save their settings beside the tensors, as objects of their own classes; each becomes an inert
+`StandIn`. Names from anywhere else are refused before torch's restricted unpickler, which knows no others, starts.
 """
 
 import _compat_pickle
@@ -50,9 +49,6 @@ class StandIn:
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def __hash__(self) -> int:
-        return id(self)
-
 
 def stand_in(name: str) -> type[StandIn]:
     """A class that stands in for the one of that dotted name."""
@@ -60,25 +56,18 @@ def stand_in(name: str) -> type[StandIn]:
 
 
 def load_foreign(path: Path | str) -> dict:
-    """The content of a `.pt`, `.pth` or `.safetensors` file, tensors on the CPU, settings as `StandIn` (see `plain`).
-
-    Raises:
-        CheckpointError: no such file, damaged, or it names something that is neither a tensor nor a setting.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors" or not path.is_file():
+    """The content of a `.pt`, `.pth` or `.safetensors` file: tensors on the CPU, settings `StandIn` (see `plain`)."""
+    if Path(path).suffix == ".safetensors":
         return load_weights(path)
     names = globals_of(path)
-    refused = [name for name in names if not is_settings_name(name) and not is_tensor_name(name)]
-    if refused:
+    if refused := [name for name in names if not is_settings_name(name) and not is_tensor_name(name)]:
         raise CheckpointError(
             f"{path}: refused, it holds more than weights and settings ({', '.join(refused[:4])}) and reading it could "
             "run code. Get the file from its original source."
         )
     # torch prefers its own where it knows a name, such as collections.OrderedDict.
-    with torch.serialization.safe_globals(
-        [(_BUILTINS.get(name) or stand_in(name), name) for name in names if is_settings_name(name)]
-    ):
+    known = [(_BUILTINS.get(name) or stand_in(name), name) for name in names if is_settings_name(name)]
+    with torch.serialization.safe_globals(known):
         return load_weights(path)
 
 
@@ -93,27 +82,18 @@ def is_tensor_name(name: str) -> bool:
 
 
 def globals_of(path: Path | str) -> list[str]:
-    """Dotted names of all classes and functions that the pickles in a file ask for, sorted; nothing is unpickled.
-
-    torch's `get_unsafe_globals_in_checkpoint` reads neither files of torch before 1.6 nor pickle protocols above 2.
-
-    Args:
-        path: torch's zip, a file of torch before 1.6, or one pickle.
-
-    Raises:
-        CheckpointError: damaged, or no pickle.
-    """
-    path, found = Path(path), set()
+    """Dotted names of all classes and functions that the pickles in a file (torch's zip, a file of torch before 1.6, or
+    one pickle) ask for, sorted; nothing is unpickled."""
+    # torch's `get_unsafe_globals_in_checkpoint` reads neither files of torch before 1.6 nor pickle protocols above 2.
+    path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        for pickle in _pickles_of(path):
-            found |= _names_in(pickle)
+        return sorted({name for pickle in _pickles_of(path) for name in _names_in(pickle)})
     except Exception as error:  # damaged bytes raise a dozen kinds
         raise CheckpointError(
             f"{path}: damaged or not a weights file ({first_line(error)}). Restore it from a copy, or get it again."
         ) from None
-    return sorted(found)
 
 
 def _pickles_of(path: Path) -> Iterator[IO[bytes]]:
@@ -161,18 +141,13 @@ def _names_in(pickle: IO[bytes]) -> set[str]:
 
 
 def plain(value: Any) -> Any:
-    """Settings as plain dictionaries, lists and values, whatever they were stored as.
-
-    An omegaconf node becomes its content, any other object the dictionary of its attributes, or else the argument that
-    it was made from (an enumeration's value).
-    """
+    """Settings as plain dictionaries, lists and values: an omegaconf node becomes its content, any other object the
+    dictionary of its attributes, or else the argument that it was made from (an enumeration's value)."""
     if isinstance(value, StandIn):
         state = value.state
         if isinstance(state, dict):
-            for key in ("_content", "_val"):
-                if key in state:
-                    return plain(state[key])
-            return {str(key): plain(item) for key, item in state.items()}
+            content = {str(key): item for key, item in state.items()}
+            return plain(content.get("_content", content.get("_val", content)))
         return plain(value.args[0]) if len(value.args) == 1 else [plain(item) for item in value.args]
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
@@ -182,15 +157,11 @@ def plain(value: Any) -> Any:
 
 
 def array_of(value: Any, path: Path | str, dtypes: tuple[str, ...] = _FLOATS) -> np.ndarray:
-    """A numpy array from what `load_foreign` made of it; numpy's own unpickling is not used. It may be read-only.
+    """A numpy array, perhaps read-only, from what `load_foreign` made of it; numpy's own unpickling is not used.
 
     Args:
         value: a tensor, or the `StandIn` of an array that numpy 1 or 2 pickled, or of `ndarray(shape, dtype, buffer)`.
-        path: for the message.
         dtypes: names of the allowed dtypes.
-
-    Raises:
-        CheckpointError: something else, another dtype, or bytes that do not fill the shape.
     """
     if isinstance(value, torch.Tensor):
         array = value.detach().cpu()
@@ -199,8 +170,7 @@ def array_of(value: Any, path: Path | str, dtypes: tuple[str, ...] = _FLOATS) ->
         return array.numpy()
     try:
         shape, dtype, fortran, data = _array_parts(value)
-        shape = tuple(int(size) for size in shape)
-        dtype, data = np.dtype(_dtype_code(dtype)), bytes_of(data)
+        shape, dtype, data = tuple(int(size) for size in shape), np.dtype(_dtype_code(dtype)), bytes_of(data)
     except (TypeError, ValueError, AttributeError, OverflowError, IndexError):
         raise CheckpointError(f"{path}: holds a {_name_of(value)} where an array of numbers is expected") from None
     if dtype.name not in dtypes:
@@ -211,19 +181,17 @@ def array_of(value: Any, path: Path | str, dtypes: tuple[str, ...] = _FLOATS) ->
 
 
 def bytes_of(value: Any) -> bytes | bytearray:
-    """Bytes, also from the `StandIn` of the text that old pickle protocols write for them.
-
-    Raises:
-        TypeError, ValueError: something else.
-    """
+    """Bytes, also from the `StandIn` of the text that old pickle protocols write for them; else a TypeError or
+    ValueError."""
     if isinstance(value, (bytes, bytearray)):
         return value
-    if isinstance(value, StandIn) and value.class_name == "_codecs.encode":
+    name = _name_of(value)
+    if name == "_codecs.encode":
         text, _ = value.args  # one letter of Latin-1 for each byte
         return str.encode(text, "latin1")
-    if isinstance(value, StandIn) and value.class_name.rsplit(".", 1)[-1] in ("bytes", "bytearray"):
+    if name.rsplit(".", 1)[-1] in ("bytes", "bytearray"):
         return bytes_of(value.args[0]) if value.args else b""
-    raise TypeError(f"not bytes: {_name_of(value)}")
+    raise TypeError(f"not bytes: {name}")
 
 
 def _array_parts(value: Any) -> tuple:

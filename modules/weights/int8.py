@@ -15,25 +15,17 @@ _SMALL = 1024  # tensors with fewer numbers stay in 16 bits
 
 def halve(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same tensors with floats as float16; names that share a tensor, as those of a shared flow do, still share it.
-
-    Raises:
-        ValueError: a number is too large for float16; the text names the tensor.
-    """
+    A ValueError names the tensor with a number that is too large."""
     return _convert(tensors, lambda name, tensor: {"": _half(name, tensor)})
 
 
 def pack(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same tensors, packed: large ones of two axes and more as int8 with float32 scales, the others as `halve`.
-
-    Raises:
-        ValueError: a number is too large for float16, or a matrix holds one that is not finite.
-    """
+    A ValueError names the tensor with a number that is too large or not finite."""
     return _convert(tensors, _packed)
 
 
-def _convert(
-    tensors: Mapping[str, torch.Tensor], convert: Callable[[str, torch.Tensor], dict[str, torch.Tensor]]
-) -> dict[str, torch.Tensor]:
+def _convert(tensors: Mapping[str, torch.Tensor], convert: Callable[[str, torch.Tensor], dict]) -> dict:
     """What `convert` makes of each tensor, by the endings of its name, once for all names of the same one."""
     converted, seen = {}, {}
     for name, tensor in tensors.items():
@@ -49,8 +41,7 @@ def _half(name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
     halved = tensor.half()
     if not torch.isfinite(halved).all() and torch.isfinite(tensor).all():
-        largest = float(tensor.abs().max())
-        raise ValueError(f"{name} has numbers up to {largest:.3g}, and 16 bits end at 65504")
+        raise ValueError(f"{name} has numbers up to {float(tensor.abs().max()):.3g}, and 16 bits end at 65504")
     return halved
 
 
@@ -72,10 +63,7 @@ def is_packed(tensors: Mapping) -> bool:
 
 def unpack(tensors: Mapping) -> dict:
     """The entries with what was packed in float32 under its own name; all else is as it was, also what is shared.
-
-    Raises:
-        ValueError: a packed tensor has no scale, or not one for each row.
-    """
+    A ValueError says which packed tensor has no scale, or not one for each row."""
     found, seen = dict(tensors), {}
     for name in [name for name in tensors if isinstance(name, str) and name.endswith(INT8)]:
         plain = name.removesuffix(INT8)

@@ -17,12 +17,12 @@ from torch import nn
 
 from modules.errors import CheckpointError, UsageError
 from modules.files import atomic_path
+from modules.weights.checkpoint import first_line
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 INSTALL = "Install it with: pip install -r requirements-extras.txt"
-LOWEST_OPSET, HIGHEST_OPSET = 17, 20
 # One protobuf message, which is what a file without companions is, holds 2 GB.
 _LARGEST_BYTES = 2**31 - 2**24
 
@@ -39,23 +39,19 @@ class Graph:
 
 def check_can_export(opset: int) -> None:
     """Refuses an unknown opset, or a missing package, which would end an export after minutes of work."""
-    if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
-        raise UsageError(f"--opset is {opset}; it must lie between {LOWEST_OPSET} and {HIGHEST_OPSET}")
+    if not 17 <= opset <= 20:
+        raise UsageError(f"--opset is {opset}; it must lie between 17 and 20")
     if not is_installed("onnx"):
         raise UsageError(f"writing ONNX files needs the package onnx. {INSTALL}")
 
 
 def is_installed(package: str) -> bool:
     """Whether a package could be imported."""
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ValueError:  # it is imported already, in an unusual way
-        return False
+    return importlib.util.find_spec(package) is not None
 
 
 def export_graph(graph: Graph, path: Path, opset: int, metadata: dict[str, str] | None = None) -> None:
     """Writes a graph, whole or not at all, with texts by name that go with it."""
-    check_can_export(opset)
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in graph.module.state_dict().values())
     if n_bytes > _LARGEST_BYTES:
         raise UsageError(f"{path}: the weights are {n_bytes / 2**30:.1f} GB, and one ONNX file holds 2 GB at most")
@@ -89,11 +85,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 def open_session(path: Path, device: torch.device, purpose: str, optimise: bool = True) -> Any:
     """An onnxruntime.InferenceSession of a file, on CUDA where the device is one and onnxruntime was built for it.
 
-    Args:
-        path: the file.
-        device: where it is wanted.
-        purpose: what needs onnxruntime, for the message.
-        optimise: makes runs quick and opening slow.
+    `purpose` says in the message what needs onnxruntime; `optimise` makes runs quick and opening slow.
     """
     try:
         import onnxruntime
@@ -111,15 +103,15 @@ def open_session(path: Path, device: torch.device, purpose: str, optimise: bool 
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime raises a class of its own for each status code
-        reason = str(error).strip().splitlines()[0][:160]
-        raise CheckpointError(f"{path}: not a usable ONNX file ({reason}). Get it or make it again.") from None
+        text = f"{path}: not a usable ONNX file ({first_line(error)}). Get it or make it again."
+        raise CheckpointError(text) from None
 
 
 def is_same(what: str, found: np.ndarray, wanted: torch.Tensor) -> bool:
     """Whether a graph's output is torch's within `TOLERANCE` of full scale; says by how much they differ.
 
     Full scale is 1, or the largest value where that is more: Whisper's units reach 20, and torch's own are only good
-    to 2e-4 there. `what` names the output in the log.
+    to 2e-4 there.
     """
     if found.shape != tuple(wanted.shape):
         logger.error("%s: the graph gives %s, torch %s", what, list(found.shape), list(wanted.shape))

@@ -43,19 +43,13 @@ def fit(
     where: str = "the network",
     no_extra: tuple[str, ...] = (),
 ) -> dict[str, torch.Tensor]:
-    """The tensors of a file that a network's `state_dict()` names, in its order; others are left out.
+    """The tensors `found` in the file `path` that a network's `state_dict()` names, in its order; others are left out.
 
     Args:
-        found: those of the file `path`.
-        wanted: those of the network; only their shapes count.
         hint: what to do, or what gives it for the first mismatch: of the tensor's name and the axes whose sizes differ,
             none where it is missing or has no place.
         where: what the network comes from, for the message ("config.json").
         no_extra: starts of names that must not be left out; "" of all names.
-
-    Raises:
-        CheckpointError: a tensor is absent, of another shape, or must not be left out; up to four are named with both
-            shapes, then comes the hint.
     """
     wrong: dict[str, tuple[str, tuple[int, ...]]] = {}  # name -> what is wrong, the axes that differ
     for name, tensor in wanted.items():
