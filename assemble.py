@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cluster import load_retriever
-from diffusion.refine import DiffusionRefiner, SamplerSettings
+from diffusion.refine import DiffusionRefiner
 from diffusion.samplers.base import check_method
 from diffusion.unit2mel import load_unit2mel
 from models import INFERENCE_SEED, load_synthesizer
@@ -18,7 +18,7 @@ from modules.config.diffusion import DiffusionConfig
 from modules.config.io import load_config
 from modules.config.schema import Config
 from modules.config.vocoder import require_same_frames
-from modules.contracts import Retriever, Synthesizer
+from modules.contracts import Synthesizer
 from modules.device import choose_device, choose_dtype
 from modules.encoders.base import ENCODERS, build_encoder, encoder_dim
 from modules.errors import CheckpointError, ConfigError, UsageError
@@ -110,7 +110,10 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
     name = config.model.speech_encoder if config is not None else diffusion.config.data.encoder
     encoder = build_encoder(name, device)
     predictor = build_predictor(request.f0_predictor, audio, threshold=request.f0_threshold, device=device)
-    retriever = _load_retriever(request, encoder_dim(name))
+    known, retriever = (config or diffusion.config).spk, None
+    if (wanted := request.retrieval) is not None:
+        ids = {speaker: known[speaker] for speaker in wanted.speakers}
+        retriever = load_retriever(wanted.path, ids, encoder_dim(name), wanted.is_index)
     if config is None:
         voice, card = None, {"name": diffusion.model_path.stem, "speakers": list(diffusion.config.spk)}
     else:
@@ -122,7 +125,7 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         encoder=encoder,
         predictor=predictor,
         audio=audio,
-        speakers=dict((config or diffusion.config).spk),
+        speakers=dict(known),
         device=device,
         unit_interpolate_mode=(config or diffusion.config).data.unit_interpolate_mode,
         with_volume=config is None or config.model.vol_embedding,
@@ -136,15 +139,10 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         identity=_identity(request, device, dtype),
         card=card,
     )
-    logger.info(
-        "%s with %s and %s on %s in %s, loaded in %.1f s",
-        " and ".join(str(part.model_path) for part in (request, diffusion) if part and part.model_path),
-        name,
-        request.f0_predictor,
-        device,
-        str(dtype).removeprefix("torch."),
-        time.perf_counter() - started,
-    )
+    models = " and ".join(str(part.model_path) for part in (request, diffusion) if part and part.model_path)
+    precision, seconds = str(dtype).removeprefix("torch."), time.perf_counter() - started
+    text = "%s with %s and %s on %s in %s, loaded in %.1f s"
+    logger.info(text, models, name, request.f0_predictor, device, precision, seconds)
     return VoiceConverter(pipeline)
 
 
@@ -160,15 +158,6 @@ def _load_voice(request: VoiceRequest, device: torch.device, dtype: torch.dtype)
     if not card.get(HISTOGRAMS) and HISTOGRAMS in content:  # where checkpoints had them before they had a card
         card = {**card, HISTOGRAMS: content[HISTOGRAMS]}
     return voice, card
-
-
-def _load_retriever(request: VoiceRequest, dim: int) -> Retriever | None:
-    """The centres or the index of the target voices; errors as `cluster.load_retriever`."""
-    wanted = request.retrieval
-    if wanted is None:
-        return None
-    ids = (request.config or request.diffusion.config).spk
-    return load_retriever(wanted.path, {name: ids[name] for name in wanted.speakers}, dim, wanted.is_index)
 
 
 def _identity(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> str:
@@ -189,7 +178,8 @@ def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtyp
     """The diffusion model with its vocoder, checked against the voice and the request."""
     wanted = request.diffusion
     config, where = wanted.config, wanted.config_path
-    settings = _sampler_settings(wanted)
+    check_method(config.infer.method, where)
+    k_step = _choose_k_step(wanted)
     if not wanted.model_path.is_file():
         beside = [path.as_posix() for path in list_checkpoints(wanted.model_path.parent, "model")]
         hint = f"There: {', '.join(beside)}." if beside else "Train one with: python train_diff.py"
@@ -212,13 +202,12 @@ def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtyp
     require_same_frames(rate_and_hop, where, vocoder.audio, config.vocoder.ckpt)
     require_same_frames(audio, request.config.path if request.config else where, vocoder.audio, config.vocoder.ckpt)
     network = load_unit2mel(wanted.model_path, config, vocoder.audio.n_mels, device, dtype, str(where))
-    return DiffusionRefiner(network, vocoder, settings)
+    return DiffusionRefiner(network, vocoder, k_step, config.infer.method, max(1, config.infer.speedup))
 
 
-def _sampler_settings(wanted: DiffusionRequest) -> SamplerSettings:
-    """The steps that the request asks for, if the model was trained on so many."""
-    model, infer, where = wanted.config.model, wanted.config.infer, wanted.config_path
-    check_method(infer.method, where)
+def _choose_k_step(wanted: DiffusionRequest) -> int:
+    """The noise levels that the request asks for, if the model was trained on so many."""
+    model, where = wanted.config.model, wanted.config_path
     trained = model.k_step_max if model.k_step_max and model.k_step_max < model.timesteps else model.timesteps
     k_step = trained if wanted.k_step is None else wanted.k_step
     if wanted.k_step is None and trained < model.timesteps:
@@ -231,7 +220,7 @@ def _sampler_settings(wanted: DiffusionRequest) -> SamplerSettings:
             f"-ks/--k_step is {k_step}; {wanted.model_path} has learnt {trained} noise levels (model.k_step_max "
             f"in {where}), so it must lie between 1 and {trained}"
         )
-    return SamplerSettings(k_step, infer.method, max(1, infer.speedup))
+    return k_step
 
 
 def _check_same_units(diffusion: DiffusionConfig, where: Path, voice: Config) -> None:
@@ -251,14 +240,14 @@ def _check_same_units(diffusion: DiffusionConfig, where: Path, voice: Config) ->
 def _diffusion_speakers(request: VoiceRequest) -> dict[str, int]:
     """The id that the diffusion model has for each speaker of the voice."""
     config, where, voice = request.diffusion.config, request.diffusion.config_path, request.config
-    known = config.spk
-    if not known and config.model.n_spk == 1:
+    known, n_speakers = config.spk, config.model.n_spk
+    if not known and n_speakers == 1:
         return dict.fromkeys(voice.spk, 0)
-    if not known and config.model.n_spk > max(voice.spk.values()):
+    if not known and n_speakers > max(voice.spk.values()):
         return dict(voice.spk)
     both = {name: known[name] for name in voice.spk if name in known}
     if not both:
-        theirs = ", ".join(known) or f"{config.model.n_spk} without names"
+        theirs = ", ".join(known) or f"{n_speakers} without names"
         raise ConfigError(
             f"{where}: spk has no speaker of {voice.path or 'the voice'}: it has {theirs}, the voice has "
             f"{', '.join(voice.spk)}. Use a diffusion model of the same voice, or correct the names in spk."

@@ -16,7 +16,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modules.cli import configure_logging, make_parser, run
 from modules.errors import UsageError
@@ -58,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     config = read_voice_config(Path(args.config_path) if args.config_path else model.parent / "config.json")
     speakers = choose_speakers(args.spk_list, list(config.spk))
     refuse_collisions(args.output, sources, speakers)
-    choose_key = key_chooser(args.trans, model, speakers)
     converter = load_converter(VoiceRequest(model, config, args.f0_predictor, device=args.device))
+    choose_key = key_chooser(args.trans, model, speakers, converter.pipeline.card)
     scorers, notes = load_scorers(args, speakers, converter.pipeline.device.type)
     notes += find_gaps(args.parallel, sources, speakers)
     for note in notes:
@@ -167,14 +167,14 @@ def refuse_collisions(output: Path, sources: list["Named"], speakers: list[str])
     )
 
 
-def key_chooser(key: int | str, model: Path, speakers: list[str]) -> Callable[["F0", str], int]:
+def key_chooser(key: int | str, model: Path, speakers: list[str], card: dict[str, Any]) -> Callable[["F0", str], int]:
     """The function from a song's F0 and a speaker to the transposition in semitones."""
     if isinstance(key, int):
         return lambda curve, speaker: key
     from modules.data.pitch import voice_histograms
     from modules.f0.histogram import PitchHistogram, choose_shift
 
-    voices = voice_histograms(model)
+    voices = voice_histograms(model, card=card)
     for speaker in speakers:
         if speaker not in voices:
             raise UsageError(

@@ -12,7 +12,6 @@ Example: python inference_main.py -m logs/44k/G_8000.pth -c logs/44k/config.json
 import argparse
 import json
 import logging
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +75,7 @@ def make_options(
     args: argparse.Namespace, speaker: str, transpose: int, mix: "SpeakerMix | None" = None
 ) -> ConversionOptions:
     """The verified request for one speaker and one transposition."""
-    if not (math.isfinite(args.f0_filter_threshold) and 0 <= args.f0_filter_threshold <= 1):
+    if not 0 <= args.f0_filter_threshold <= 1:
         raise UsageError(f"-ft/--f0_filter_threshold is {args.f0_filter_threshold:g}; it must lie between 0 and 1")
     return ConversionOptions(
         speaker=speaker,
@@ -181,10 +180,8 @@ def print_json(job: "Job", report: "ConversionReport | None") -> None:
         "already_there": report is None,
     }
     if report is not None:
+        about |= {name: round(getattr(report, name), 3) for name in ("seconds", "voiced_seconds", "resumed_seconds")}
         about |= {
-            "seconds": round(report.seconds, 3),
-            "voiced_seconds": round(report.voiced_seconds, 3),
-            "resumed_seconds": round(report.resumed_seconds, 3),
             "elapsed_seconds": round(report.elapsed, 3),
             "realtime_factor": round(report.realtime_factor, 4),
             "f0_range_hz": report.f0_range and [round(hz, 1) for hz in report.f0_range],

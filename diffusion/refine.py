@@ -1,11 +1,11 @@
 """Diffusion in a conversion: what the voice model made becomes a mel, loses its flaws to noise, and comes back clean.
 
 Shallow diffusion starts from the voice model's mel, pure diffusion from noise; both end in the mel vocoder. Chunks of a
-song go through together, padded to the longest with a mask that keeps them from hearing the padding.
+song go through together, padded to the longest, with a mask over the padding.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 from torch.nn import functional as F
@@ -27,39 +27,21 @@ SMALLEST_GPU_FRAMES, LARGEST_GPU_FRAMES = 4096, 65536
 _GPU_SHARE = 0.4  # of the free memory
 
 
-@dataclass(frozen=True)
-class SamplerSettings:
-    """How the diffusion is solved."""
-
-    k_step: int  # noise levels
-    method: str | None  # name of a sampler, None for the ancestral chain
-    speedup: int  # levels per evaluation
-
-
 class DiffusionRefiner:
-    """Shallow or pure diffusion over synthesized chunks: a `contracts.MelRefiner`.
+    """Shallow or pure diffusion over synthesized chunks: a `contracts.MelRefiner`."""
 
-    Args:
-        network: trained, on the device.
-        vocoder: of the network's mel.
-        settings: how the diffusion is solved.
-        show_progress: draw a bar over the evaluations of a batch that takes longer than two seconds.
-    """
-
-    def __init__(
-        self, network: Unit2Mel, vocoder: MelVocoder, settings: SamplerSettings, show_progress: bool = True
-    ) -> None:
-        self.network, self.vocoder, self.settings, self.show_progress = network, vocoder, settings, show_progress
+    def __init__(self, network: Unit2Mel, vocoder: MelVocoder, k_step: int, method: str | None, speedup: int) -> None:
+        """Solves `k_step` noise levels, `speedup` per evaluation; a `method` of None is the ancestral chain."""
+        self.network, self.vocoder = network, vocoder
+        self.k_step, self.method, self.speedup = k_step, method, speedup
         self.device = next(network.parameters()).device
         self.batch_frames = self._affordable_frames()
 
     def refine(self, outputs: list[Synthesis | None], features: list[VoiceInput]) -> list[torch.Tensor]:
-        """Audio (N * hop_length,) of each chunk, whatever company it is in.
-
-        The ancestral chain draws fresh noise on its way, which company would change: there each chunk goes alone.
-        """
+        """Audio (N * hop_length,) of each chunk, whatever others there are."""
         chunks = list(zip(outputs, features))
-        is_alone = is_ancestral(self.settings.method, self.settings.speedup)
+        # The ancestral chain draws fresh noise on its way, which a batch would change: there each chunk goes alone.
+        is_alone = is_ancestral(self.method, self.speedup)
         lengths = [_padded(len(_f0(chunk))) for chunk in chunks]
         wavs: list[torch.Tensor] = [None] * len(chunks)
         for group in group_by_length(lengths, 0 if is_alone else self.batch_frames):
@@ -73,7 +55,7 @@ class DiffusionRefiner:
         """The natural-log mel (M, N) of each chunk, all denoised in one batch."""
         lengths = [len(_f0(chunk)) for chunk in chunks]
         longest = _padded(max(lengths))
-        settings, start, mask = self.settings, None, None
+        start = mask = None
         if chunks[0][0] is not None:
             start = _pad([self._mel_of(output) for output, _ in chunks], longest)
         with torch.inference_mode():
@@ -83,36 +65,26 @@ class DiffusionRefiner:
                 mask = (frames < torch.tensor(lengths, device=self.device)[:, None]).float()[:, None]
             n_mels = self.network.decoder.denoise_fn.output_projection.out_channels
             noise = _pad([self._noise(n_mels, length) for length in lengths], longest)[:, None]
-            bar = tqdm(
-                total=n_evaluations(settings.method, settings.k_step, settings.speedup),
-                desc="diffusion",
-                unit="step",
-                leave=False,
-                delay=2,
-                dynamic_ncols=True,
-                disable=not self.show_progress,
-            )
+            total = n_evaluations(self.method, self.k_step, self.speedup)
+            bar = tqdm(desc="diffusion", total=total, unit="step", delay=2, leave=False, dynamic_ncols=True)
             with seeded(self.device, SEED), bar:
                 refined = self.network.decoder.sample(
-                    condition, settings.k_step, settings.method, settings.speedup, start, noise, mask, bar.update
+                    condition, self.k_step, self.method, self.speedup, start, noise, mask, bar.update
                 )
         return [mel[:, :length] for mel, length in zip(refined, lengths)]
 
     def _condition(self, chunks: list[tuple[Synthesis | None, VoiceInput]], longest: int) -> torch.Tensor:
         features = [given for _, given in chunks]
-        units, f0, volume = (
-            _pad([value.float().to(self.device) for value in values], longest)
-            for values in (
-                [given.units for given in features],
-                [_f0(chunk) for chunk in chunks],
-                [given.volume for given in features],
-            )
-        )
+
+        def together(values: Iterable[torch.Tensor]) -> torch.Tensor:
+            return _pad([value.float().to(self.device) for value in values], longest)
+
         if isinstance(features[0].speaker, int):
             speaker = torch.tensor([given.speaker for given in features], device=self.device)
         else:
-            speaker = _pad([given.speaker.float().to(self.device) for given in features], longest)
-        return self.network.condition(units, f0, volume, speaker)
+            speaker = together(given.speaker for given in features)
+        units, volume = together(given.units for given in features), together(given.volume for given in features)
+        return self.network.condition(units, together(map(_f0, chunks)), volume, speaker)
 
     def _mel_of(self, output: Synthesis) -> torch.Tensor:
         """The mel (M, N) of what was synthesized, as many frames as its pitch has."""
@@ -129,9 +101,12 @@ class DiffusionRefiner:
         if self.device.type != "cuda":
             return CPU_FRAMES
         denoiser = self.network.decoder.denoise_fn
-        weight = denoiser.input_projection.weight
         # Per frame: the projections of every layer, and about a dozen tensors of the layer at work.
-        per_frame = weight.element_size() * denoiser.channels * (2 * len(denoiser.residual_layers) + 12)
+        per_frame = (
+            denoiser.input_projection.weight.element_size()
+            * denoiser.channels
+            * (2 * len(denoiser.residual_layers) + 12)
+        )
         free, _ = torch.cuda.mem_get_info(self.device)
         return int(min(max(free * _GPU_SHARE / per_frame, SMALLEST_GPU_FRAMES), LARGEST_GPU_FRAMES))
 

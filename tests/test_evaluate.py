@@ -212,7 +212,7 @@ def test_keys_can_be_chosen_by_the_voices_notes(voice, monkeypatch):
     hz = np.full(400, 290 * 2 ** (7 / 12))  # the songs' loudness is heard near 270 to 310 Hz
     spread = hz * 2 ** (np.random.default_rng(1).normal(0, 1, 400) / 12)
     histogram = PitchHistogram.from_curve(spread, np.ones(400))
-    monkeypatch.setattr(pitch, "voice_histograms", lambda path: {"alto": histogram})
+    monkeypatch.setattr(pitch, "voice_histograms", lambda path, card: {"alto": histogram})
     assert run("-s", "alto", "-t", "auto") == 0
     assert all(5 <= int(row["transpose"]) <= 9 for row in table())
     assert run("-s", "alto", "-t", "auto-octave", "--overwrite") == 0

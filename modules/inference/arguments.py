@@ -17,18 +17,14 @@ AUTO, AUTO_OCTAVE = "auto", "auto-octave"
 def make_arguments(script: str, description: str) -> argparse.ArgumentParser:
     """The parser of the script with that `__file__` and `__doc__`."""
     parser = make_parser(script, description)
-    _add_model_flags(parser.add_argument_group("Model"))
-    _add_file_flags(parser.add_argument_group("Input and output"))
-    _add_voice_flags(parser.add_argument_group("Voice and pitch"))
-    _add_retrieval_flags(parser.add_argument_group("Retrieval"))
-    _add_diffusion_flags(parser.add_argument_group("Shallow diffusion"))
-    _add_slicing_flags(parser.add_argument_group("Slicing"))
-    _add_advanced_flags(parser.add_argument_group("Advanced"))
+    _add_file_flags(parser)
+    _add_voice_flags(parser)
+    _add_method_flags(parser)
     return parser
 
 
-def _add_model_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+def _add_file_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("Model").add_argument
     newest = f"(default: {DEFAULT_MODEL}, or the newest G_*.pth in logs/44k/)"
     add("-m", "--model_path", metavar="FILE", help=f"trained generator, or the .onnx made of one {newest}")
     beside = f"(default: config.json beside the model given with -m, else {DEFAULT_CONFIG})"
@@ -36,10 +32,7 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
     add("-d", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
     precision = "precision of the networks (default: fp32; fp16 on CUDA for a model whose path contains 'half')"
     add("--precision", choices=["fp32", "fp16", "bf16"], help=precision)
-
-
-def _add_file_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+    add = parser.add_argument_group("Input and output").add_argument
     names = "files to convert: names under raw/ (.wav is added where a name has no suffix), paths, folders, or "
     names += "patterns like 'album/*.flac'"
     add("-n", "--clean_names", nargs="+", default=[DEFAULT_NAME], metavar="NAME", help=names)
@@ -51,8 +44,8 @@ def _add_file_flags(group: argparse._ArgumentGroup) -> None:
     add("--json", action="store_true", help="print one line of JSON on stdout for each finished file")
 
 
-def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+def _add_voice_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("Voice and pitch").add_argument
     speakers = f"target voices; every file is converted for each (default: {DEFAULT_SPEAKER}, or the model's only one)"
     add("-s", "--spk_list", nargs="+", metavar="NAME", help=speakers)
     keys = "semitones up (or down: -12) for each name; the first counts for names without one. auto: what suits the "
@@ -72,10 +65,7 @@ def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
     add("--mix_path", metavar="FILE", help="another file with such a mix; implies -usm")
     constant = "the same mix all through the song, such as: alto=0.7 tenor=0.3"
     add("--mix", nargs="+", metavar="NAME=X", help=constant)
-
-
-def _add_retrieval_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+    add = parser.add_argument_group("Retrieval").add_argument
     made = "cluster centres or index (default: kmeans_10000.pt, or with -fr feature_and_index.json or so-vits-svc's "
     made += ".pkl, beside the model or in logs/44k/)"
     add("-cm", "--cluster_model_path", default="", metavar="FILE", help=made)
@@ -85,8 +75,8 @@ def _add_retrieval_flags(group: argparse._ArgumentGroup) -> None:
     add("-fr", "--feature_retrieval", action="store_true", help=index)
 
 
-def _add_diffusion_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+def _add_method_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("Shallow diffusion").add_argument
     shallow = "refine the result by diffusion: takes the electric sound and the noise off it"
     add("-shd", "--shallow_diffusion", action="store_true", help=shallow)
     add("-od", "--only_diffusion", action="store_true", help="diffusion alone, from noise, without the VITS model")
@@ -98,10 +88,7 @@ def _add_diffusion_flags(group: argparse._ArgumentGroup) -> None:
     add("-ks", "--k_step", type=int, default=DEFAULT_K_STEP, metavar="N", help=steps)
     second = "units of diffusion from what the VITS model made, not from the source: nearer to the voice, less clear"
     add("-se", "--second_encoding", action="store_true", help=second)
-
-
-def _add_slicing_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+    add = parser.add_argument_group("Slicing").add_argument
     silence = "loudness in dB below which a segment is silent; -50 keeps quiet breaths, -30 suits a noisy recording"
     add("-sd", "--slice_db", type=float, default=-40, metavar="DB", help=silence)
     add("-p", "--pad_seconds", type=float, default=0.5, metavar="S", help="silence added around every segment")
@@ -113,10 +100,7 @@ def _add_slicing_flags(group: argparse._ArgumentGroup) -> None:
     add("--max_segment", type=float, default=30.0, metavar="S", help=cap)
     retain = "share of that overlap which is really mixed, above 0 up to 1"
     add("-lgr", "--linear_gradient_retain", type=float, default=0.75, metavar="X", help=retain)
-
-
-def _add_advanced_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+    add = parser.add_argument_group("Advanced").add_argument
     noise = "how much the model varies: lower is cleaner and duller, higher clearer and rougher"
     add("-ns", "--noise_scale", type=float, default=0.4, metavar="X", help=noise)
     add("--noice_scale", dest="noise_scale", type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -138,23 +122,22 @@ def transposition(text: str) -> int | str:
 
 def without_effect(args: argparse.Namespace) -> list[str]:
     """What was given and has no effect, in words."""
-    by_diffusion, mixed = kind_of(args) != "sovits", is_mixed(args)
+    kind, mixed, mixes_from_file = kind_of(args), is_mixed(args), args.use_spk_mix or args.mix_path
     checks = {
         "-cm has no effect while -cr is 0": args.cluster_model_path and not args.cluster_infer_ratio,
         "-fr has no effect while -cr is 0": args.feature_retrieval and not args.cluster_infer_ratio,
         "-cr has no effect on a mix of voices": args.cluster_infer_ratio and mixed,
         "-s has no effect with a mix of voices": args.spk_list and mixed,
-        "--mix stays the same all through the song; -usm has no effect": args.mix
-        and (args.use_spk_mix or args.mix_path),
+        "--mix stays the same all through the song; -usm has no effect": args.mix and mixes_from_file,
         "-lg has no effect without -cl": args.linear_gradient and not args.clip,
         "-fmp means -f0p crepe; the predictor given with -f0p is not used": args.f0_mean_pooling
         and args.f0_predictor not in ("pm", "crepe"),
         "-t has more values than there are names; the last ones are not used": len(args.trans) > len(args.clean_names),
         "-eak has no effect without -eh": args.enhancer_adaptive_key and not args.enhance,
-        "-eh has no effect with diffusion, which ends in the same vocoder": args.enhance and by_diffusion,
+        "-eh has no effect with diffusion, which ends in the same vocoder": args.enhance and kind != "sovits",
         "-shd has no effect with -od": args.shallow_diffusion and args.only_diffusion,
-        "-se has no effect without -shd": args.second_encoding and kind_of(args) != "sovdiff",
-        "-ks has no effect without -shd": args.k_step != DEFAULT_K_STEP and kind_of(args) != "sovdiff",
+        "-se has no effect without -shd": args.second_encoding and kind != "sovdiff",
+        "-ks has no effect without -shd": args.k_step != DEFAULT_K_STEP and kind != "sovdiff",
         "-a has no effect with -od": args.auto_predict_f0 and args.only_diffusion,
         "-m and -c have no effect with -od": args.only_diffusion and (args.model_path or args.config_path),
     }

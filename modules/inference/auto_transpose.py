@@ -20,19 +20,12 @@ PART_SECONDS = 10.0  # at once
 
 
 class KeyChooser:
-    """Chooses transpositions; the pitch of every song is taken once.
-
-    Args:
-        voices: speaker to the notes of the training, as far as they are known.
-        speakers: who is wanted.
-        model: the voice's file, for the message.
-        pipeline: with the predictor that will convert.
-        slice_db: loudness below which a song counts as silent.
-    """
+    """Chooses transpositions; the F0 of every song is extracted once."""
 
     def __init__(
         self, voices: dict[str, PitchHistogram], speakers: list[str], model: Path, pipeline: Pipeline, slice_db: float
     ) -> None:
+        """A chooser for `speakers`, whose notes `voices` must have; `model` is the voice's file, for the message."""
         self.voices, self.pipeline, self.slice_db = voices, pipeline, slice_db
         self._songs: dict[Path, PitchHistogram] = {}
         for speaker in speakers:
@@ -43,11 +36,7 @@ class KeyChooser:
                 )
 
     def choose(self, path: Path, speaker: str, how: str) -> tuple[int, tuple[str, ...]]:
-        """Semitones for a song in a voice, and warnings about notes outside its range; says why.
-
-        Raises:
-            AudioError: the song cannot be used.
-        """
+        """Semitones for a song in a voice, and warnings about notes outside its range; says why."""
         if path not in self._songs:
             self._songs[path] = song_histogram(path, self.pipeline, self.slice_db)
         choice = choose_shift(self._songs[path], self.voices[speaker], how == AUTO_OCTAVE)

@@ -31,13 +31,8 @@ class Job:
 def result_name(name: str, options: ConversionOptions, predictor: str, kind: str = "sovits") -> str:
     """The name of a result: `song.wav_0key_alto_sovits_pm.flac`, or `song.wav_0key_alto_0.5_sovits_pm.flac`.
 
-    The source's name stays as typed, with its suffix; of a path outside the source folder only the last part is kept.
-
-    Args:
-        name: the source as typed.
-        options: key, speaker, share of retrieval and format.
-        predictor: name of the F0 predictor.
-        kind: "sovits", "sovdiff" for shallow diffusion, "diff" for diffusion alone.
+    The source's `name` stays as typed, with its suffix; of a path outside the source folder only the last part is kept.
+    `kind` is "sovits", "sovdiff" for shallow diffusion, or "diff" for diffusion alone.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts or name.startswith(("./", ".\\")):
         name = Path(name).name
@@ -72,16 +67,10 @@ def run_jobs(
     """Converts one after the other and returns the jobs that succeeded; what fails is reported and the rest goes on.
 
     Args:
-        jobs: with different results.
-        converter: the voice.
         resume: leave out what an earlier run of the same requests has finished, and go on within an unfinished one.
         on_done: is called with every finished job; the report is None where an earlier run had finished it.
-
-    Raises:
-        UserError: there is only one job and it failed.
     """
-    finished: list[Job] = []
-    stereo_logged = False
+    finished, stereo_logged = [], False
     for job in jobs:
         report = None
         try:
@@ -95,7 +84,10 @@ def run_jobs(
                     logger.info("%s: its %d channels are mixed to one, as of all such files", job.source, channels)
                     stereo_logged = True
                 report = converter.convert(job.source, job.result, job.options, resume=resume)
-                _record(job.result, converter.key(job.source, job.options))
+                known = _journal(job.result).items()
+                entries = {name: key for name, key in known if (job.result.parent / name).is_file()}
+                entries[job.result.name] = converter.key(job.source, job.options)
+                write_json(job.result.parent / JOURNAL, entries)
         except UserError as error:
             if len(jobs) == 1:
                 raise
@@ -103,14 +95,9 @@ def run_jobs(
             continue
         finished.append(job)
         if report is not None:
-            logger.info(
-                "%s: %.1f s (%.1f s voiced), made in %.1f s, real-time factor %.2f",
-                job.result.as_posix(),
-                report.seconds,
-                report.voiced_seconds,
-                report.elapsed,
-                report.realtime_factor,
-            )
+            text = "%s: %.1f s (%.1f s voiced), made in %.1f s, real-time factor %.2f"
+            times = report.seconds, report.voiced_seconds, report.elapsed, report.realtime_factor
+            logger.info(text, job.result.as_posix(), *times)
         if on_done is not None:
             on_done(job, report)
     if len(finished) < len(jobs):
@@ -125,8 +112,3 @@ def _journal(result: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _record(result: Path, key: str) -> None:
-    entries = {name: value for name, value in _journal(result).items() if (result.parent / name).is_file()}
-    write_json(result.parent / JOURNAL, {**entries, result.name: key})

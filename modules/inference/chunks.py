@@ -1,7 +1,4 @@
-"""Which parts of a song go through the networks at once, and how their outputs are joined.
-
-Positions are samples of the song; `Song.at` turns them into samples of the output.
-"""
+"""Which parts of a song go through the networks at once, and how their outputs are joined; in samples of the song."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -111,22 +108,16 @@ def silence(chunk: Chunk, song: Song) -> np.ndarray:
 
 
 def trim(wav: np.ndarray, chunk: Chunk, song: Song, options: ConversionOptions) -> np.ndarray:
-    """The output of a chunk from what the networks made of it: without padding and context, and exactly as long as its
-    place in the result."""
+    """The output of a chunk from what the networks made of it, without padding and context."""
     length = song.at(chunk.stop) - song.at(chunk.start)
-    if chunk.has_context or chunk.pad_left != chunk.pad_right:
-        lead = song.at(chunk.start - chunk.read_start + chunk.pad_left)
-        return fit(wav[lead:], length, centred=False)
-    cut = int(song.out_rate * options.pad_seconds)
-    return fit(wav[cut : len(wav) - cut], length, centred=True)
-
-
-def fit(wav: np.ndarray, length: int, centred: bool) -> np.ndarray:
-    """`wav` cut at its end, or padded with zeros, to `length`; padding is shared between both ends where `centred`.
-
-    Frames are whole, so a padded chunk gives up to one hop less than it was long; upstream shares that gap, and so do
-    we, to give the same samples.
-    """
+    centred = not chunk.has_context and chunk.pad_left == chunk.pad_right
+    if centred:
+        cut = int(song.out_rate * options.pad_seconds)
+        wav = wav[cut : len(wav) - cut]
+    else:
+        wav = wav[song.at(chunk.start - chunk.read_start + chunk.pad_left) :]
+    # Frames are whole, so a padded chunk gives up to one hop less than it was long; upstream shares that gap, and so do
+    # we, to give the same samples.
     missing = max(0, length - len(wav))
     left = missing // 2 if centred else 0
     return np.pad(wav[:length], (left, missing - left)).astype(np.float32, copy=False)
@@ -138,18 +129,12 @@ def join(tail: np.ndarray, wav: np.ndarray, chunk: Chunk, song: Song, retain: fl
     chunk before   =====output=====|---tail---|
     chunk                          |==== wav =====|---tail---|      the overlap is a cross-fade of both
 
-    Args:
-        tail: end of the output of the chunk before, as long as the two overlap.
-        wav: output of the chunk, from its `start` to its `stop`.
-        chunk: where it lies.
-        song: of the chunk.
-        retain: share of the overlap of forced chunks that is mixed.
+    Of the overlap of forced chunks only the share `retain` is mixed.
     """
-    overlap = len(tail)
-    if overlap and chunk.read_start < chunk.start:  # both sides were made from the same audio
-        wav = np.concatenate([join_pieces(tail, wav[:overlap]), wav[overlap:]])
-    elif overlap:
-        wav = np.concatenate([crossfade(tail, wav[:overlap], overlap, retain), wav[overlap:]])
+    if overlap := len(tail):
+        same_audio, head = chunk.read_start < chunk.start, wav[:overlap]
+        mixed = join_pieces(tail, head) if same_audio else crossfade(tail, head, overlap, retain)
+        wav = np.concatenate([mixed, wav[overlap:]])
     n_ready = len(wav) - (song.at(chunk.stop) - song.at(chunk.fade_start))
     return wav[:n_ready], wav[n_ready:]
 
@@ -158,23 +143,14 @@ def find_cuts(segment: Segment, longest: int, rms: np.ndarray, rms_hop: int) -> 
     """Places to cut a segment so that no part exceeds `longest` samples: the quietest frame in reach, each time.
 
     The search covers the second half of what is allowed and leaves at least a quarter of `longest` for the last part.
-
-    Args:
-        segment: where to cut.
-        longest: most samples between two cuts.
-        rms: loudness of the whole file, one value every `rms_hop` samples.
-        rms_hop: samples between two values of `rms`.
-
-    Returns:
-        Positions inside the segment, ascending.
+    `rms` is the loudness of the whole file, one value every `rms_hop` samples.
     """
     cuts, position = [], segment.start
     while segment.end - position > longest:
         first = (position + longest // 2) // rms_hop + 1
         last = min(position + longest, segment.end - longest // 4) // rms_hop
         window = rms[first : last + 1]
-        quietest = first + int(np.argmin(window)) if len(window) else last
-        position = quietest * rms_hop
+        position = (first + int(np.argmin(window)) if len(window) else last) * rms_hop
         cuts.append(position)
     return cuts
 

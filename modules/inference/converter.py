@@ -1,8 +1,6 @@
 """VoiceConverter: a song from file to file, chunk by chunk, in memory that does not grow with its length.
 
-    main -> run_jobs -> VoiceConverter.convert -> _blocks -> _synthesize -> Pipeline -> Voice.infer
-
-What the networks do with a chunk is in `pipeline.py`; where chunks lie and how they are joined in `chunks.py`.
+main -> run_jobs -> VoiceConverter.convert -> _blocks -> _synthesize -> Pipeline -> Voice.infer
 """
 
 import contextlib
@@ -41,7 +39,6 @@ SHORTEST_SPLIT_SECONDS = 4.0  # a chunk shorter than this is not cut again when 
 class ConversionReport:
     """What a conversion amounts to; filled in as it goes."""
 
-    path: Path | None = None  # the file written
     seconds: float = 0.0  # its duration
     elapsed: float = 0.0  # seconds that it took
     voiced_seconds: float = 0.0  # how much of it went through the networks
@@ -68,15 +65,10 @@ class ConversionReport:
 
 
 class VoiceConverter:
-    """Converts songs to a trained voice.
-
-    Args:
-        pipeline: the voice's networks.
-    """
+    """Converts songs to a trained voice."""
 
     def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
-        self.audio = pipeline.audio
+        self.pipeline, self.audio = pipeline, pipeline.audio
         refiner_frames = 0 if pipeline.refiner is None else pipeline.refiner.batch_frames
         self._batch_frames = max(pipeline.batch_frames, refiner_frames)  # worth collecting; less once memory runs out
         self._longest_seconds = float("inf")  # of a chunk; found when memory runs out, and kept
@@ -118,20 +110,12 @@ class VoiceConverter:
     ) -> ConversionReport:
         """Converts a file of any length, writing as it goes; the result takes its name when it is whole.
 
-        Args:
-            path_in: any format that soundfile reads.
-            path_out: the result, mono at the model's rate; an older one is replaced.
-            options: the request.
-            progress: show a progress bar.
-            resume: go on where an interrupted run of the same request stopped.
-
-        Raises:
-            AudioError: the input cannot be used, or the output cannot be written. What was finished is kept.
-            UsageError: see `check`.
+        The result is mono at the model's rate; an older one is replaced. With `resume` it goes on where an interrupted
+        run of the same request stopped. After an `AudioError` what was finished is kept.
         """
         started = time.perf_counter()
         self.check(options)
-        rate, report = self.audio.sampling_rate, ConversionReport(path_out)
+        rate, report = self.audio.sampling_rate, ConversionReport()
         song = Song.from_file(path_in, rate)
         partial_result = PartialResult(path_out, self.key(path_in, options), resume)
         report.resumed_seconds = partial_result.n_samples / rate
@@ -164,10 +148,7 @@ class VoiceConverter:
     def _blocks(
         self, song: Song, options: ConversionOptions, report: ConversionReport, n_done: int = 0
     ) -> Iterator[tuple[np.ndarray, bool]]:
-        """The converted audio from sample `n_done` on, in blocks, each with whether it is voiced.
-
-        With what was done before, they are together exactly as long as the input.
-        """
+        """The converted audio from sample `n_done` on to the input's end, in blocks, each with whether it is voiced."""
         if song.gain < 1:
             text = "%s: the peak %.3g is above full scale; read at %.3g times the level"
             logger.info(text, song.name, 1 / song.gain, song.gain)
@@ -189,11 +170,8 @@ class VoiceConverter:
             )
 
     def _batches(self, chunks: list[Chunk], song: Song) -> Iterator[list[Chunk]]:
-        """Chunks with their audio, as many at once as are worth it.
-
-        A predictor on the CPU works in a thread: it takes the pitch of the newest chunk while those before it are
-        synthesized.
-        """
+        """Chunks with their audio, as many at once as are worth it."""
+        # A predictor on the CPU works in a thread, on the newest chunk while those before it are synthesized.
         ahead = 1 if self.pipeline.predictor_on_cpu else 0
         waiting: list[tuple[Chunk, Future[None] | None]] = []
         with ThreadPoolExecutor(1, "f0") as thread:
@@ -223,14 +201,19 @@ class VoiceConverter:
 
         Too many chunks for the memory are halved; a single one that is too long is cut at its quietest places.
         """
-        wavs: list[np.ndarray] | None = None
+        wavs = None
         if len(chunks) != 1 or _seconds(chunks[0], song) <= self._longest_seconds:
             run = partial(self.pipeline, song=song, options=options)
             on_halve = partial(self._halve_batches, song=song, report=report)
             with contextlib.suppress(torch.OutOfMemoryError), _explained(song, chunks):
                 wavs = halve_on_out_of_memory(run, chunks, on_halve)
         if wavs is not None:
-            return [_checked(wav, chunk, song, options, report) for wav, chunk in zip(wavs, chunks)]
+            for wav, chunk in zip(wavs, chunks):
+                report.add_pitch(chunk.f0, options.transpose)
+                if not np.isfinite(wav).all():
+                    place = _place(song, [chunk])
+                    raise AudioError(f"{place}: the model produced numbers that are not finite. Try --precision fp32.")
+            return [trim(wav, chunk, song, options) for wav, chunk in zip(wavs, chunks)]
         if len(chunks) > 1:  # one of them is too long even alone
             return [self._synthesize([chunk], song, options, report)[0] for chunk in chunks]
         return [self._synthesize_parts(chunks[0], song, options, report)]
@@ -285,17 +268,6 @@ def _with_pitch(waiting: list[tuple[Chunk, Future[None] | None]], song: Song) ->
     return [chunk for chunk, _ in waiting]
 
 
-def _checked(
-    wav: np.ndarray, chunk: Chunk, song: Song, options: ConversionOptions, report: ConversionReport
-) -> np.ndarray:
-    """What the networks made of a chunk, cut to its place in the result; its pitch goes into the report."""
-    report.add_pitch(chunk.f0, options.transpose)
-    if not np.isfinite(wav).all():
-        place = _place(song, [chunk])
-        raise AudioError(f"{place}: the model produced numbers that are not finite. Try --precision fp32.")
-    return trim(wav, chunk, song, options)
-
-
 @contextlib.contextmanager
 def _explained(song: Song, chunks: list[Chunk]) -> Iterator[None]:
     """Turns whatever a network raises into one line that names the file, the time and, without memory, the remedy."""
@@ -308,10 +280,8 @@ def _explained(song: Song, chunks: list[Chunk]) -> Iterator[None]:
     except (RuntimeError, ValueError, MemoryError) as error:
         text = (str(error).strip().splitlines() or [""])[0][:200]
         no_memory = isinstance(error, MemoryError) or "out of memory" in text.lower()
-        if no_memory or "can't allocate memory" in text:
-            text = _NO_MEMORY
-        else:
-            text = f"the conversion failed ({type(error).__name__}: {text})"
+        no_memory = no_memory or "can't allocate memory" in text
+        text = _NO_MEMORY if no_memory else f"the conversion failed ({type(error).__name__}: {text})"
         raise AudioError(f"{_place(song, chunks)}: {text}") from error
     finally:
         return_freed_memory()
@@ -340,11 +310,9 @@ def _clock(seconds: float) -> str:
 
 
 def return_freed_memory() -> None:
-    """Makes the C library hand its free pages back, where it is glibc; does nothing elsewhere.
-
-    Chunks differ in length, so glibc's heap fills with gaps that the next one does not fit in. Measured over five
-    hours of audio in 30 s chunks: 290 MB of growth without this call, 30 MB with it.
-    """
+    """Makes the C library hand its free pages back, where it is glibc; does nothing elsewhere."""
+    # Chunks differ in length, so glibc's heap fills with gaps that the next one does not fit in. Measured over five
+    # hours of audio in 30 s chunks: 290 MB of growth without this call, 30 MB with it.
     if (malloc_trim := _find_malloc_trim()) is not None:
         malloc_trim(0)
 

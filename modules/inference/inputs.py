@@ -29,9 +29,6 @@ def find_sources(names: list[str], folder: Path = RAW) -> tuple[list[Named], boo
 
     A folder stands for all audio below it, a pattern (`*.flac`, `album/**/*.wav`) for all that matches. Both are looked
     for in `folder` first, which is made where there is none: it is where users look for the place to put their files.
-
-    Raises:
-        AudioError: there is only one name and it has no file.
     """
     make_folder(folder)
     found: dict[Path, Named] = {}
@@ -51,16 +48,11 @@ def find_sources(names: list[str], folder: Path = RAW) -> tuple[list[Named], boo
 
 
 def find_all(name: str, folder: Path = RAW) -> list[tuple[str, Path]]:
-    """Labels and files of one name; a file's own name goes before a folder's, and that before a pattern's.
-
-    Raises:
-        AudioError: there is none; the text lists what `folder` holds.
-    """
+    """Labels and files of one name; a file's own name goes before a folder's, and that before a pattern's."""
     if not name.strip():
         raise AudioError(f"-n/--clean_names: a name is empty. {_listing(folder)}")
     typed = Path(name).expanduser()
-    candidates = [folder / typed, *([] if typed.suffix else [folder / f"{typed}.wav"]), typed]
-    for path in candidates:
+    for path in (folder / typed, typed if typed.suffix else folder / f"{typed}.wav", typed):
         if path.is_file():
             return [(name, path)]
     for root in (folder / typed, typed):
@@ -71,7 +63,8 @@ def find_all(name: str, folder: Path = RAW) -> list[tuple[str, Path]]:
             return inside
     if glob.has_magic(name):
         for pattern in (folder / typed, typed):
-            root = _fixed_part(pattern)
+            # The folders before the first with a wildcard.
+            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1]))
             matches = sorted(path for path in root.glob(pattern.relative_to(root).as_posix()) if _is_audio(path))
             if matches:
                 return [(_label(path, root, folder), path) for path in matches]
@@ -84,11 +77,6 @@ def _label(path: Path, root: Path, folder: Path) -> str:
     if path.resolve().is_relative_to(folder.resolve()):
         return path.resolve().relative_to(folder.resolve()).as_posix()
     return (Path(root.resolve().name) / path.relative_to(root)).as_posix()
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The folders of a pattern before the first with a wildcard."""
-    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1]))
 
 
 def _listing(folder: Path) -> str:

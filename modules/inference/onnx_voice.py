@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.config.schema import Config
@@ -33,15 +33,6 @@ class OnnxVoice:
 
     Random numbers are drawn as `models.Voice` draws them. So a graph that takes those of the source as well gives the
     sound of the checkpoint, up to rounding; one that draws them itself differs in breath and start phases.
-
-    Args:
-        path: the file.
-        config: that was saved with the voice.
-        device: where it is wanted.
-        seed: start of the random numbers of every chunk.
-
-    Attributes:
-        takes_random_numbers: whether those of the harmonic source are inputs.
     """
 
     def __init__(self, path: Path, config: Config, device: torch.device, seed: int) -> None:
@@ -50,17 +41,17 @@ class OnnxVoice:
         self._ids = list(config.spk.values())
         self._session = open_session(path, device, f"the voice {path}")
         self._shapes = {given.name: given.shape for given in self._session.get_inputs()}
-        self._mixes = {given.name: given.type for given in self._session.get_inputs()}.get("sid") == "tensor(float)"
+        self._mixes = any((x.name, x.type) == ("sid", "tensor(float)") for x in self._session.get_inputs())
         self.takes_random_numbers = SOURCE_INPUTS[0] in self._shapes
         self._check(config)
 
     def infer(
         self,
-        units: torch.Tensor,
-        f0: torch.Tensor,
-        uv: torch.Tensor,
-        speaker: int | torch.Tensor,
-        volume: torch.Tensor | None = None,
+        units: Tensor,
+        f0: Tensor,
+        uv: Tensor,
+        speaker: int | Tensor,
+        volume: Tensor | None = None,
         noise_scale: float = 0.35,
         predict_f0: bool = False,
     ) -> Synthesis:
@@ -97,9 +88,9 @@ class OnnxVoice:
         """Several chunks, one after the other."""
         return [self.infer(item.units, item.f0, item.uv, item.speaker, item.volume, noise_scale) for item in items]
 
-    def _speaker(self, speaker: int | torch.Tensor, n_frames: int) -> torch.Tensor:
+    def _speaker(self, speaker: int | Tensor, n_frames: int) -> Tensor:
         """The input `sid`: a position (1,) or weights (N, S), in the order in which the config names the speakers."""
-        if isinstance(speaker, torch.Tensor) and speaker.is_floating_point():
+        if isinstance(speaker, Tensor) and speaker.is_floating_point():
             if not self._mixes:
                 raise UsageError(f"{self.path}: holds one speaker and cannot mix; name the speaker with -s")
             rows = [speaker[row] if row < len(speaker) else torch.zeros_like(speaker[0]) for row in self._ids]
@@ -109,7 +100,7 @@ class OnnxVoice:
         position = torch.tensor([self._ids.index(int(speaker))])
         if not self._mixes:
             return position
-        return torch.nn.functional.one_hot(position, len(self._ids)).float().expand(n_frames, -1)
+        return F.one_hot(position, len(self._ids)).float().expand(n_frames, -1)
 
     def _check(self, config: Config) -> None:
         """Refuses a graph that is no voice, or not the config's."""
@@ -139,34 +130,24 @@ class OnnxVoice:
 
 
 class VoiceGraph(nn.Module):
-    """A voice model whose inputs are all that its sound depends on.
-
-    Args:
-        network: a `SynthesizerTrn` for conversion, weight norm folded; it is copied, but for its decoder.
-        decoder: latent (1, I, N), f0 (1, N), speaker (1, gin, 1 or N) and perhaps random numbers to the waveform.
-        speaker_ids: rows of the model's speaker table, in the order in which the config names the speakers.
-    """
+    """A voice model whose inputs are all that its sound depends on."""
 
     def __init__(self, network: nn.Module, decoder: nn.Module, speaker_ids: list[int]) -> None:
+        """Of a `SynthesizerTrn` with weight norm folded, and its speakers' ids in the order of the config.
+
+        The `decoder` takes latent (1, I, N), f0 (1, N), speaker (1, gin, 1 or N) and perhaps random numbers.
+        """
         super().__init__()
         self.network = copy.deepcopy(network, {id(network.dec): decoder})  # the copy gets it in the place of its own
         self.register_buffer("speakers", network.emb_g.weight[speaker_ids].clone())
         self.eval().requires_grad_(False)
 
     def forward(
-        self,
-        c: torch.Tensor,
-        f0: torch.Tensor,
-        mel2ph: torch.Tensor,
-        uv: torch.Tensor,
-        noise: torch.Tensor,
-        sid: torch.Tensor,
-        *others: torch.Tensor,
-    ) -> torch.Tensor:
+        self, c: Tensor, f0: Tensor, mel2ph: Tensor, uv: Tensor, noise: Tensor, sid: Tensor, *others: Tensor
+    ) -> Tensor:
         """The waveform (1, 1, T); `others` are volume and random numbers of the source, where wanted."""
         network = self.network
-        given = list(others)
-        vol = given.pop(0) if network.emb_vol is not None else None
+        vol, *given = others if network.emb_vol is not None else (None, *others)
         # A row of zeros in front is what frames without a unit take.
         units = F.pad(c, (0, 0, 1, 0))[0][mel2ph[0]].T.unsqueeze(0)
         x = network._content(units, uv, vol, None)

@@ -1,6 +1,5 @@
 """ConversionOptions: what one conversion asks for, verified once. Nothing here loads a network or reads a file."""
 
-import math
 from dataclasses import dataclass
 
 from modules.audio.io import StreamWriter
@@ -66,5 +65,5 @@ class ConversionOptions:
 
 
 def _check_range(flag: str, value: float, low: float, high: float) -> None:
-    if not math.isfinite(value) or not low <= value <= high:
+    if not low <= value <= high:  # nor is NaN
         raise UsageError(f"{flag} is {value:g}; it must lie between {low:g} and {high:g}")

@@ -1,8 +1,6 @@
-"""Pipeline: from chunks of a song to their sound in the target voice; every network has its turn here.
+"""Pipeline: from chunks of a song to their sound in the target voice. Files, silences and joins are the converter's.
 
-    extract -> retrieve -> synthesize -> refine -> match the loudness
-
-Nothing here knows about files, silences or joins; that is the converter's part.
+extract -> retrieve -> synthesize -> refine -> match the loudness
 """
 
 from collections.abc import Callable
@@ -74,12 +72,13 @@ class Pipeline:
             for group in group_by_length([len(chunk.f0.f0) for chunk in chunks], budget, LENGTH_RATIO):
                 items = self.extract([chunks[index] for index in group], song, options)
                 items = self.retrieve(items, options)
-                made: list[Synthesis | None] = [None] * len(items)
-                if self.synthesizer is not None and len(items) == 1:
+                if self.synthesizer is None:
+                    made = [None] * len(items)
+                elif len(items) == 1:
                     x = items[0]
                     given = x.units, x.f0, x.uv, x.speaker, x.volume
                     made = [self.synthesizer.infer(*given, noise_scale, options.predict_f0)]
-                elif self.synthesizer is not None:
+                else:
                     made = self.synthesizer.infer_batch(items, noise_scale)
                 for index, item, output in zip(group, items, made):
                     features[index], outputs[index] = item, output
@@ -140,14 +139,13 @@ class Pipeline:
         self, output: Synthesis | None, given: VoiceInput, chunk: Chunk, song: Song, options: ConversionOptions
     ) -> VoiceInput:
         """What the diffusion model is given of a chunk: it may number speakers otherwise, and it needs a volume."""
-        units, volume, speaker = given.units, given.volume, given.speaker
-        if volume is None:
-            volume = frame_volume(output.wav.float(), self.audio.hop_length)
+        if given.volume is None:
+            given = replace(given, volume=frame_volume(output.wav.float(), self.audio.hop_length))
         if output is not None and options.second_encoding:
-            units = self._encode([output.wav.float()], [len(given.f0)])[0]
+            given = replace(given, units=self._encode([output.wav.float()], [len(given.f0)])[0])
         if self.refiner_speakers is not None:
-            speaker = self._speaker(chunk, song, options, self.refiner_speakers)
-        return VoiceInput(units, given.f0, given.uv, speaker, volume)
+            given = replace(given, speaker=self._speaker(chunk, song, options, self.refiner_speakers))
+        return given
 
     def _encode(self, wavs: list[torch.Tensor], n_frames: list[int]) -> list[torch.Tensor]:
         """Units (D, n_frames) of each of `wavs` (T,) at the model's rate."""
@@ -162,15 +160,9 @@ class Pipeline:
             return ids[options.speaker]
         frames = (np.arange(len(chunk.f0.f0)) + 0.5) * self.audio.hop_length / self.audio.sampling_rate
         weights = options.mix.weights((chunk.read_start - chunk.pad_left) / song.rate + frames, song.seconds)
-        if ids is not self.speakers:
-            weights = reorder(weights, self.speakers, ids)
+        if ids is not self.speakers:  # from the voice's ids to the refiner's, for the names that both have
+            voice_weights, weights = weights, np.zeros((max(ids.values()) + 1, len(frames)), weights.dtype)
+            for name, number in self.speakers.items():
+                if name in ids and number < len(voice_weights):
+                    weights[ids[name]] += voice_weights[number]
         return torch.from_numpy(weights).to(self.device)
-
-
-def reorder(weights: np.ndarray, ids: dict[str, int], other_ids: dict[str, int]) -> np.ndarray:
-    """Weights (S, N) by `ids` as weights by another model's ids, for the names that both have."""
-    result = np.zeros((max(other_ids.values()) + 1, weights.shape[1]), weights.dtype)
-    for name, number in ids.items():
-        if name in other_ids and number < len(weights):
-            result[other_ids[name]] += weights[number]
-    return result

@@ -22,23 +22,17 @@ _COPY_SAMPLES = 441_000
 
 
 class PartialResult:
-    """Samples of a result on their way to `path`. A context manager: leaving it keeps an unfinished file.
-
-    Args:
-        path: the finished file.
-        key: which request it is; a file of another one is never gone on with.
-        resume: go on with what an earlier run of the same request left; otherwise that is deleted.
-    """
+    """Samples of a result on their way to `path`. A context manager: leaving it keeps an unfinished file."""
 
     def __init__(self, path: Path, key: str, resume: bool) -> None:
+        """Goes on with what an earlier run left of the same request (equal `key`), or deletes that unless `resume`."""
         self.path, self.n_samples = path, 0
         self._file = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
         self._header = (json.dumps({"request": key}) + "\n").encode("ascii")
         found = unfinished_files(path)
         try:
             for old in found if resume else ():
-                n_samples = _count_samples(old, self._header)
-                if n_samples > self.n_samples:
+                if (n_samples := _count_samples(old, self._header)) > self.n_samples:
                     old.replace(self._file)
                     self.n_samples = n_samples
             for old in found:

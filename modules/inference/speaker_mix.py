@@ -6,11 +6,8 @@ straight line. At every moment the values of all tracks are divided by their sum
     "alto":  [[0, 0.5, 1, 1], [0.5, 1, 1, 0]]      alone in the first half of the song, then fading out
     "tenor": [[0, 0.5, 0, 0], [0.5, 1, 0, 1]]      fading in over the second half
 
-The files are `configs/spkmix.json` and the `spkmix.py` of so-vits-svc 4.1, whose map is read without running the file.
 Differences from so-vits-svc 4.1: fractions count on the song itself (there on the sum of its padded segments, so a
 change came later or earlier than written); a speaker may be left out (there each needed a track); seconds are possible.
-
-The network takes the weights as `speaker` (S, N) of `contracts.py`; this file knows no network.
 """
 
 import ast
@@ -55,38 +52,28 @@ class SpeakerMix:
         return {"n_speakers": self.n_speakers, "unit": self.unit, "tracks": tracks}
 
     def weights(self, times: np.ndarray, song_seconds: float) -> np.ndarray:
-        """How much each speaker counts at `times`.
+        """(S, N) float32: how much each speaker (row: id) counts at `times` (N,) in seconds; every column sums to 1.
 
-        Where two segments meet, the later one counts. Where all tracks are 0, the speakers that have a track share
-        equally (so-vits-svc 4.1: all speakers, each of which had a track).
-
-        Args:
-            times: (N,) seconds of the song; before 0 the first value holds, after the last segment its end value.
-            song_seconds: length of the song, which fractions count on.
-
-        Returns:
-            (S, N) float32, 0 to 1, the row is the speaker's id; every column sums to 1.
+        Before 0 the first value holds, after the last segment its end value; where two segments meet, the later counts.
+        Where all tracks are 0, the speakers that have a track share equally.
         """
         times = np.asarray(times, np.float64)
         if self.unit == "fraction":
             with np.errstate(over="ignore"):  # a song of next to no length: all of it is its end
                 times = times / song_seconds if song_seconds > 0 else np.zeros_like(times)
         values = np.stack([_values(track, times) for track in self.tracks])
-        loudest = values.max(axis=0)
-        silent = loudest == 0
+        largest = values.max(axis=0)
         # Dividing by the largest first keeps the sum finite, whatever numbers people write.
-        values = np.where(silent, 1.0, values / np.where(silent, 1.0, loudest))
+        values = np.where(largest == 0, 1.0, values / np.where(largest == 0, 1.0, largest))
         result = np.zeros((self.n_speakers, len(times)), np.float32)
         result[[track.speaker for track in self.tracks]] = values / values.sum(axis=0)
         return result
 
 
 def constant_mix(words: list[str], speakers: dict[str, int]) -> SpeakerMix:
-    """The same mix all through the song, from words like `alto=0.7 tenor=0.3` (flag --mix).
+    """The same mix all through the song, from words like `alto=0.7 tenor=0.3` (flag --mix), split at the last `=`.
 
-    Args:
-        words: SPEAKER=WEIGHT each, split at the last `=`; weights are divided by their sum.
-        speakers: name -> id, of the model's config. A number that is nobody's name is taken for an id.
+    Weights are divided by their sum; a number that is nobody's name in `speakers` (name -> id) is taken for an id.
     """
     if not words:
         raise UsageError(f"--mix is empty; give SPEAKER=WEIGHT for some of: {_listed(speakers)}")
@@ -113,7 +100,7 @@ def constant_mix(words: list[str], speakers: dict[str, int]) -> SpeakerMix:
     total = sum(weight / largest for weight in found.values())
     shares = {speaker: weight / largest / total for speaker, weight in sorted(found.items()) if weight > 0}
     tracks = tuple(Track(speaker, ((0.0, 1.0, share, share),)) for speaker, share in shares.items())
-    return SpeakerMix(_n_speakers(speakers), "fraction", tracks)
+    return SpeakerMix(max(speakers.values()) + 1, "fraction", tracks)
 
 
 def load_mix(path: Path, speakers: dict[str, int], song_seconds: float | None = None) -> SpeakerMix:
@@ -121,13 +108,7 @@ def load_mix(path: Path, speakers: dict[str, int], song_seconds: float | None = 
 
     The file holds {speaker: segments}, or {"unit": "seconds" or "fraction", "tracks": {speaker: segments}}. A speaker
     is a name or an id; a text that is both is the name. Fractions go from 0 to 1; seconds begin at 0 and may end
-    anywhere, the last value holds. Speakers without a track have weight 0; so-vits-svc 4.1 demanded a track for each.
-    Of a `.py` file only the literal assigned to `spk_mix_map` at its top level is read: nothing in it is run.
-
-    Args:
-        path: `.py`, or anything else for JSON.
-        speakers: name -> id, of the model's config.
-        song_seconds: length of the song, so that messages can name the second; nothing else depends on it.
+    anywhere, the last value holds. Only messages depend on `song_seconds`: they can name the second.
     """
     content = _read(path, speakers)
     unit, tracks = "fraction", content
@@ -155,7 +136,7 @@ def load_mix(path: Path, speakers: dict[str, int], song_seconds: float | None = 
         except ValueError as error:
             raise ConfigError(f"{path}: speaker {_shown(key)}{error}") from None
         found[speaker] = Track(speaker, segments)
-    return SpeakerMix(_n_speakers(speakers), unit, tuple(found[speaker] for speaker in sorted(found)))
+    return SpeakerMix(max(speakers.values()) + 1, unit, tuple(found[speaker] for speaker in sorted(found)))
 
 
 def _numbers(rows: Any) -> list[tuple[float, float, float, float]]:
@@ -217,7 +198,7 @@ def _values(track: Track, times: np.ndarray) -> np.ndarray:
 
 
 def _read(path: Path, speakers: dict[str, int]) -> Any:
-    """The plain values in a file of either kind."""
+    """The plain values in a file of either kind; the suffix `.py` says which."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such file. Make it, for example with this text: {_example(speakers)}")
     try:
@@ -283,10 +264,6 @@ def _find_speaker(key: Any, speakers: dict[str, int]) -> int | None:
             return speakers[key]
         key = int(key) if key.isascii() and key.isdecimal() and len(key) < 10 else None
     return key if isinstance(key, int) and not isinstance(key, bool) and key in speakers.values() else None
-
-
-def _n_speakers(speakers: dict[str, int]) -> int:
-    return max(speakers.values()) + 1
 
 
 def _listed(speakers: dict[str, int]) -> str:

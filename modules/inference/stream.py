@@ -17,22 +17,11 @@ LOWEST_RATE = 1000  # Hz
 
 
 class Song:
-    """Audio that has been measured and can be read once, in ascending ranges.
-
-    Args:
-        name: what messages call it.
-        rate: Hz.
-        out_rate: Hz of the conversion.
-        open_blocks: gives the audio from its start, as (T,) float32 mono blocks; called twice.
-
-    Attributes:
-        n_samples: its length.
-        rms: (n,) loudness, one value every `rms_hop` samples.
-        gain: factor that brings the peak down to 1; 1 where the peak is not above it.
-    """
+    """Audio that has been measured and can be read once, in ascending ranges."""
 
     def __init__(self, name: str, rate: int, out_rate: int, open_blocks: Callable[[], Iterable[np.ndarray]]) -> None:
-        self.name, self.rate, self.out_rate = name, rate, out_rate
+        """Measures what `open_blocks` gives from the start of the audio: (T,) float32 mono blocks; called twice."""
+        self.name, self.rate, self.out_rate = name, rate, out_rate  # for messages; Hz; Hz of the conversion
         meter, peak = RmsMeter(rate), 0.0
         self.n_samples = 0
         for block in open_blocks():
@@ -46,8 +35,8 @@ class Song:
             peak = max(peak, float(np.abs(block).max(initial=0.0)))
         if self.n_samples == 0:
             raise AudioError(f"{name}: holds no audio")
-        self.gain = 1.0 / peak if peak > 1.0 else 1.0
-        self.rms, self.rms_hop = meter.finish() * self.gain, meter.hop_length
+        self.gain = 1.0 / peak if peak > 1.0 else 1.0  # brings the peak down to 1
+        self.rms, self.rms_hop = meter.finish() * self.gain, meter.hop_length  # (n,) loudness each `rms_hop` samples
         self._blocks = iter(open_blocks())
         self._held: list[np.ndarray] = []
         self._start = self._stop = 0  # positions of the first held sample and behind the last
@@ -74,11 +63,7 @@ class Song:
         return self.n_samples / self.rate
 
     def at(self, position: int) -> int:
-        """The output sample of an input sample: ceil(position * out_rate / rate), exact.
-
-        Because every length of output is a difference of two such positions, a result has exactly the right length
-        however many chunks it is made of.
-        """
+        """The output sample of an input sample, exact; output lengths are differences of two such positions."""
         return -(-position * self.out_rate // self.rate)
 
     def read(self, start: int, stop: int) -> np.ndarray:

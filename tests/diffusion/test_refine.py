@@ -6,7 +6,7 @@ import golden_rule
 import pytest
 import torch
 
-from diffusion.refine import DiffusionRefiner, SamplerSettings
+from diffusion.refine import DiffusionRefiner
 from diffusion.unit2mel import Unit2Mel
 from modules.config.audio import AudioSpec
 from modules.contracts import Synthesis, VoiceInput
@@ -37,12 +37,11 @@ def vocoder() -> NsfHifiganVocoder:
 
 @pytest.fixture
 def refiner(network, vocoder) -> DiffusionRefiner:
-    return in_company(DiffusionRefiner(network, vocoder, SamplerSettings(20, "dpm-solver++", 5), show_progress=False))
+    return in_company(DiffusionRefiner(network, vocoder, 20, "dpm-solver++", 5))
 
 
 def with_settings(refiner: DiffusionRefiner, k_step: int, method: str | None, speedup: int) -> DiffusionRefiner:
-    settings = SamplerSettings(k_step, method, speedup)
-    return in_company(DiffusionRefiner(refiner.network, refiner.vocoder, settings, show_progress=False))
+    return in_company(DiffusionRefiner(refiner.network, refiner.vocoder, k_step, method, speedup))
 
 
 def in_company(refiner: DiffusionRefiner) -> DiffusionRefiner:
