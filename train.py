@@ -56,12 +56,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("-c", "--config", type=Path, default=Path("./configs/config.json"), help="the config of step 2")
     add("-m", "--model", required=True, help="name of the run; its folder is logs/MODEL")
     add("--base", type=Path, help="folder with G_0.pth and D_0.pth to start from, while logs/MODEL has no checkpoint")
-    add(
-        "--precision",
-        choices=("fp32", "tf32", "bf16", "fp16"),
-        help="of the networks; losses and spectra are fp32 always (default: train.fp16_run and train.half_type of the "
-        "config; without them tf32, which on CUDA is fp32 with shortened factors and elsewhere fp32)",
-    )
+    text = "of the networks; losses and spectra are fp32 always (default: train.fp16_run and train.half_type of the "
+    text += "config; without them tf32, which on CUDA is fp32 with shortened factors and elsewhere fp32)"
+    add("--precision", choices=("fp32", "tf32", "bf16", "fp16"), help=text)
     add("--auto_batch", action="store_true", help="find the largest train.batch_size that fits this GPU, and use it")
     text = "compile the networks with torch.compile: minutes of start for quicker steps; needs a C++ compiler"
     add("--compile", action="store_true", help=text)
@@ -124,10 +121,9 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
         keep_config(folder / "config.json", arguments.config.read_bytes())
 
     # The steps, until the last one or a request to stop.
-    first_step = state.step
     monitor = VoiceMonitor(step, state, folder, clips, scorer, card) if group.is_main else None
     loop.train(loader, arguments.max_steps, monitor)
-    if code := report_end(loop, first_step, arguments.max_steps):
+    if code := report_end(loop, arguments.max_steps):
         return code
     if group.is_main:
         speaker = next(iter(config.spk))

@@ -112,10 +112,9 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
         introduce(loop, loader, arguments.config, folder, "data.duration", details)
 
     # The steps, until the last one or a request to stop.
-    first_step = state.step
     monitor = DiffusionMonitor(step, state, folder / "logs", clips, vocoder) if group.is_main else None
     loop.train(loader, arguments.max_steps, monitor)
-    if code := report_end(loop, first_step, arguments.max_steps):
+    if code := report_end(loop, arguments.max_steps):
         return code
     if group.is_main:
         model, saved_config = loop.saved.as_posix(), (folder / "config.yaml").as_posix()

@@ -67,10 +67,10 @@ class DiffusionDataset(ClipDataset):
         self.config, self.audio, self.mel_spec, self.training = config, audio, mel, training
         self.device = torch.device(device)
         self.n_frames = int(config.data.duration * audio.frame_rate)
-        self.clips = read_list(Path(list_path))
-        self.n_seconds = 0.0
+        self.clips: list[Path] = []
         self.too_short: list[Path] = []
-        self._check_clips(Path(list_path))
+        self.n_seconds = 0.0
+        self._find_clips(Path(list_path))
         self._cache: list[ClipFeatures] | None = None
 
     def fill_cache(self, show_progress: bool = True) -> None:
@@ -119,23 +119,21 @@ class DiffusionDataset(ClipDataset):
         moved = {name: x.to(self.device, torch.float32 if name == "f0" else half) for name, x in tensors.items()}
         return replace(clip, **moved)
 
-    def _check_clips(self, list_path: Path) -> None:
-        """What can be known without reading the features: speakers, files, lengths."""
-        kept = []
-        for path in self.clips:
+    def _find_clips(self, list_path: Path) -> None:
+        """Checks what can be known without reading the features: speakers, files, lengths."""
+        for path in read_list(list_path):
             require_listed(path, list_path, self.config.spk, "the diffusion config")
             seconds = probe(path).seconds
             if self.training and seconds < self.config.data.duration + _MARGIN_SECONDS:
                 self.too_short.append(path)
                 continue
             self.n_seconds += seconds
-            kept.append(path)
-        if not kept:
+            self.clips.append(path)
+        if not self.clips:
             raise DataError(
                 f"{list_path}: no clip is as long as data.duration ({self.config.data.duration:g} s, and "
                 f"{_MARGIN_SECONDS} s more). Lower data.duration in the diffusion config, or record longer clips."
             )
-        self.clips = kept
 
 
 def collate(items: list[Item | UserError]) -> Batch | UserError:

@@ -51,7 +51,7 @@ def load_start(folder: Path, step: DiffusionStep, group: Group) -> tuple[TrainSt
     require_same_config(path, content.get("config"), config, _KEYS, "start a new run in another folder (env.expdir)")
     _load_weights(step.network, weights, path)
     report_changed_rate(path, content.get("learning_rate"), config.train.lr, "train.lr")
-    rest_path = _rest_path(path)
+    rest_path = folder / f"state_{n_steps}.pth"
     if rest_path.is_file():
         check_whole(rest_path)
         rest = load_weights(rest_path)
@@ -94,16 +94,12 @@ def save_state(
     if train.save_opt:
         model["optimizer"] = rest["optimizer"]
     path = folder / f"model_{state.step}.pt"
-    save_together({path: model, _rest_path(path): rest})
+    save_together({path: model, folder / f"state_{state.step}.pth": rest})
     models = [old for old in list_checkpoints(folder, "model") if step_of(old) % train.interval_force_save]
     for old in models + list_checkpoints(folder, "state"):
         if step_of(old) < state.step:
             discard(old)
     return path
-
-
-def _rest_path(model: Path) -> Path:
-    return model.with_name(f"state_{step_of(model)}.pth")
 
 
 def _load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:

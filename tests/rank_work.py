@@ -28,14 +28,14 @@ def meet(folder: Path, group) -> int:
     import torch
 
     from modules.errors import UserError
-    from modules.training.distributed import FailedElsewhere, raise_on_all_ranks
+    from modules.training.distributed import FailedElsewhere, gather_random_states, raise_on_all_ranks, seed_all
 
     rank = group.rank
-    state = torch.tensor([rank, 255, 7], dtype=torch.uint8)
+    seed_all(rank)
     answers = {
         "rank": [rank, group.world_size, group.is_main, str(group.device)],
         "lowest": [group.lowest(5 - rank), group.lowest(2**40 + rank)],
-        "bytes": [tensor.tolist() for tensor in group.gather_bytes(state)],
+        "states": [{name: x.tolist() for name, x in state.items()} for state in gather_random_states(group)],
         "threads": torch.get_num_threads(),
         "raised": [],
     }

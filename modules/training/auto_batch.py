@@ -44,7 +44,7 @@ def largest_that_fits(fits: Callable[[int], bool], most: int) -> int:
 def _fits(step: VitsStep, size: int) -> bool:
     try:
         for _ in range(2):  # the first makes the moments of the optimizers, which the second has to live with
-            step.run(long_batch(step, size))
+            step.run([long_batch(step, size)])
         return True
     except torch.OutOfMemoryError:
         return False

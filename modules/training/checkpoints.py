@@ -100,6 +100,5 @@ def set_rank_random_state(content: dict[str, Any], group: Group, seed: int) -> N
 def report_changed_rate(path: Path, before: Any, now: float, key: str) -> None:
     """Says so where a run goes on with another learning rate than it had: it takes effect at once."""
     if isinstance(before, float) and before != now:
-        logger.info(
-            "%s was %g when %s was saved and is %g now: the new rate counts from here on", key, before, path, now
-        )
+        text = "%s was %g when %s was saved and is %g now: the new rate counts from here on"
+        logger.info(text, key, before, path, now)

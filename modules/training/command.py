@@ -66,14 +66,14 @@ def keep_config(target: Path, content: bytes) -> None:
             temporary.write_bytes(content)
 
 
-def report_end(loop: "TrainingLoop", first_step: int, max_steps: int | None) -> int:
+def report_end(loop: "TrainingLoop", max_steps: int | None) -> int:
     """Reports a run that was stopped, or that had nothing to do; returns the exit code, 0 or 130."""
     step = loop.state.step
     if loop.stop.requested:
         kept = f"saved {loop.saved}" if loop.saved else "nothing was trained yet, nothing is saved"
         logger.info("stopped at step %d: %s; run the same command again to go on", step, kept)
         return 130
-    if step == first_step:
+    if step == loop.first_step:
         asked = f"--max_steps {max_steps}" if max_steps else f"{loop.epochs} epochs (train.epochs)"
         logger.info("nothing to do: step %d is reached already, %s asked for", step, asked)
     return 0

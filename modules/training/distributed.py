@@ -58,15 +58,6 @@ class Group:
             distributed.all_reduce(value, distributed.ReduceOp.MIN)
         return int(value)
 
-    def gather_bytes(self, state: torch.Tensor) -> list[torch.Tensor]:
-        """The `state` of every rank, (N,) uint8 on the CPU with the same N, in the order of the ranks."""
-        assert state.dtype == torch.uint8 and state.device.type == "cpu", (state.dtype, state.device)
-        if self.world_size == 1:
-            return [state.clone()]
-        received = [torch.empty_like(state) for _ in range(self.world_size)]
-        distributed.all_gather(received, state.contiguous())
-        return received
-
     def barrier(self) -> None:
         """Returns when all ranks are here."""
         self.lowest(0)
@@ -159,14 +150,13 @@ def share_gradients(net: nn.Module, group: Group | None) -> nn.Module:
     return DistributedDataParallel(net, devices, gradient_as_bucket_view=True)
 
 
-@contextlib.contextmanager
-def no_sync(*nets: nn.Module, when: bool = True) -> Iterator[None]:
+def no_sync(*nets: nn.Module, when: bool = True) -> contextlib.ExitStack:
     """Inside, forward passes with their backward passes only add to each rank's own gradient."""
-    with contextlib.ExitStack() as stack:
-        for net in nets:
-            if when and isinstance(net, DistributedDataParallel):
-                stack.enter_context(net.no_sync())
-        yield
+    stack = contextlib.ExitStack()
+    for net in nets:
+        if when and isinstance(net, DistributedDataParallel):
+            stack.enter_context(net.no_sync())
+    return stack
 
 
 @contextlib.contextmanager
@@ -233,11 +223,12 @@ def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> N
 def gather_random_states(group: Group) -> list[dict[str, torch.Tensor]]:
     """The random state of every rank, on all ranks."""
     own = random_state(group.device)
-    gathered = {name: group.gather_bytes(state.view(torch.uint8)) for name, state in own.items()}
-    return [
-        {name: states[rank].view(own[name].dtype) for name, states in gathered.items()}
-        for rank in range(group.world_size)
-    ]
+    if group.world_size == 1:
+        return [own]
+    gathered = [{name: torch.empty_like(state) for name, state in own.items()} for _ in range(group.world_size)]
+    for name, state in own.items():
+        distributed.all_gather([states[name] for states in gathered], state)
+    return gathered
 
 
 def seed_all(seed: int) -> None:

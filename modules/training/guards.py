@@ -62,7 +62,6 @@ class LossWatch:
         self._hint, self._limit = hint, limit
         self._pending: deque[tuple] = deque()  # arguments of `_look`
         self._in_a_row = 0
-        self.n_left_out = 0  # steps that were not finite, since the start
 
     def push(self, step: int, files: list[str], losses: Any, norms: tuple[torch.Tensor, ...] = ()) -> None:
         """Notes the losses of a step, a NamedTuple of scalars, with the lengths of its gradients, and looks at those of
@@ -75,17 +74,14 @@ class LossWatch:
             ready = torch.cuda.Event()
             ready.record()
         self._pending.append((step, files, losses._fields, values, ready))
-        while len(self._pending) > (0 if ready is None else 1):
+        self.flush(0 if ready is None else 1)
+
+    def flush(self, n_left: int = 0) -> None:
+        """Looks at everything noted but the last `n_left`. Raises NotFinite as `push`."""
+        while len(self._pending) > n_left:
             self._look(*self._pending.popleft())
 
-    def flush(self) -> None:
-        """Looks at everything noted. Raises NotFinite as `push`."""
-        while self._pending:
-            self._look(*self._pending.popleft())
-
-    def _look(
-        self, step: int, files: list[str], names: tuple[str, ...], losses: torch.Tensor, ready: torch.cuda.Event | None
-    ) -> None:
+    def _look(self, step: int, files: list[str], names: tuple[str, ...], losses: torch.Tensor, ready: Any) -> None:
         if ready is not None:
             ready.synchronize()
         values = losses.tolist()
@@ -93,7 +89,6 @@ class LossWatch:
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        self.n_left_out += 1
         named = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, values))
         shown = ", ".join(files[:_SHOWN_FILES]) + (" ..." if len(files) > _SHOWN_FILES else "")
         if self._in_a_row >= self._limit:

@@ -66,27 +66,22 @@ class Step(Protocol):
 
 
 class TrainingLoop:
-    """The steps of a training run; every rank runs the same loop on its share of the data.
-
-    Args:
-        write: writes a checkpoint from the random states of all ranks; returns its path.
-        saved: the newest checkpoint, if there is one.
-    """
+    """The steps of a training run; every rank runs the same loop on its share of the data."""
 
     def __init__(
         self,
         step: Step,
         state: TrainState,
         group: Group,
-        write: Callable[[list[dict[str, torch.Tensor]]], Path],
-        saved: Path | None = None,
+        write: Callable[[list[dict[str, torch.Tensor]]], Path],  # a checkpoint, from the random states of all ranks
+        saved: Path | None = None,  # the newest checkpoint
         show_progress: bool = True,
     ) -> None:
         self.step, self.state, self.group, self.write, self.saved = step, state, group, write, saved
         self.epochs, self.accumulate, self.show_progress = step.config.train.epochs, step.accumulate, show_progress
         self.stop, self.watch = StopRequest(), LossWatch(step.not_finite_hint)
-        self._saved_step = state.step
-        self._pace_step, self._pace_start, self._waited, self._looked = 0, time.perf_counter(), 0.0, 0.0
+        self.first_step = self._saved_step = state.step
+        self._looked = 0.0
 
     def last_step(self, loader: DataLoader, max_steps: int | None) -> int:
         """The step with which training ends: after all epochs, or `max_steps` before that."""
@@ -97,16 +92,8 @@ class TrainingLoop:
         return last if max_steps is None else min(last, max_steps)
 
     def train(self, loader: DataLoader, max_steps: int | None = None, monitor: Any = None) -> None:
-        """Trains until all epochs or `max_steps` are done, or until told to stop, and saves.
-
-        Args:
-            loader: training batches; its `batch_sampler` is an `EpochBatches`.
-            monitor: logs and validates, on the main rank.
-
-        Raises:
-            UserError: too many losses were not finite, a clip cannot be loaded, or the device's memory is too small.
-            FailedElsewhere: another rank has raised such an error.
-        """
+        """Trains on the batches of an `EpochBatches` until all epochs or `max_steps` are done, or until told to stop,
+        and saves; `monitor`, on the main rank, logs and validates. What ends it on one rank ends it on all."""
         step, last = self.state.step, self.last_step(loader, max_steps)
         if step >= last:
             return

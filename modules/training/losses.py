@@ -15,8 +15,7 @@ _POWER_FLOOR = 1e-7
 
 
 def discriminator_loss(real: list[torch.Tensor], generated: list[torch.Tensor]) -> torch.Tensor:
-    """How far the scores (B, n) of real waves are from 1 and of generated ones from 0, squared, summed over
-    discriminators."""
+    """How far scores (B, n) of real waves are from 1 and of generated ones from 0, squared, summed over the list."""
     terms = [(1 - r.float()).square().mean() + g.float().square().mean() for r, g in zip(real, generated, strict=True)]
     return torch.stack(terms).sum()
 

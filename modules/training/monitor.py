@@ -41,9 +41,8 @@ class VoiceMonitor:
         self.config, self.audio = step.config, step.config.audio
 
     def __enter__(self) -> "VoiceMonitor":
-        self._events, self._eval = (
-            open_events(place, self.state.step) for place in (self.folder, self.folder / "eval")
-        )
+        self._events = open_events(self.folder, self.state.step)
+        self._eval = open_events(self.folder / "eval", self.state.step)
         if self.scorer is not None:
             self._board = ScoreBoard(self.folder / "scores.csv", self.state.step)
         return self

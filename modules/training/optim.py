@@ -6,9 +6,6 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-_FIRST_FP16_SCALE = 2.0**16
-_NEVER = 2**31 - 1
-
 
 class Updates:
     """Gradients to steps, for any number of optimizers that share one precision.
@@ -20,13 +17,9 @@ class Updates:
 
     def __init__(self, device: torch.device, dtype: torch.dtype, clip_norm: float = 0.0) -> None:
         self.dtype, self.clip_norm = dtype, clip_norm
-        half = dtype == torch.float16
-        self.scaler = torch.amp.GradScaler(
-            "cuda",
-            init_scale=_FIRST_FP16_SCALE if half else 1.0,
-            growth_interval=2000 if half else _NEVER,
-            enabled=device.type == "cuda",
-        )
+        scale, interval = (2.0**16, 2000) if dtype == torch.float16 else (1.0, 2**31 - 1)  # else it never grows
+        on_cuda = device.type == "cuda"
+        self.scaler = torch.amp.GradScaler("cuda", init_scale=scale, growth_interval=interval, enabled=on_cuda)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Adds the gradient of a loss, a scalar, to those of its parameters."""
@@ -35,9 +28,10 @@ class Updates:
     def step(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """Updates the parameters of an optimizer; returns the length of their gradient, before it was clipped."""
         self.scaler.unscale_(optimizer)
-        norm = gradient_norm(optimizer)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.clip_norm:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         if self.scaler.is_enabled():
             self.scaler.step(optimizer)
@@ -75,12 +69,6 @@ def make_adamw(
     """AdamW over all parameters of a network; one kernel for hundreds of small tensors where the device has it."""
     fused = device.type in ("cpu", "cuda")
     return torch.optim.AdamW(net.parameters(), rate, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
-
-
-def gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
-    """Euclidean length of all gradients together, a scalar on their device."""
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
 class AveragedWeights(AveragedModel):

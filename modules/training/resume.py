@@ -34,12 +34,11 @@ from modules.weights.state_dict import fit
 
 logger = logging.getLogger(__name__)
 
+_CHANGEABLE = ("n_layers_q", "speaker_embedding", "p_dropout")
 # What must be as it was when the weights were made; all else may be changed between two runs.
 _KEYS = {
     "data": ("sampling_rate", "filter_length", "hop_length", "win_length"),
-    "model": tuple(
-        key for key in ModelConfig.model_fields if key not in ("n_layers_q", "speaker_embedding", "p_dropout")
-    ),
+    "model": tuple(key for key in ModelConfig.model_fields if key not in _CHANGEABLE),
 }
 # In the file of a generator whose weights are averaged, "model" is the average and these are beside it.
 _TRAINED, _N_AVERAGED = "trained_model", "n_averaged"
@@ -63,11 +62,8 @@ def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
 
 def load_start(folder: Path, step: VitsStep, group: Group, base: Path | None = None) -> tuple[TrainState, Path | None]:
     """Brings networks, optimizers and random state to where a run's folder says: on from the newest pair that can be
-    read, or to a base model, of `base` where the folder has none, or nowhere.
-
-    Returns:
-        The state, and the generator that it came from, of a base if the step is 0; None for a run from nothing.
-    """
+    read, or to a base model, of `base` where the folder has none, or nowhere. Returns the state, and the generator that
+    it came from, of a base if the step is 0; None for a run from nothing."""
     pairs, config = find_pairs(folder), step.config
     if not pairs:
         path = _load_base(folder, step, base)
@@ -154,10 +150,9 @@ def prune_pairs(folder: Path, keep: int, step: int) -> None:
     pairs = [number for number in pairs if number <= step]
     if keep <= 0 or len(pairs) <= keep:
         return
-    for paths in found.values():
-        for number, path in paths.items():
-            if 0 < number < pairs[-keep]:
-                discard(path)
+    for number, path in [*found["G"].items(), *found["D"].items()]:
+        if 0 < number < pairs[-keep]:
+            discard(path)
 
 
 def _steps_of_pairs(folder: Path) -> tuple[dict[str, dict[int, Path]], list[int]]:

@@ -54,15 +54,10 @@ class Scorer:
     predictor: F0Predictor
     encoder: SpeakerEncoder | None = None  # None leaves the similarity out
 
-    def score(self, generated: torch.Tensor, real: torch.Tensor, f0: F0 | None = None) -> Scores:
-        """Compares a clip of the voice with the recording; where one is longer, its end is left out.
-
-        Args:
-            generated: (T,) in [-1, 1] at audio.sampling_rate; with samples that are not finite all scores are nan.
-            real: (T,) likewise.
-            f0: of `real`; None asks the predictor.
-        """
-        wanted = self.predictor.predict(real.detach().float().cpu().numpy()) if f0 is None else f0
+    def score(self, generated: torch.Tensor, real: torch.Tensor) -> Scores:
+        """Compares a clip of the voice with the recording, (T,) each, in [-1, 1] at audio.sampling_rate; where one is
+        longer, its end is left out. With generated samples that are not finite all scores are nan."""
+        wanted = self.predictor.predict(real.detach().float().cpu().numpy())
         n_samples = min(len(generated), len(real))
         generated, real = (wav[:n_samples].detach().float().cpu() for wav in (generated, real))
         if not generated.isfinite().all():

@@ -114,13 +114,12 @@ class VitsStep:
         self.is_linear = self._began_linear and state.step < train.linear_upsampling_steps
         return rate
 
-    def run(self, batches: Batch | list[Batch]) -> StepReport:
+    def run(self, batches: list[Batch]) -> StepReport:
         """Updates both networks once, from batches on the device; returns losses averaged over all of them.
 
         With one batch, the generator learns from discriminators that have just been updated, as so-vits-svc does it.
         With several, their gradients are averaged: both networks see all of them before either is updated.
         """
-        batches = [batches] if isinstance(batches, Batch) else batches
         weight = 1 / len(batches)
         for optimizer in (self.optim_d, self.optim_g):
             optimizer.zero_grad(set_to_none=True)

@@ -327,6 +327,6 @@ def test_compiled_networks_find_the_same_losses(workspace, tmp_path):
     losses = []
     for run in (plain, compiled):
         torch.manual_seed(3)
-        losses.append(run.step.run(batch).losses)
+        losses.append(run.step.run([batch]).losses)
     assert torch.stack([*losses[1]]).tolist() == pytest.approx(torch.stack([*losses[0]]).tolist(), rel=1e-4)
     assert compiled.step.net_g.state_dict().keys() == plain.step.net_g.state_dict().keys()

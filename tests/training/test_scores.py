@@ -35,6 +35,16 @@ class FixedPredictor:
         return self.curve
 
 
+class FirstOf:
+    """Finds a given curve in the first clip, the recording, and what another predictor finds in the next."""
+
+    def __init__(self, first, predictor):
+        self.steps = iter((lambda wav: first, predictor.predict))
+
+    def predict(self, wav):
+        return next(self.steps)(wav)
+
+
 class LevelEncoder:
     """A voice is two numbers: the level of the first half and of the second."""
 
@@ -51,7 +61,7 @@ def tone(hz: float, seconds: float = 1.5) -> torch.Tensor:
 
 
 def score(generated, real, predictor=PM, encoder=None, f0=None) -> Scores:
-    return Scorer(AUDIO, predictor, encoder).score(generated, real, f0)
+    return Scorer(AUDIO, predictor if f0 is None else FirstOf(f0, predictor), encoder).score(generated, real)
 
 
 def test_identical_clips_have_no_error():

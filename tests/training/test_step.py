@@ -53,7 +53,7 @@ def stepped(request):
     )
     step = VitsStep(net_g, net_d, config, CPU)
     with golden_rule.counted_draws() as log:
-        report = step.run(batch)
+        report = step.run([batch])
     patch.undo()
     assert log == golden["noise_log"].tolist()[:-1], "upstream draws one more noise, which it does not use"
     return golden, step, report
