@@ -3,8 +3,7 @@
 Reads files of any kind that the toolkit uses (voices, discriminators, diffusion models, vocoders, cluster centres,
 indexes, speech encoders, f0 networks) and, of folders, every such file in them; also the config beside each. Nothing in
 a file is run: one that asks for more than tensors and settings is not read further, and what it asks for is listed.
-Writes nothing but its report, for people or, with --json, one JSON object a line. Exit code 1 where a file is damaged
-or asks to run code.
+Writes only its report, for people or, with --json, one JSON object a line. Exit code 1: damaged, or asks to run code.
 
 Example: python inspect_model.py logs/44k/G_8000.pth pretrain
 """
@@ -99,11 +98,15 @@ def _files_of(paths: list[Path]) -> Iterator[Path]:
                 yield file
 
 
-def _is_published(path: Path, sha256: str) -> bool | None:
-    """Whether a file is the one that was published under its name; None where nobody said which that is."""
+def _encoders() -> dict[str, Any]:
     from modules.encoders.base import ENCODERS
 
-    known = {weights for name in ENCODERS.names() for weights in ENCODERS.get(name).weights if weights.sha256}
+    return {name: ENCODERS.get(name) for name in ENCODERS.names()}
+
+
+def _is_published(path: Path, sha256: str) -> bool | None:
+    """Whether a file is the one that was published under its name; None where nobody said which that is."""
+    known = [weights for kind in _encoders().values() for weights in kind.weights if weights.sha256]
     return next((sha256.startswith(file.sha256) for file in known if Path(file.path).name == path.name), None)
 
 
@@ -230,31 +233,24 @@ def _vocoder(path: Path) -> Report:
 
 def _place(path: Path, name: str) -> Report:
     """Where a pretrained file is looked for and what uses it."""
-    from modules.encoders.base import ENCODERS
-
     first, used_by = package(name).files[0], package(name).needed_by
-    encoders = [key for key in ENCODERS.names() if first in ENCODERS.get(key).weights]
-    places = [weights.path for key in encoders for weights in ENCODERS.get(key).weights] or [first.path]
+    users = {name: kind.weights for name, kind in _encoders().items() if first in kind.weights}
+    places = [weights.path for files in users.values() for weights in files] or [first.path]
     place = next((place for place in places if Path(place).name == path.name), places[0])
-    return {"encoder": encoders, "used_by": used_by, "belongs_in": place, "is_in_place": find(place) is not None}
+    return {"encoder": [*users], "used_by": used_by, "belongs_in": place, "is_in_place": find(place) is not None}
 
 
 def _width(*widths: int | None) -> Report:
     """The width of units, where all say the same, and the speech encoders whose units are that wide."""
-    from modules.encoders.base import ENCODERS
-
     width = widths[0] if len(set(widths)) == 1 else None
-    return {"units_width": width, "encoder_may_be": [n for n in ENCODERS.names() if ENCODERS.get(n).dim == width]}
+    return {"units_width": width, "encoder_may_be": [name for name, kind in _encoders().items() if kind.dim == width]}
 
 
 def _of_encoder(name: str, width: int | None) -> Report:
     """The encoder that a config names, why its units are not what the weights want, and the file that it needs."""
-    from modules.encoders.base import ENCODERS
-
-    report = {"encoder": name, "units_width": width}
-    if name not in ENCODERS:
+    report, kind = {"encoder": name, "units_width": width}, _encoders().get(name)
+    if kind is None:
         return report | {"encoder_problem": f"this version knows no speech encoder {name!r}", "needs": []}
-    kind = ENCODERS.get(name)
     if width not in (None, kind.dim):
         report["encoder_problem"] = f"its units are {kind.dim} wide, this model takes {width}"
     return report | {"needs": _needs(kind.weights)}
@@ -265,8 +261,7 @@ def _needs(alternatives: tuple[Weights, ...]) -> list[Report]:
     here = [{"path": weights.path, "present": True} for weights in alternatives if find(weights.path) is not None]
     if here or not alternatives:
         return here[:1]
-    wanted = alternatives[0]
-    known = package_with(wanted.path)
+    wanted, known = alternatives[0], package_with(alternatives[0].path)
     get = f"python pretrain/download.py {known.name}" if known else wanted.url
     return [{"path": wanted.path, "present": False, "get": get}]
 
@@ -334,31 +329,28 @@ def _lines(report: Report) -> Iterator[str]:
         return
     family = ", ".join([*([report["family"]] if "family" in report else []), *report.get("details", [])])
     yield f"{report['path']}: {report['kind']}" + (f" ({family})" if family else "")
-    for key, value in report.items():
-        if key not in ("path", "kind", "family", "details", "card"):
-            yield from _line(key, value)
-    for key, value in report.get("card", {}).items():
-        if key != "f0_histograms":  # tables of numbers
-            yield from _line(f"card: {key}", value)
+    shown = {key: value for key, value in report.items() if key not in ("path", "kind", "family", "details", "card")}
+    # Without the tables of numbers.
+    shown |= {f"card: {key}": value for key, value in report.get("card", {}).items() if key != "f0_histograms"}
+    for key, value in shown.items():
+        label = "size" if key == "size_bytes" else key.replace("_", " ")
+        for text in _texts(key, value):
+            yield f"  {label:18} {text}"
     yield ""
 
 
-def _line(key: str, value: Any) -> Iterator[str]:
-    label = f"  {key.replace('_', ' '):18} "
+def _texts(key: str, value: Any) -> list[str]:
     if key == "size_bytes":
-        yield f"  {'size':18} {value / 1e6:.1f} MB"
-    elif key == "needs":
-        for need in value:
-            yield label + need["path"] + (": present" if need["present"] else f": missing; get it with: {need['get']}")
-    elif isinstance(value, (dict, list)):
+        return [f"{value / 1e6:.1f} MB"]
+    if key == "needs":
+        ends = ["present" if need["present"] else f"missing; get it with: {need['get']}" for need in value]
+        return [f"{need['path']}: {end}" for need, end in zip(value, ends)]
+    if isinstance(value, (dict, list)):
         words = [f"{name}: {item}" for name, item in value.items()] if isinstance(value, dict) else map(str, value)
         words = [word if len(word) <= 200 else word[:197] + "..." for word in words]
         more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
-        yield label + ", ".join(words[:_SHOWN]) + more
-    elif isinstance(value, bool):
-        yield label + ("yes" if value else "no")
-    else:
-        yield label + str(value)
+        return [", ".join(words[:_SHOWN]) + more]
+    return [("yes" if value else "no") if isinstance(value, bool) else str(value)]
 
 
 if __name__ == "__main__":

@@ -20,8 +20,6 @@ from modules.files import check_output
 
 logger = logging.getLogger(__name__)
 
-# Layout of a voice file in so-vits-svc 4.1, for a first model that lacks one of its keys.
-_LAYOUT = {"model": {}, "iteration": 0, "optimizer": None, "learning_rate": 0.0001}
 # What the shapes of tensors do not show.
 _MUST_AGREE = ("spk", "model.speech_encoder", "data.sampling_rate", "data.hop_length")
 
@@ -50,7 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     for path, share in zip(inputs, shares):
         print(f"{share:.4f} of {path}")
     print(f"Model: {output}")
-    print(next_step(_conversion(output, inputs[0], content.get("config"))))
+    config, beside = content.get("config"), inputs[0].with_name("config.json")
+    speakers = config.get("spk") if isinstance(config, dict) else None
+    speaker = next(iter(speakers), "SPEAKER") if isinstance(speakers, dict) else "SPEAKER"
+    flag = f' -c "{beside.as_posix()}"' if beside.is_file() else ""
+    print(next_step(f'python inference_main.py -m "{output.as_posix()}"{flag} -n SONG.wav -s "{speaker}"'))
     return 0
 
 
@@ -104,7 +106,9 @@ def blend(paths: list[Path], shares: list[float]) -> dict[str, Any]:
             raise CheckpointError(f"the blend of {name} is not finite: use smaller weights, or check the models")
     if isinstance(optimizer, dict) and "param_groups" in optimizer:
         optimizer = {**optimizer, "state": {}}  # its moments belong to weights that are no more
-    return {**_LAYOUT, **content, "model": blended, "optimizer": optimizer}
+    own = {"model": blended, "optimizer": optimizer}
+    # All keys of a voice file in so-vits-svc 4.1, also where the first model lacks one.
+    return {**own, "iteration": 0, "learning_rate": 0.0001, **content, **own}
 
 
 def _read_model(path: Path) -> dict[str, Any]:
@@ -126,18 +130,8 @@ def _check_configs(first: Path, wanted: Any, path: Path, found: Any) -> None:
         section, _, key = name.rpartition(".")
         before, now = ((config.get(section) or {} if section else config).get(key) for config in (wanted, found))
         if before != now:
-            raise CheckpointError(
-                f"{path}: {name} is {str(now)[:200]}, but {str(before)[:200]} in {first}. "
-                "Blend models of the same speakers and the same encoder."
-            )
-
-
-def _conversion(output: Path, first: Path, config: Any) -> str:
-    speakers = config.get("spk") if isinstance(config, dict) else None
-    speaker = next(iter(speakers), "SPEAKER") if isinstance(speakers, dict) else "SPEAKER"
-    beside = first.with_name("config.json")
-    flag = f' -c "{beside.as_posix()}"' if beside.is_file() else ""
-    return f'python inference_main.py -m "{output.as_posix()}"{flag} -n SONG.wav -s "{speaker}"'
+            text = f"{path}: {name} is {str(now)[:200]}, but {str(before)[:200]} in {first}."
+            raise CheckpointError(f"{text} Blend models of the same speakers and the same encoder.")
 
 
 if __name__ == "__main__":

@@ -4,22 +4,20 @@ A voice (the default). Reads checkpoints/NAME/model.pth and config.json (-n), or
 Writes checkpoints/NAME/NAME_SoVits.onnx and the descriptor checkpoints/NAME.json; with -m, MODEL.onnx and MODEL.json
 beside the model, or what -o says. Inputs and outputs are so-vits-svc's: c, f0, mel2ph, uv, noise (times the noise
 scale), sid (an id; weights of all speakers per frame where the config names several), vol where the voice takes
-loudness -> audio. The pitch decoder is left out. Breath noise and start phases are drawn inside the graph from a seed
-that counts from when the file is opened; with --source_inputs they are two more inputs, and every run is the same. The
-voice's model card goes along.
+loudness -> audio. The pitch decoder is left out, the model card goes along. Breath noise and start phases are drawn in
+the graph from a seed that counts from its opening; with --source_inputs they are two more inputs, and all runs agree.
 Convert with it: python inference_main.py -m VOICE.onnx -c config.json -n song.wav
 
-A diffusion model (--diffusion). Reads model_STEP.pt and its config.yaml; writes NAME_encoder.onnx, NAME_denoise.onnx,
-NAME_pred.onnx and NAME_after.onnx.
+A diffusion model (--diffusion). Reads model_STEP.pt and config.yaml, writes NAME_{encoder,denoise,pred,after}.onnx.
 
 A speech encoder (--encoder). Reads its pretrained file; writes audio (1, 1, T) at 16 kHz -> units (1, N, D), by default
 under the name where the encoders vec768l12-onnx, vec256l9-onnx and hubertsoft-onnx look for it. Whisper takes up to one
 window of audio (10 s; 30 s in whisper-ppg and whisper-ppg-large), since a graph cannot cut.
 
 --check runs torch and onnxruntime on the same random input of several lengths; they may differ by 1e-4 of full scale
-(of the largest value, where values are above 1). As a graph that draws its own random numbers has no equal, a voice is
-compared in a second, temporary file that takes them as inputs; the mel spectrum of the file itself must then be as near
-to torch's as torch's own with other random numbers.
+(of the largest value, where values are above 1). A graph that draws its own random numbers has no equal: a second,
+temporary file that takes them as inputs is compared; the mel spectrum of the first must then be as near to torch's as
+torch's own with other random numbers.
 
 Example: python onnx_export.py -m logs/44k/G_8000.pth -o alto.onnx --check
 """
@@ -45,7 +43,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_NAME = "TransformerFlow"
-_END = "_SoVits"
 _CHECKED_LENGTHS = (40, 97, 333)  # frames
 
 
@@ -91,7 +88,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def export_voice(args: argparse.Namespace) -> int:
     """A voice and its descriptor."""
-    model, config_path, output, descriptor = voice_paths(args)
+    folder, name = Path("checkpoints"), args.model_name or DEFAULT_NAME
+    model = args.model or folder / name / "model.pth"
+    config_path = args.config or model.with_name("config.json")
+    default = model.with_suffix(".onnx") if args.model else model.with_name(f"{name}_SoVits.onnx")
+    output = args.output or default
+    descriptor = output.with_suffix(".json") if args.model or args.output else folder / f"{name}.json"
     check_output(output, [model, config_path], args.overwrite, (".onnx",))
     check_output(descriptor, [model, config_path], args.overwrite, (".json",))
 
@@ -117,26 +119,13 @@ def export_voice(args: argparse.Namespace) -> int:
         export_graph(describe_voice(graph, config.model.inter_channels, voice.hop_length), path, args.opset, metadata)
 
     write(output, None if args.source_inputs else INFERENCE_SEED)
-    write_json(descriptor, describe(config, output.stem.removesuffix(_END)))
+    write_json(descriptor, describe(config, output.stem.removesuffix("_SoVits")))
     print(f"Voice: {output}\nDescriptor: {descriptor}")
     if args.check and not check_voice(voice, output, config, write):
         return 1
     command = f'python inference_main.py -m "{output.as_posix()}" -c "{config_path.as_posix()}" -n SONG.wav'
     print(next_step(f'{command} -s "{next(iter(config.spk))}"'))
     return 0
-
-
-def voice_paths(args: argparse.Namespace) -> tuple[Path, Path, Path, Path]:
-    """Model, config, graph and descriptor."""
-    if args.model:
-        model, output = args.model, args.output or args.model.with_suffix(".onnx")
-        config, descriptor = args.config or model.with_name("config.json"), output.with_suffix(".json")
-        return model, config, output, descriptor
-    name = args.model_name or DEFAULT_NAME
-    folder = Path("checkpoints") / name
-    output = args.output or folder / f"{name}{_END}.onnx"
-    descriptor = output.with_suffix(".json") if args.output else folder.with_name(f"{name}.json")
-    return folder / "model.pth", folder / "config.json", output, descriptor
 
 
 def describe(config: "Config", name: str) -> dict[str, Any]:
@@ -210,8 +199,7 @@ def _is_near(voice: "Synthesizer", graph: "OnnxVoice", config: "Config", name: s
     wavs = voice.infer(**given).wav, voice.infer(**given, seed=1).wav, graph.infer(**given).wav
     mels = [mel_spectrogram(wav[None], config.audio) for wav in wavs]
     usual, found = ((mel - mels[0]).abs().mean().item() for mel in mels[1:])
-    # In natural log: `usual` may be nearly 0. Not so for a NaN.
-    is_near = found <= 2 * usual + 0.05
+    is_near = found <= 2 * usual + 0.05  # in natural log, since `usual` may be nearly 0; not so for a NaN
     text = "%s: its mel spectrum is %.3f from torch's; other random numbers in torch alone make %.3f%s"
     level, verdict = (logging.INFO, ", good") if is_near else (logging.ERROR, ": it is too far")
     logger.log(level, text, name, found, usual, verdict)

@@ -87,10 +87,8 @@ def run_with_another_python(arguments: list[str]) -> int:
             text = f"This is Python {this}; going on with {' '.join(command)}, which the packages have wheels for."
             print(text, flush=True)
             return subprocess.run([*command, str(Path(__file__).resolve()), *arguments]).returncode
-    raise Stop(
-        f"this is Python {this}; the packages need 3.10 to 3.14, and none was found here. Install one, then run the "
-        f"same command again:{HOW_TO_GET_PYTHON.rstrip()}"
-    )
+    what = f"this is Python {this}; the packages need 3.10 to 3.14, and none was found here"
+    raise Stop(f"{what}. Install one, then run the same command again:{HOW_TO_GET_PYTHON.rstrip()}")
 
 
 def other_pythons() -> list[list[str]]:
@@ -106,9 +104,9 @@ def run_tests(arguments: list[str]) -> int:
     """Installs what the tests need and runs pytest on all cores with `arguments`; returns its exit code."""
     python = install("requirements-dev.txt")
     workers = ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "worksteal"]  # neighbours share their fixtures
-    say(["python", "-m", "pytest", *workers, *arguments])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([str(python), "-m", "pytest", *workers, *arguments], cwd=CODE, env=environment).returncode
+    command = ["-m", "pytest", *workers, *arguments]
+    say(["python", *command])
+    return subprocess.run([str(python), *command], cwd=CODE, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
 
 
 def install(requirements: str) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from modules import files
 from modules.files import atomic_path, remove_leftovers, sha256_of, write_json
 
 
@@ -48,6 +49,18 @@ def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path):
 def test_sha256_is_that_of_the_bytes(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_of(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_hashing_shows_a_bar_when_told_and_only_when_it_takes_long(tmp_path, monkeypatch, capsys):
+    (tmp_path / "big.pth").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "big.pth", show=True) == sha256_of(tmp_path / "big.pth")
+    assert capsys.readouterr().err == ""
+    bar = files.tqdm
+    monkeypatch.setattr(files, "tqdm", lambda **settings: bar(**{**settings, "delay": settings["delay"] - 2}))
+    sha256_of(tmp_path / "big.pth")
+    assert capsys.readouterr().err == ""
+    sha256_of(tmp_path / "big.pth", show=True)
+    assert "big.pth" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux keeps the state of a process there")

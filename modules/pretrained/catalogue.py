@@ -30,9 +30,8 @@ class Package:
 
 _HUB = "https://huggingface.co/"
 _RELEASES = "https://github.com/{}/releases/"
-_CONTENTVEC = f"{_HUB}lj1995/VoiceConversionWebUI/resolve/main/hubert_base.pt"
+_VEC = f"{_HUB}lj1995/VoiceConversionWebUI/resolve/main/hubert_base.pt"
 _SOFT = _RELEASES.format("bshall/hubert") + "download/v0.1/hubert-soft-0d54a1f4.pt"
-_WHISPER = "https://openaipublic.azureedge.net/main/whisper/models/"
 _CNHUBERT = f"{_HUB}TencentGameMate/chinese-hubert-large/resolve/main/chinese-hubert-large-fairseq-ckpt.pt"
 _DPHUBERT = f"{_HUB}pyf98/DPHuBERT/resolve/main/DPHuBERT-sp0.75.pth"
 _WAVLM = "https://valle.blob.core.windows.net/share/wavlm/WavLM-Base+.pt"
@@ -56,7 +55,7 @@ def _one(name: str, file: str, url: str, size: int, licence: str, needed_by: str
 
 
 def _whisper(name: str, size: int, encoder: str, sha256: str) -> Package:
-    url = f"{_WHISPER}{sha256}/{name}.pt"
+    url = f"https://openaipublic.azureedge.net/main/whisper/models/{sha256}/{name}.pt"
     return _one(f"whisper-{name}", f"{name}.pt", url, size, "MIT", f"--speech_encoder {encoder}", sha256)
 
 
@@ -65,9 +64,7 @@ def _onnx(name: str, file: str, size: int) -> Package:
 
 
 PACKAGES: tuple[Package, ...] = (
-    _one(
-        "contentvec", "checkpoint_best_legacy_500.pt", _CONTENTVEC, 190, "MIT", "--speech_encoder vec768l12, vec256l9"
-    ),
+    _one("contentvec", "checkpoint_best_legacy_500.pt", _VEC, 190, "MIT", "--speech_encoder vec768l12, vec256l9"),
     _one("hubertsoft", "hubert-soft-0d54a1f4.pt", _SOFT, 378, "MIT", "--speech_encoder hubertsoft", "0d54a1f4"),
     _whisper("tiny", 76, "whisper-ppg-tiny", "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9"),
     _whisper("base", 145, "whisper-ppg-base", "ed3a0b6b1c0edf879ad9b11b1af5a0e6ab5db9205f891f668f8b0e6c6326e34e"),

@@ -25,7 +25,6 @@ from tqdm import tqdm
 from modules.errors import DownloadError
 from modules.files import atomic_path, sha256_of, write_json
 
-_BLOCK = 1 << 18  # bytes
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that another try may change
 _LARGEST_MEMBER = 20 << 30  # what a zip may unpack to, in bytes
 _WEB_PAGE = "a web page came instead of a file. Open it in a browser and download it by hand."
@@ -123,7 +122,7 @@ def _receive(answer, part: Path, note: Path, offset: int, url: str) -> str | Non
     shown = {"desc": part.name.removesuffix(".part"), "unit": "B", "unit_scale": True, "dynamic_ncols": True}
     with part.open("r+b" if offset else "wb") as file, tqdm(total=total, initial=offset, **shown) as bar:
         file.seek(offset)
-        while block := answer.read1(_BLOCK):
+        while block := answer.read1(1 << 18):
             if file.tell() == 0 and block.lstrip()[:1] == b"<" and b"<html" in block[:1024].lower():
                 raise DownloadError(f"{url}: {_WEB_PAGE}")
             file.write(block)

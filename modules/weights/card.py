@@ -20,10 +20,8 @@ HISTOGRAMS = "f0_histograms"
 def make_card(
     config: Config, name: str, hours: float = 0.0, base: dict[str, str] | None = None, histograms: dict | None = None
 ) -> dict[str, Any]:
-    """The card of a voice that is being trained, in values that JSON can hold; `steps` is 0 until it is written.
-
-    `base` is name and sha256 of the base model, `histograms` are as `PitchHistogram.to_plain` gives them.
-    """
+    """The card of a voice that is being trained, in values that JSON can hold; `steps` is 0 until it is written. `base`
+    is name and sha256 of the base model, `histograms` are as `PitchHistogram.to_plain` gives them."""
     return {
         **stand_in_card(config, name),
         "hours": round(hours, 4),
@@ -70,10 +68,8 @@ def read_card(path: Path | str) -> dict[str, Any] | None:
 
 
 def song_metadata(card: dict[str, Any], source: str, speaker: str, settings: dict[str, Any]) -> dict[str, str]:
-    """What a song says of how it was made, under the names that audio files have for such texts.
-
-    `source` is the name of the recording that was converted, `settings` are plain values.
-    """
+    """What a song says of how it was made, under the names that audio files have for such texts; `source` is the name
+    of the recording that was converted, `settings` are plain values."""
     about = {
         "converted_from": source,
         "voice": {key: value for key, value in card.items() if key != HISTOGRAMS and value not in ("", None)},

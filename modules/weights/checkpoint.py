@@ -122,10 +122,8 @@ def _load_pickled(path: Path) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise CheckpointError(
-                f"{path}: refused, it holds more than tensors ({wanted[1]}) and reading it could run code. "
-                "Use a file from a source that saves plain weights."
-            ) from None
+            text = f"{path}: refused, it holds more than tensors ({wanted[1]}) and reading it could run code"
+            raise CheckpointError(f"{text}. Use a file from a source that saves plain weights.") from None
         raise DamagedFile(f"{path}: not a readable weights file ({first_line(error)})") from None
     except Exception as error:  # damaged bytes raise a dozen kinds: IndexError, AssertionError, struct.error, ...
         raise DamagedFile(f"{path}: damaged or not a weights file ({first_line(error)}). {_RESTORE}") from None

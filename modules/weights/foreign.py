@@ -61,10 +61,8 @@ def load_foreign(path: Path | str) -> dict:
         return load_weights(path)
     names = globals_of(path)
     if refused := [name for name in names if not is_settings_name(name) and not is_tensor_name(name)]:
-        raise CheckpointError(
-            f"{path}: refused, it holds more than weights and settings ({', '.join(refused[:4])}) and reading it could "
-            "run code. Get the file from its original source."
-        )
+        text = f"{path}: refused, it holds more than weights and settings ({', '.join(refused[:4])})"
+        raise CheckpointError(f"{text} and reading it could run code. Get the file from its original source.")
     # torch prefers its own where it knows a name, such as collections.OrderedDict.
     known = [(_BUILTINS.get(name) or stand_in(name), name) for name in names if is_settings_name(name)]
     with torch.serialization.safe_globals(known):
@@ -91,9 +89,8 @@ def globals_of(path: Path | str) -> list[str]:
     try:
         return sorted({name for pickle in _pickles_of(path) for name in _names_in(pickle)})
     except Exception as error:  # damaged bytes raise a dozen kinds
-        raise CheckpointError(
-            f"{path}: damaged or not a weights file ({first_line(error)}). Restore it from a copy, or get it again."
-        ) from None
+        text = f"{path}: damaged or not a weights file ({first_line(error)})"
+        raise CheckpointError(f"{text}. Restore it from a copy, or get it again.") from None
 
 
 def _pickles_of(path: Path) -> Iterator[IO[bytes]]:

@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 INSTALL = "Install it with: pip install -r requirements-extras.txt"
-# One protobuf message, which is what a file without companions is, holds 2 GB.
-_LARGEST_BYTES = 2**31 - 2**24
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,8 @@ def is_installed(package: str) -> bool:
 def export_graph(graph: Graph, path: Path, opset: int, metadata: dict[str, str] | None = None) -> None:
     """Writes a graph, whole or not at all, with texts by name that go with it."""
     n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in graph.module.state_dict().values())
-    if n_bytes > _LARGEST_BYTES:
+    # One protobuf message, which is what a file without companions is, holds 2 GB.
+    if n_bytes > 2**31 - 2**24:
         raise UsageError(f"{path}: the weights are {n_bytes / 2**30:.1f} GB, and one ONNX file holds 2 GB at most")
     with atomic_path(path) as temporary, warnings.catch_warnings(), torch.no_grad():
         # That the exporter is an old one, and that shapes of the example are followed: both are meant so.
@@ -84,9 +83,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def open_session(path: Path, device: torch.device, purpose: str, optimise: bool = True) -> Any:
     """An onnxruntime.InferenceSession of a file, on CUDA where the device is one and onnxruntime was built for it.
-
-    `purpose` says in the message what needs onnxruntime; `optimise` makes runs quick and opening slow.
-    """
+    `purpose` says in the message what needs onnxruntime; `optimise` makes runs quick and opening slow."""
     try:
         import onnxruntime
     except ImportError:

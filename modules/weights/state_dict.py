@@ -29,9 +29,8 @@ def state_dict(content: Mapping[Any, Any], path: Path | str) -> dict[str, torch.
     found = tensors_of(content)
     if not found:
         entries = ", ".join(sorted(map(str, content))[:6])[:200] or "none"
-        raise CheckpointError(
-            f"{path}: holds no weights (its entries: {entries}). Give a file that a training or a download has made."
-        )
+        text = f"{path}: holds no weights (its entries: {entries})"
+        raise CheckpointError(f"{text}. Give a file that a training or a download has made.")
     return found
 
 
