@@ -204,7 +204,6 @@ def test_progress_counts_evaluations_and_short_work_shows_none(refiner, monkeypa
     assert capsys.readouterr() == ("", "")
     seen = []
     monkeypatch.setattr("diffusion.refine.tqdm", lambda **options: seen.append(options) or _Bar(seen))
-    refiner.show_progress = True
     refine(refiner, make_chunks())
     options, *steps = seen
     assert sum(steps) == options["total"] == 4
