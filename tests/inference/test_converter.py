@@ -12,8 +12,9 @@ from inference.fake_voice import AUDIO, fake_converter, folder_listing, silence,
 from modules.audio.torchaudio_compat import import_torchaudio
 from modules.contracts import F0
 from modules.errors import AudioError, UsageError
-from modules.inference.chunks import fit as _fit
+from modules.inference.chunks import Chunk, trim
 from modules.inference.options import ConversionOptions
+from modules.inference.stream import Song
 
 ALTO = ConversionOptions("alto")
 
@@ -282,11 +283,14 @@ def test_an_hour_without_a_pause_needs_no_more_memory_than_a_minute(tmp_path):
     assert grown_mb < 60, "an hour of audio at the output rate alone is 230 MB"
 
 
-def test_fitting_shares_a_gap_and_cuts_what_is_too_much():
-    wav = np.ones(5, np.float32)
-    assert _fit(wav, 8, centred=True).tolist() == [0, 1, 1, 1, 1, 1, 0, 0]
-    assert _fit(wav, 8, centred=False).tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
-    assert _fit(wav, 3, centred=True).tolist() == [1, 1, 1]
+@pytest.mark.parametrize(
+    ("length", "pad_right", "expected"),
+    [(8, 0, [0, 1, 1, 1, 1, 1, 0, 0]), (8, 1, [1, 1, 1, 1, 1, 0, 0, 0]), (3, 0, [1, 1, 1])],
+)
+def test_trimming_shares_a_gap_and_cuts_what_is_too_much(length, pad_right, expected):
+    song, options = Song.from_array(np.ones(8), 16000, 16000), ConversionOptions("alto", pad_seconds=0)
+    chunk = Chunk(0, length, 0, length, length, pad_right=pad_right)
+    assert trim(np.ones(5, np.float32), chunk, song, options).tolist() == expected
 
 
 def test_a_song_in_which_no_pitch_is_found_is_named(tmp_path, caplog):
