@@ -74,7 +74,7 @@ def test_a_damaged_clip_is_named_and_left_out(main, caplog):
     Path("dataset/44k/alto/a.wav.soft.pt").write_bytes(b"PK damaged")
     write_units(Path("dataset/44k/bass/c.wav"), np.full((4, WIDTH), np.nan, np.float32))
     assert main([]) == 1
-    for name, problem in (("a.wav", "is damaged"), ("c.wav", "holds values that are not finite")):
+    for name, problem in (("a.wav", "is damaged"), ("c.wav", "holds values that are not finite; delete it")):
         assert f"{name}.soft.pt: {problem}. Make it again with: python preprocess_hubert_f0.py" in caplog.text
     assert any(Path("logs/44k").iterdir())
 
