@@ -40,8 +40,7 @@ def main(argv: list[str] | None = None) -> int:
             timing.apart(timing.write_voice, side.workspace, args.size)
             if args.retrieval:
                 timing.apart(write_index, side.workspace)
-        values = args, "clip.wav", args.predictor[0], *flags
-        medians = timing.alternate(found, timing.convert, args.rounds, *values)
+        medians = timing.alternate(found, timing.convert, args.rounds, args, "clip.wav", args.predictor[0], *flags)
         timing.show("start-up", found, medians, "seconds", "CPU seconds", "MB")
         for predictor in args.predictor:
             medians = timing.alternate(found, timing.convert, args.rounds, args, song, predictor, *flags)

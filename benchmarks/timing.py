@@ -1,7 +1,6 @@
 """What the benchmarks share: made recordings, random weights of the published sizes, and commands timed side by side.
 
-Benchmarks run the scripts of this checkout, and with --compare FOLDER those of another one in turn with them, so that
-neither a busy machine nor a warm disk favours one side. Speed does not depend on what the weights are.
+The scripts of this checkout and, with --compare FOLDER, of another one run in turn: a busy machine favours neither.
 """
 
 import argparse

@@ -201,13 +201,12 @@ def header_of(data: bytes | bytearray | np.ndarray, path: Path) -> tuple[int, in
 
 
 class _Parts:
-    """Reads bytes from the front to the end."""
+    """Reads values and arrays from the front to the end; a struct.error where the bytes do not suffice."""
 
     def __init__(self, data: np.ndarray) -> None:
         self.data, self.position = data, 0
 
     def take(self, layout: str) -> tuple:
-        """The next values; struct.error where the data end."""
         values = struct.unpack_from(layout, self.data, self.position)
         self.position += struct.calcsize(layout)
         return values

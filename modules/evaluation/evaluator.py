@@ -177,9 +177,8 @@ class Evaluator:
         return scorer and _attempt(path, lambda: scorer.score(wav, self.audio.sampling_rate))
 
     def _cepstral_distance(self, source: _Source, wav: np.ndarray, speaker: str) -> float | None:
-        if self.scorers.parallel is None:
-            return None
-        path = find_parallel(self.scorers.parallel, speaker, source.named.path)
+        folder = self.scorers.parallel
+        path = folder and find_parallel(folder, speaker, source.named.path)
         take = path and _attempt(path, lambda: read_parallel(path, source.excerpt))
         if take is None:
             return None
@@ -203,10 +202,10 @@ def read_excerpt(path: Path, max_seconds: float) -> Excerpt:
         return Excerpt(wav, rate, 0.0, True)
     blocks, start, wanted = [], 0, round(max_seconds * info.rate)
     for block in read_blocks(path, 1.0):
-        if not blocks and np.sqrt(np.mean(np.square(block, dtype=np.float64))) < _SILENT:
+        if blocks or np.sqrt(np.mean(np.square(block, dtype=np.float64))) >= _SILENT:
+            blocks.append(block)
+        else:
             start += len(block)
-            continue
-        blocks.append(block)
         if sum(map(len, blocks)) >= wanted:
             break
     if not blocks:
@@ -236,12 +235,10 @@ def target_embedding(folder: Path, speaker: str, encoder: SpeakerEncoder) -> tor
     for path in evenly_spaced(_audio_below(folder / speaker), CLIPS_PER_SPEAKER):
         try:
             clip = read_excerpt(path, CLIP_SECONDS)
+            embeddings.append(encoder.embed(clip.wav, clip.rate))
         except UserError as error:
             logger.warning("%s", error)
-            continue
-        embedding = encoder.embed(clip.wav, clip.rate)
-        if embedding.any():
-            embeddings.append(embedding)
+    embeddings = [embedding for embedding in embeddings if embedding.any()]  # not of silence
     return F.normalize(torch.stack(embeddings).mean(0), dim=0) if embeddings else None
 
 

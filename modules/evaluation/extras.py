@@ -86,8 +86,7 @@ class NaturalnessScorer:
 def _require(*packages: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            name = package.replace("_", "-")
-            raise UsageError(f"{name} is not installed: pip install -r requirements-extras.txt")
+            raise UsageError(f"{package.replace('_', '-')} is not installed: pip install -r requirements-extras.txt")
 
 
 def _one_line(error: Exception) -> str:

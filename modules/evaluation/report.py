@@ -90,12 +90,11 @@ def describe(interval: Interval, digits: int) -> str:
 
 def write_scores(path: Path, rows: list[Row]) -> None:
     """Writes `scores.csv`: a header and a line for each row."""
-    lines = [
-        [row.source, row.speaker, row.result, f"{row.seconds:.2f}", row.transpose]
-        + [as_text(row.values.get(measure.name), measure.digits) for measure in MEASURES]
-        for row in rows
-    ]
-    _write_csv(path, [COLUMNS, *lines])
+    lines = [COLUMNS]
+    for row in rows:
+        values = [as_text(row.values.get(measure.name), measure.digits) for measure in MEASURES]
+        lines.append((row.source, row.speaker, row.result, f"{row.seconds:.2f}", row.transpose, *values))
+    _write_csv(path, lines)
 
 
 def write_summary(path: Path, summary: Summary) -> None:

@@ -34,9 +34,7 @@ def mel_cepstral_distance(wav: np.ndarray, other: np.ndarray) -> float:
     Takes are (T,) and (T',) in [-1, 1] at CEPSTRUM_AUDIO.sampling_rate; nan if one is silent or shorter than a frame.
     """
     cepstra = [mel_cepstra(_sounding(samples)) for samples in (wav, other)]
-    if not all(one.shape[1] for one in cepstra):
-        return math.nan
-    return warped_distance(*cepstra)
+    return warped_distance(*cepstra) if all(one.shape[1] for one in cepstra) else math.nan
 
 
 def mel_cepstra(log_mel: np.ndarray) -> np.ndarray:

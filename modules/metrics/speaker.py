@@ -80,9 +80,8 @@ class SpeakerEncoder(nn.Module):
 
 def find_speaker_encoder() -> Path | None:
     """The weights in the workspace, beside the code, or in an installed resemblyzer, which is not imported; or None."""
-    spec = importlib.util.find_spec("resemblyzer")
-    folders = spec.submodule_search_locations if spec is not None else None
-    installed = (Path(folder) / "pretrained.pt" for folder in folders or ())
+    folders = getattr(importlib.util.find_spec("resemblyzer"), "submodule_search_locations", None) or ()
+    installed = (Path(folder) / "pretrained.pt" for folder in folders)
     return find(WEIGHTS_PATH) or next((path for path in installed if path.is_file()), None)
 
 
