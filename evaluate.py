@@ -25,7 +25,7 @@ from modules.inference.arguments import AUTO_OCTAVE, transposition
 if TYPE_CHECKING:
     from modules.contracts import F0
     from modules.evaluation.evaluator import Scorers
-    from modules.evaluation.page import Clip
+    from modules.evaluation.report import Row
     from modules.inference.inputs import Named
 
 logger = logging.getLogger("evaluate")
@@ -36,11 +36,7 @@ SCORES, SUMMARY, REPORT = "scores.csv", "summary.csv", "report.html"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Converts, measures and writes the tables; returns 0, or 1 where some clips failed.
-
-    Raises:
-        UserError: the request cannot be fulfilled, or no clip could be evaluated.
-    """
+    """Converts, measures and writes the tables; returns 0, or 1 where some clips failed."""
     args = make_arguments().parse_args(argv)
     check(args)
     configure_logging()
@@ -48,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     # What follows imports torch; help and wrong flags should not wait for that.
     from assemble import VoiceRequest, load_converter, read_voice_config
     from modules.evaluation.evaluator import Evaluator, Plan
-    from modules.evaluation.table import write_scores
+    from modules.evaluation.report import write_scores
     from modules.inference.inputs import find_sources
 
     sources, complete = find_sources(args.input)
@@ -65,15 +61,11 @@ def main(argv: list[str] | None = None) -> int:
     for note in notes:
         logger.info("%s", note)
     plan = Plan(sources, speakers, args.output, args.f0_predictor, choose_key, args.max_seconds, not args.no_players)
-    clips: list[Clip] = []
-
-    def keep(clip: "Clip") -> None:
-        clips.append(clip)
-        write_scores(args.output / SCORES, [done.row for done in clips])  # an interrupted run leaves its rows
-
-    evaluator = Evaluator(converter, scorers, plan)
-    evaluator.run(keep)
-    if not clips:
+    evaluator, rows = Evaluator(converter, scorers, plan), []
+    for row in evaluator.run():
+        rows.append(row)
+        write_scores(args.output / SCORES, rows)  # an interrupted run leaves its rows
+    if not rows:
         raise UsageError("no clip could be evaluated; see the reasons above")
     notes += [f"Failed: {failure}" for failure in evaluator.failures]
     facts = {
@@ -83,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         "transposition": str(args.trans),
         "pitch predictor": f"{args.f0_predictor}, for converting and for measuring",
     }
-    report(args.output, f"Evaluation of {model.name}", facts, clips, notes)
+    report(args.output, f"Evaluation of {model.name}", facts, rows, notes)
     if evaluator.failures:
         logger.error("%d clips or sources failed; see the reasons above", len(evaluator.failures))
     return 0 if complete and not evaluator.failures else 1
@@ -124,11 +116,9 @@ def check(args: argparse.Namespace) -> None:
     for flag, folder in (("--targets", args.targets), ("--parallel", args.parallel)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{flag} {folder}: no such folder. Expected {folder}/SPEAKER/recording.wav")
-    earlier = [name for name in (SCORES, SUMMARY, REPORT, "audio") if (args.output / name).exists()]
+    earlier = ", ".join(name for name in (SCORES, SUMMARY, REPORT, "audio") if (args.output / name).exists())
     if earlier and not args.overwrite:
-        raise UsageError(
-            f"-o/--output {args.output}: holds {', '.join(earlier)} already; use another folder, or add --overwrite"
-        )
+        raise UsageError(f"-o/--output {args.output}: holds {earlier} already; use another folder, or add --overwrite")
 
 
 def choose_model(given: str | None) -> Path:
@@ -157,14 +147,11 @@ def refuse_collisions(output: Path, sources: list["Named"], speakers: list[str])
     from modules.inference.batch import Job, check_results_differ, result_name
     from modules.inference.options import ConversionOptions
 
-    options = [ConversionOptions(speaker=speaker) for speaker in speakers]
-    check_results_differ(
-        [
-            Job(source.path, output / "audio" / result_name(source.label, one, "any"), one)
-            for source in sources
-            for one in options
-        ]
-    )
+    jobs = []
+    for options in (ConversionOptions(speaker=speaker) for speaker in speakers):
+        for source in sources:
+            jobs.append(Job(source.path, output / "audio" / result_name(source.label, options, "any"), options))
+    check_results_differ(jobs)
 
 
 def key_chooser(key: int | str, model: Path, speakers: list[str], card: dict[str, Any]) -> Callable[["F0", str], int]:
@@ -177,10 +164,8 @@ def key_chooser(key: int | str, model: Path, speakers: list[str], card: dict[str
     voices = voice_histograms(model, card=card)
     for speaker in speakers:
         if speaker not in voices:
-            raise UsageError(
-                f"-t {key}: neither {model} nor dataset/44k/f0_histograms.json says which notes {speaker!r} was "
-                "trained on. Give a number (-t 0)."
-            )
+            places = f"neither {model} nor dataset/44k/f0_histograms.json says"
+            raise UsageError(f"-t {key}: {places} which notes {speaker!r} was trained on. Give a number (-t 0).")
 
     def choose(curve: "F0", speaker: str) -> int:
         song = PitchHistogram.from_curve(curve.f0, curve.uv)
@@ -202,19 +187,19 @@ def load_scorers(args: argparse.Namespace, speakers: list[str], device: str) -> 
     else:
         encoder = load_speaker_encoder(path, "cpu")
         folder = args.targets or Path(TARGETS)
-        found = {speaker: target_embedding(folder, speaker, encoder) for speaker in speakers}
-        targets = {speaker: embedding for speaker, embedding in found.items() if embedding is not None}
-        if absent := [speaker for speaker in speakers if speaker not in targets]:
+        targets = {speaker: target_embedding(folder, speaker, encoder) for speaker in speakers}
+        if names := ", ".join(speaker for speaker, embedding in targets.items() if embedding is None):
             where = "give their folder with --targets" if args.targets is None else "put some there"
-            names = ", ".join(absent)
             notes.append(f"similarity_target is empty for {names}: no recordings in {folder}/SPEAKER/; {where}")
-    transcriber, naturalness = Transcriber(args.whisper, "cuda" if device == "cuda" else "cpu"), NaturalnessScorer()
-    if (reason := transcriber.why_missing()) is not None:
-        transcriber = None
-        notes.append(f"wer is empty: {reason}")
-    if (reason := naturalness.why_missing()) is not None:
-        naturalness = None
-        notes.append(f"dnsmos and dnsmos_source are empty: {reason}")
+    transcriber = naturalness = None
+    try:
+        transcriber = Transcriber(args.whisper, "cuda" if device == "cuda" else "cpu")
+    except UsageError as error:
+        notes.append(f"wer is empty: {error}")
+    try:
+        naturalness = NaturalnessScorer()
+    except UsageError as error:
+        notes.append(f"dnsmos and dnsmos_source are empty: {error}")
     return Scorers(encoder, targets, transcriber, naturalness, args.parallel), notes
 
 
@@ -232,16 +217,15 @@ def find_gaps(parallel: Path | None, sources: list["Named"], speakers: list[str]
     return [f"mcd_db is empty for {len(absent)} of {len(pairs)} clips: {parallel} has no {', '.join(absent[:3])}{more}"]
 
 
-def report(output: Path, title: str, facts: dict[str, str], clips: list["Clip"], notes: list[str]) -> None:
+def report(output: Path, title: str, facts: dict[str, str], rows: list["Row"], notes: list[str]) -> None:
     """Writes summary.csv and report.html, and prints the means over all clips."""
-    from modules.evaluation.page import build_page
-    from modules.evaluation.table import ALL, MEASURES, describe, summarise, write_summary
+    from modules.evaluation.report import ALL, MEASURES, build_page, describe, summarise, write_summary
     from modules.files import write_text
 
-    summary = summarise([clip.row for clip in clips])
+    summary = summarise(rows)
     write_summary(output / SUMMARY, summary)
-    write_text(output / REPORT, build_page(title, facts, clips, summary, notes))
-    print(f"Means over {len(clips)} clips, with 95 % intervals:")
+    write_text(output / REPORT, build_page(title, facts, rows, summary, notes))
+    print(f"Means over {len(rows)} clips, with 95 % intervals:")
     for measure in MEASURES:
         if (interval := summary[ALL].get(measure.name)) is not None:
             print(f"  {measure.name:18} {describe(interval, measure.digits)}")

@@ -41,8 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     if not config.spk:
         raise DataError(f"{args.config}: spk names no speaker. Make it with: python preprocess_flist_config.py")
     speakers = speakers_with_units(args.root_dir, list(config.spk))
-    if args.output_dir.is_dir():
-        remove_leftovers(args.output_dir, recursive=False)
+    remove_leftovers(args.output_dir, recursive=False)
     indexes, n_skipped = {}, 0
     for name in speakers:
         units, skipped = read_speaker(args.root_dir / name, width, encoder)

@@ -9,23 +9,10 @@ Weights are random, of the published sizes: the speed is the same. Writes only t
 Example: python benchmarks/diffusion.py --seconds 40 --only dpm-solver++ unipc
 """
 
-import re
 import sys
 from pathlib import Path
 
-from timing import (
-    ROOT,
-    SPEAKER,
-    Side,
-    alternate,
-    apart,
-    make_parser,
-    print_machine,
-    show,
-    sides,
-    write_song,
-    write_voice,
-)
+import timing
 
 METHODS = ("ddpm", "ddim", "pndm", "dpm-solver", "dpm-solver++", "unipc")
 SPEEDUP = 10  # noise levels per evaluation
@@ -33,35 +20,30 @@ SPEEDUP = 10  # noise levels per evaluation
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the measurements."""
-    parser = make_parser(__doc__)
+    parser = timing.make_parser(__file__, __doc__)
     add = parser.add_argument
-    add("--seconds", type=float, default=40.0, help="of the made song, without its pauses (default: %(default)s)")
+    add("--seconds", type=float, default=40.0, help="of the made song, without its pauses")
     add("--only", nargs="+", choices=METHODS, default=list(METHODS), help="samplers (default: all)")
-    add("--evaluations", type=int, nargs="+", default=[5, 10], help="of the network (default: 5 10)")
-    add("--precision", default="fp32", choices=["fp32", "fp16", "bf16"], help="(default: %(default)s)")
+    add("--evaluations", type=int, nargs="+", default=[5, 10], help="of the network")
+    add("--precision", default="fp32", choices=["fp32", "fp16", "bf16"], help="of the networks")
     args = parser.parse_args(argv)
-    apart(print_machine, f"vec768l12, dio, voice of the base size, {args.precision}, {args.seconds:g} s")
-    flags = ["-m", "G_1.pth", "-c", "config.json", "-n", "song.wav", "-s", SPEAKER, "-f0p", "dio", "-wf", "wav"]
-    flags += ["--precision", args.precision, *(["-d", args.device] if args.device else [])]
-
-    def convert(side: Side, *more: object) -> dict[str, float]:
-        done = side.run("inference_main.py", *flags, *more)
-        return {"real-time factor": float(re.search(r"real-time factor ([\d.]+)", done.output)[1]), "MB": done.memory}
-
-    with sides(args.compare) as found:
+    shown, values = ("real-time factor", "MB"), (args, "song.wav", "dio")
+    machine = f"vec768l12, dio, voice of the base size, {args.precision}, {args.seconds:g} s"
+    timing.apart(timing.print_machine, machine)
+    with timing.sides(args.compare) as found:
         for side in found:
-            write_song(side.workspace / "song.wav", args.seconds)
-            apart(write_voice, side.workspace, "base")
-            apart(write_diffusion, side.workspace)
-        alone = alternate(found, convert, args.rounds)
-        show("voice model alone", found, alone)
+            timing.write_song(side.workspace / "song.wav", args.seconds)
+            timing.apart(timing.write_voice, side.workspace, "base")
+            timing.apart(write_diffusion, side.workspace)
+        alone = timing.alternate(found, timing.convert, args.rounds, *values)
+        timing.show("voice model alone", found, alone, *shown)
         for method in args.only:
             for evaluations in args.evaluations:
                 # ddpm visits every noise level: as many levels as evaluations.
                 k_step, config = evaluations * (1 if method == "ddpm" else SPEEDUP), f"{method}.yaml"
-                more = ["-shd", "-dm", "model_1.pt", "-dc", config, "-ks", k_step]
-                medians = alternate(found, lambda side, more=more: convert(side, *more), args.rounds)
-                show(f"{method}, {evaluations} evaluations", found, medians)
+                flags = ["-shd", "-dm", "model_1.pt", "-dc", config, "-ks", k_step]
+                medians = timing.alternate(found, timing.convert, args.rounds, *values, *flags)
+                timing.show(f"{method}, {evaluations} evaluations", found, medians, *shown)
                 times = medians[0]["real-time factor"] / alone[0]["real-time factor"]
                 print(f"{method}, {evaluations} evaluations: {times:.2f} times as long as the voice model alone")
     return 0
@@ -71,7 +53,6 @@ def write_diffusion(workspace: Path) -> None:
     """`model_1.pt` with a config for each sampler, and the vocoder."""
     import torch
 
-    sys.path.insert(0, str(ROOT))
     from diffusion.unit2mel import build_unit2mel
     from modules.config.diffusion import parse_diffusion_config, save_diffusion_config
     from modules.config.vocoder import VocoderConfig
@@ -79,7 +60,7 @@ def write_diffusion(workspace: Path) -> None:
 
     for method in METHODS:
         infer = {"method": method, "speedup": 1 if method == "ddpm" else SPEEDUP}
-        config = parse_diffusion_config({"spk": {SPEAKER: 0}, "infer": infer})
+        config = parse_diffusion_config({"spk": {timing.SPEAKER: 0}, "infer": infer})
         save_diffusion_config(config, workspace / f"{method}.yaml")
     torch.manual_seed(0)
     torch.save({"model": build_unit2mel(config, 128).state_dict()}, workspace / "model_1.pt")

@@ -1,13 +1,14 @@
 """What the benchmarks share: made recordings, random weights of the published sizes, and commands timed side by side.
 
-Benchmarks run the scripts of this checkout, and with --compare FOLDER those of another one in turn with them, so that
-neither a busy machine nor a warm disk favours one side. Speed does not depend on what the weights are.
+The scripts of this checkout and, with --compare FOLDER, of another one run in turn: a busy machine favours neither.
 """
 
 import argparse
 import contextlib
+import json
 import multiprocessing
 import os
+import re
 import shlex
 import shutil
 import statistics
@@ -19,6 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from modules import cli
+
 ROOT = Path(__file__).resolve().parent.parent
 SPEAKER = "voice"
 CLIP_SECONDS = (3.0, 5.5, 8.0, 4.2, 6.7)
@@ -29,9 +34,7 @@ class Finished(NamedTuple):
     """A process that has ended well."""
 
     seconds: float  # by the clock
-    cpu_seconds: (
-        float  # of all its threads and children: steadier than the clock where other programs run; 0 on Windows
-    )
+    cpu_seconds: float  # of all its threads and children: steadier than the clock on a busy machine; 0 on Windows
     memory: float  # MB, its peak; 0 on Windows
     output: str
 
@@ -47,18 +50,33 @@ class Side(NamedTuple):
     def run(self, script: str, *flags: object) -> Finished:
         """Runs a script of the checkout in the workspace; if it fails, the benchmark ends with its last words."""
         path = str(self.root / script)
-        command = [sys.executable, path]
+        command = [sys.executable, path, *map(str, flags)]
         if self.patch:
             load = f"import runpy, sys\nsys.path.insert(0, {str(self.root)!r})\nsys.argv[0] = {path!r}\n{self.patch}"
-            command = [sys.executable, "-c", f"{load}\nrunpy.run_path(sys.argv[0], run_name='__main__')"]
-        return _run([*command, *map(str, flags)], self.workspace)
+            command[1:2] = "-c", f"{load}\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+        log = self.workspace / "output.txt"
+        started = time.perf_counter()
+        with log.open("wb") as file:
+            child = subprocess.Popen(command, cwd=self.workspace, stdout=file, stderr=subprocess.STDOUT)
+            cpu_seconds = memory = 0.0
+            if hasattr(os, "wait4"):  # gives the peak of this child alone
+                _, status, usage = os.wait4(child.pid, 0)
+                child.returncode, cpu_seconds = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+                memory = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+            child.wait()
+        seconds = time.perf_counter() - started
+        output = log.read_text("utf-8", errors="replace")
+        if child.returncode:
+            last = "\n".join(output.splitlines()[-8:])
+            raise SystemExit(f"{shlex.join(command)} ended with {child.returncode}:\n{last}")
+        return Finished(seconds, cpu_seconds, memory, output)
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with what all benchmarks understand."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(script: str, description: str) -> argparse.ArgumentParser:
+    """A parser with what all benchmarks understand, for a `__file__` and `__doc__`."""
+    parser = cli.make_parser(script, description)
     parser.add_argument("--compare", type=Path, metavar="FOLDER", help="another checkout, run in turn with this one")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each side that count (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each side that count")
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     return parser
 
@@ -76,43 +94,23 @@ def sides(compare: Path | None) -> Iterator[list[Side]]:
         yield found
 
 
-def _run(command: list[str], folder: Path) -> Finished:
-    log = folder / "output.txt"
-    started = time.perf_counter()
-    with log.open("wb") as file:
-        child = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
-        cpu_seconds = memory = 0.0
-        if hasattr(os, "wait4"):  # gives the peak of this child alone
-            _, status, usage = os.wait4(child.pid, 0)
-            child.returncode, cpu_seconds = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
-            memory = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-        child.wait()
-    seconds = time.perf_counter() - started
-    output = log.read_text("utf-8", errors="replace")
-    if child.returncode:
-        last = "\n".join(output.splitlines()[-8:])
-        raise SystemExit(f"{shlex.join(command)} ended with {child.returncode}:\n{last}")
-    return Finished(seconds, cpu_seconds, memory, output)
-
-
-def alternate(found: list[Side], work: Callable[[Side], dict[str, float]], rounds: int) -> list[dict[str, float]]:
-    """Runs the work of all sides in turn and returns each side's medians; a first round that does not count warms up.
-
-    Args:
-        work: makes one measurement; name -> number, where lower is better.
-    """
+def alternate(
+    found: list[Side], work: Callable[..., dict[str, float]], rounds: int, *values: object
+) -> list[dict[str, float]]:
+    """Each side's medians of what `work(side, *values)` measures (lower is better), in turn; a first round warms up."""
     rows: list[list[dict[str, float]]] = []
     for number in range(1 + rounds):
         order = found[::-1] if number % 2 else found  # this other, other this, ...: neither is always the first
-        row = {side.name: work(side) for side in order}
+        row = {side.name: work(side, *values) for side in order}
         rows.append([row[side.name] for side in found])
     columns = zip(*rows[1:])
     return [{name: statistics.median(row[name] for row in column) for name in column[0]} for column in columns]
 
 
-def show(title: str, found: list[Side], medians: list[dict[str, float]]) -> None:
-    """Prints the medians of each side, and this / other: above 1.03 is slower by more than 3 %."""
-    for name, ours in medians[0].items():
+def show(title: str, found: list[Side], medians: list[dict[str, float]], *names: str) -> None:
+    """Prints the medians (of all names, or of some) of each side, and this / other: 1.03 is slower by 3 %."""
+    for name in names or medians[0]:
+        ours = medians[0][name]
         values = ", ".join(f"{side.name} {column[name]:.4g}" for side, column in zip(found, medians))
         ratio = f"; this / other {ours / medians[1][name]:.3f}" if len(medians) > 1 and medians[1][name] else ""
         print(f"{title}, {name}: {values}{ratio}", flush=True)
@@ -136,7 +134,7 @@ def print_machine(what: str) -> None:
     print(f"{threads}{card}, torch {torch.__version__}, {what}", flush=True)
 
 
-def make_clips(seconds: float, rate: int = RATE) -> list:
+def make_clips(seconds: float) -> list:
     """Voiced babble: a gliding harmonic tone with pauses and some noise, in clips of the usual lengths."""
     import numpy as np
 
@@ -144,8 +142,8 @@ def make_clips(seconds: float, rate: int = RATE) -> list:
     clips, total = [], 0.0
     while total < seconds:
         length = min(CLIP_SECONDS[len(clips) % len(CLIP_SECONDS)], seconds - total)
-        times = np.arange(int(length * rate)) / rate
-        phase = 2 * np.pi * np.cumsum(220 * 2 ** (0.5 * np.sin(2 * np.pi * 0.4 * times))) / rate
+        times = np.arange(int(length * RATE)) / RATE
+        phase = 2 * np.pi * np.cumsum(220 * 2 ** (0.5 * np.sin(2 * np.pi * 0.4 * times))) / RATE
         tone = sum(np.sin(k * phase) / k for k in range(1, 9)) * (np.sin(2 * np.pi * 1.3 * times) > -0.7)
         clips.append((0.2 * tone + 0.005 * random.standard_normal(len(times))).astype(np.float32))
         total += max(length, 0.1)
@@ -153,7 +151,7 @@ def make_clips(seconds: float, rate: int = RATE) -> list:
 
 
 def write_song(path: Path, seconds: float) -> None:
-    """A wav of clips, `seconds` together, each followed by a second of silence at which a conversion cuts."""
+    """A wav of clips, `seconds` together, each followed by a second of silence."""
     import numpy as np
     import soundfile
 
@@ -161,25 +159,20 @@ def write_song(path: Path, seconds: float) -> None:
     soundfile.write(path, np.concatenate([part for clip in make_clips(seconds) for part in (clip, pause)]), RATE)
 
 
-def write_dataset(workspace: Path, seconds: float) -> int:
-    """`dataset/44k/voice/` of that many seconds; returns the number of clips."""
+def write_dataset(workspace: Path, seconds: float) -> None:
+    """`dataset/44k/voice/` of that many seconds."""
     import soundfile
 
     folder = workspace / "dataset/44k" / SPEAKER
     folder.mkdir(parents=True)
-    clips = [clip for clip in make_clips(seconds) if len(clip) > RATE]
-    for index, clip in enumerate(clips):
+    for index, clip in enumerate(clip for clip in make_clips(seconds) if len(clip) > RATE):
         soundfile.write(folder / f"{index:03}.wav", clip, RATE)
-    return len(clips)
 
 
 def write_voice(workspace: Path, size: str) -> None:
     """`G_1.pth` and `config.json` of a vec768l12 voice, and the encoder's weights."""
-    import json
-
     import torch
 
-    sys.path.insert(0, str(ROOT))
     from models import build_synthesizer
     from modules.config.io import parse_config
     from modules.config.presets import preset_values
@@ -191,6 +184,15 @@ def write_voice(workspace: Path, size: str) -> None:
     network = build_synthesizer(parse_config(values))
     torch.save({"model": network.state_dict(), "iteration": 1, "learning_rate": 1e-4}, workspace / "G_1.pth")
     write_contentvec(workspace)
+
+
+def convert(side: Side, args: argparse.Namespace, song: str, predictor: str, *flags: object) -> dict[str, float]:
+    """Converts with the voice of `write_voice`; the real-time factor is without the loading."""
+    given = ["-m", "G_1.pth", "-c", "config.json", "-n", song, "-s", SPEAKER, "-f0p", predictor, "-wf", "wav"]
+    given += ["--precision", args.precision, *(["-d", args.device] if args.device else [])]
+    done = side.run("inference_main.py", *given, *flags)
+    factor = float(re.search(r"real-time factor ([\d.]+)", done.output)[1])
+    return {"seconds": done.seconds, "CPU seconds": done.cpu_seconds, "MB": done.memory, "real-time factor": factor}
 
 
 def write_contentvec(workspace: Path) -> None:

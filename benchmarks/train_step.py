@@ -13,19 +13,7 @@ import json
 import shutil
 import sys
 
-from timing import (
-    ROOT,
-    SPEAKER,
-    Side,
-    alternate,
-    apart,
-    make_parser,
-    print_machine,
-    show,
-    sides,
-    write_contentvec,
-    write_dataset,
-)
+import timing
 
 WITHOUT_WINOGRAD = """
 import os
@@ -39,37 +27,38 @@ for quick, plain in ((winograd.QuickConv1d, nn.Conv1d), (winograd.QuickConv2d, n
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the measurements."""
-    parser = make_parser(__doc__)
+    parser = timing.make_parser(__file__, __doc__)
     add = parser.add_argument
     sizes = ["base", "tiny", "small", "micro"]
-    add("--size", nargs="+", choices=sizes, default=["base"], help="of preprocess_flist_config.py (default: base)")
+    add("--size", nargs="+", choices=sizes, default=["base"], help="of preprocess_flist_config.py")
     add("--without", choices=["winograd"], help="compare with this checkout without it")
     add("--batch_size", type=int, help="clips per step (default: the preset's)")
-    add("--seconds", type=float, default=120.0, help="of the data set (default: %(default)s)")
-    add("--steps", type=int, default=6, help="measured in each round, after as many others (default: %(default)s)")
-    add("--precision", choices=["fp32", "tf32", "bf16", "fp16"], default="fp32", help="(default: %(default)s)")
+    add("--seconds", type=float, default=120.0, help="of the data set")
+    add("--steps", type=int, default=6, help="measured in each round, after as many others")
+    add("--precision", choices=["fp32", "tf32", "bf16", "fp16"], default="fp32", help="of the networks")
     add("--compile", action="store_true", help="compile both networks")
     args = parser.parse_args(argv)
     if args.compare and args.without:
         parser.error("--compare and --without exclude each other")
-    apart(print_machine, f"{args.precision}{', compiled' if args.compile else ''}, {args.steps} steps in each round")
+    machine = f"{args.precision}{', compiled' if args.compile else ''}, {args.steps} steps in each round"
+    timing.apart(timing.print_machine, machine)
     flags = ["--precision", args.precision, *(["--compile"] if args.compile else [])]
     flags += ["-d", args.device] if args.device else []
     for size in args.size:
-        with sides(args.compare) as found:
+        with timing.sides(args.compare) as found:
             for side in found:
                 prepare(side, size, args)
             if args.without:
-                found.append(Side(f"without {args.without}", found[0].workspace, ROOT, WITHOUT_WINOGRAD))
-            medians = alternate(found, lambda side: measure(side, args.steps, flags), args.rounds)
-            show(f"step of the {size} size", found, medians)
+                found.append(timing.Side("without winograd", found[0].workspace, timing.ROOT, WITHOUT_WINOGRAD))
+            medians = timing.alternate(found, measure, args.rounds, args.steps, flags)
+            timing.show(f"step of the {size} size", found, medians)
     return 0
 
 
-def prepare(side: Side, size: str, args) -> None:
+def prepare(side: timing.Side, size: str, args) -> None:
     """A data set with its features, and a config that logs twice."""
-    apart(write_contentvec, side.workspace)
-    write_dataset(side.workspace, args.seconds)
+    timing.apart(timing.write_contentvec, side.workspace)
+    timing.write_dataset(side.workspace, args.seconds)
     side.run("preprocess_flist_config.py", *([] if size == "base" else [f"--{size}"]))
     side.run("preprocess_hubert_f0.py", "--f0_predictor", "dio")
     path = side.workspace / "configs/config.json"
@@ -80,14 +69,13 @@ def prepare(side: Side, size: str, args) -> None:
     path.write_text(json.dumps(config), "utf-8")
 
 
-def measure(side: Side, steps: int, flags: list[str]) -> dict[str, float]:
+def measure(side: timing.Side, steps: int, flags: list[str]) -> dict[str, float]:
     """Seconds of a step and the peak of memory, of a training from the start."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     shutil.rmtree(side.workspace / "logs", ignore_errors=True)
-    flags = ["-m", SPEAKER, "--max_steps", str(2 * steps), *flags]
-    done = side.run("train.py", *flags)
-    events = EventAccumulator(str(side.workspace / "logs" / SPEAKER))
+    done = side.run("train.py", "-m", timing.SPEAKER, "--max_steps", 2 * steps, *flags)
+    events = EventAccumulator(str(side.workspace / "logs" / timing.SPEAKER))
     events.Reload()
     seconds = 1 / events.Scalars("speed/steps_per_second")[-1].value
     return {"seconds": seconds, "CPU seconds of the whole run": done.cpu_seconds, "MB": done.memory}

@@ -1,8 +1,4 @@
-"""Pulling units towards the training voice: cluster centres (`kmeans`) and nearest frames (`retrieval`).
-
-Both replace a part of each frame of units by what the target speaker's own recordings hold near it. This file only
-finds out which of the two a file is.
-"""
+"""Pulling units towards the training voice: cluster centres (`kmeans`) or nearest frames (`retrieval`)."""
 
 import importlib.util
 from pathlib import Path
@@ -20,34 +16,28 @@ MAX_SEED = 10**9
 
 
 def load_retriever(path: Path | str, speakers: dict[str, int], dim: int, feature_retrieval: bool) -> "Retriever":
-    """What blends units, `dim` wide, of the given speakers (name -> id); others in the file are left alone.
-
-    Args:
-        path: `kmeans_10000.pt`, or with `feature_retrieval` a `feature_and_index.json` or so-vits-svc's `.pkl`.
-
-    Raises:
-        CheckpointError: no such file, damaged, it asks to run code, its width is another, or a speaker is not in it.
-        UsageError: the file is of the other kind, or faiss is not installed.
-    """
+    """What blends units, `dim` wide, of the given speakers (name -> id): from `kmeans_10000.pt`, or with
+    `feature_retrieval` from `feature_and_index.json` or so-vits-svc's `.pkl`."""
     path = Path(path)
     command = INDEX_COMMAND if feature_retrieval else CLUSTER_COMMAND
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file. Make it with: {command}")
-    if _is_index(path) != feature_retrieval:
-        if feature_retrieval:
-            raise UsageError(
-                f"{path}: holds cluster centres, but -fr/--feature_retrieval wants an index. Leave -fr out, or make an "
-                f"index with: {command}"
-            )
+    with path.open("rb") as file:
+        start = file.read(1)
+    # Centres are torch's zip or, from old versions, a pickle like an index of so-vits-svc: the ending tells those.
+    is_index = not is_zip(path) and (start == b"{" or path.suffix not in (".pt", ".pth"))
+    if feature_retrieval and not is_index:
+        wanted = f"-fr/--feature_retrieval wants an index. Leave -fr out, or make an index with: {command}"
+        raise UsageError(f"{path}: holds cluster centres, but {wanted}")
+    if is_index and not feature_retrieval:
         raise UsageError(f"{path}: is a feature index, not cluster centres. Add -fr, or make centres with: {command}")
     if feature_retrieval:
-        from cluster.retrieval import IndexRetriever
+        from cluster.retrieval import IndexRetriever as Kind
 
         require_faiss()
-        return IndexRetriever(path, speakers, dim)
-    from cluster.kmeans import KMeansRetriever
-
-    return KMeansRetriever(path, speakers, dim)
+    else:
+        from cluster.kmeans import KMeansRetriever as Kind
+    return Kind(path, speakers, dim)
 
 
 def require_faiss() -> None:
@@ -65,16 +55,5 @@ def check_seed(seed: int) -> None:
 def check_width(what: str, width: int, dim: int, command: str) -> None:
     """Refuses vectors of another width than the model's units."""
     if width != dim:
-        raise CheckpointError(
-            f"{what} are {width} wide, but this model's units are {dim}: they come from another encoder. "
-            f"Make it again with: {command}"
-        )
-
-
-def _is_index(path: Path) -> bool:
-    """Centres are torch's zip or, from old versions, a pickle like an index of so-vits-svc: the ending tells those."""
-    if is_zip(path):
-        return False
-    with path.open("rb") as file:
-        is_json = file.read(1) == b"{"
-    return is_json or path.suffix not in (".pt", ".pth")
+        problem = f"{what} are {width} wide, but this model's units are {dim}: they come from another encoder"
+        raise CheckpointError(f"{problem}. Make it again with: {command}")

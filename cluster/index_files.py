@@ -21,6 +21,7 @@ import numpy as np
 from cluster import INDEX_COMMAND, check_width
 from modules.errors import CheckpointError
 from modules.files import atomic_path, sha256_of, write_json
+from modules.weights.checkpoint import first_line
 from modules.weights.foreign import StandIn, array_of, bytes_of, stand_in
 
 JSON_NAME = "feature_and_index.json"
@@ -48,13 +49,9 @@ class IndexFile:
 
 
 def write_indexes(folder: Path, indexes: dict[str, tuple[int, Any]], encoder: str, width: int) -> Path:
-    """Writes indexes, the JSON last, whose path is returned; whenever this is interrupted, the JSON names whole files.
+    """Writes `indexes`, speaker -> id and faiss index, in the place of earlier ones; the path of their JSON.
 
-    Args:
-        folder: where; files of an earlier index of ours are removed.
-        indexes: speaker -> its id and its faiss index.
-        encoder: the encoder's name.
-        width: D.
+    It is written last: whenever this is interrupted, the JSON names whole files.
     """
     import faiss
 
@@ -79,11 +76,7 @@ def write_indexes(folder: Path, indexes: dict[str, tuple[int, Any]], encoder: st
 
 
 def read_json_index(path: Path) -> tuple[int, dict[str, IndexFile]]:
-    """The width and the speakers of an index of ours; the faiss files are not opened.
-
-    Raises:
-        CheckpointError: damaged, or it names a file outside its folder.
-    """
+    """The width and the speakers of an index of ours; the faiss files are not opened."""
     try:
         content = json.loads(path.read_text("utf-8"))
         width = int(content["width"])
@@ -101,36 +94,26 @@ def read_json_index(path: Path) -> tuple[int, dict[str, IndexFile]]:
 
 
 def read_faiss_file(path: Path, entry: IndexFile, width: int) -> Any:
-    """The faiss index of one speaker of the JSON `path`.
-
-    Raises:
-        CheckpointError: the file is missing, has changed, or is no index that we make.
-    """
+    """The faiss index of one speaker of the JSON `path`."""
     file = path.with_name(entry.file)
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file, but {path} names it. {_AGAIN}")
     if sha256_of(file) != entry.sha256:
-        raise CheckpointError(
-            f"{file}: is not the file that {path.name} names (another SHA-256); copy both from one place, or make them "
-            f"again with: {INDEX_COMMAND}"
-        )
+        remedy = f"copy both from one place, or make them again with: {INDEX_COMMAND}"
+        raise CheckpointError(f"{file}: is not the file that {path.name} names (another SHA-256); {remedy}")
     return parse_index(np.memmap(file, np.uint8, mode="r"), width, file)
 
 
 def read_pickled_index(path: Path) -> dict[int, bytes | bytearray]:
-    """Speaker id -> serialized faiss index, from so-vits-svc's `feature_and_index.pkl`; nothing in it can run.
-
-    Raises:
-        CheckpointError: damaged, it holds something else, or it asks to run code.
-    """
+    """Speaker id -> serialized faiss index, from so-vits-svc's `feature_and_index.pkl`; nothing in it can run."""
     try:
         with path.open("rb") as file:
             content = _InertUnpickler(file).load()
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except Exception as error:  # damaged bytes raise a dozen kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise CheckpointError(f"{path}: damaged or not an index ({reason}). Make one with: {INDEX_COMMAND}") from None
+        reason = f"({first_line(error)}). Make one with: {INDEX_COMMAND}"
+        raise CheckpointError(f"{path}: damaged or not an index {reason}") from None
     wrong = f"{path}: is not a dictionary of speaker ids and faiss indexes. Make an index with: {INDEX_COMMAND}"
     if not isinstance(content, dict):
         raise CheckpointError(wrong)
@@ -152,28 +135,19 @@ def is_index_name(name: str) -> bool:
     return name in _PARTS or (module.split(".")[0] == "faiss" and last in _INDEX_CLASSES)
 
 
-class _InertUnpickler(pickle._Unpickler):
-    """Makes stand-ins of all that `is_index_name` knows.
-
-    Python's own unpickler, not the one in C: that one makes a table as long as a number in the file says.
-    """
+class _InertUnpickler(pickle._Unpickler):  # not the one in C: that makes a table as long as a number in the file says
+    """Makes stand-ins of all that `is_index_name` knows."""
 
     def find_class(self, module: str, name: str) -> type[StandIn]:
         full = f"{module}.{name}"
         if not is_index_name(full):
-            raise CheckpointError(
-                f"refused, it holds more than flat faiss indexes ({full[:80]}) and reading it could run code. Make an "
-                f"index with: {INDEX_COMMAND}"
-            )
+            problem = f"refused, it holds more than flat faiss indexes ({full[:80]}) and reading it could run code"
+            raise CheckpointError(f"{problem}. Make an index with: {INDEX_COMMAND}")
         return stand_in(full)
 
 
 def parse_index(data: bytes | bytearray | np.ndarray, width: int, path: Path) -> Any:
-    """A faiss index from its serialized form, once `header_of` has passed it.
-
-    Raises:
-        CheckpointError: another kind of index, vectors that are not `width` wide, or damaged.
-    """
+    """A faiss index from its serialized form, once `header_of` has passed it."""
     import faiss
 
     data = np.frombuffer(data, np.uint8)
@@ -205,9 +179,6 @@ def header_of(data: bytes | bytearray | np.ndarray, path: Path) -> tuple[int, in
         flat       header "IxF2" | count, vectors
         IVF-flat   header "IwFl" | lists, probes | header "IxF2" | count, centroids | direct map | "ilar", lists, code
                    size, "full" or "sprs", sizes of the lists | for each list: vectors, ids
-
-    Raises:
-        CheckpointError: another kind of index, or damaged.
     """
     parts = _Parts(np.frombuffer(data, np.uint8))
     try:
@@ -230,13 +201,12 @@ def header_of(data: bytes | bytearray | np.ndarray, path: Path) -> tuple[int, in
 
 
 class _Parts:
-    """Reads bytes from the front to the end."""
+    """Reads values and arrays from the front to the end; a struct.error where the bytes do not suffice."""
 
     def __init__(self, data: np.ndarray) -> None:
         self.data, self.position = data, 0
 
     def take(self, layout: str) -> tuple:
-        """The next values; struct.error where the data end."""
         values = struct.unpack_from(layout, self.data, self.position)
         self.position += struct.calcsize(layout)
         return values

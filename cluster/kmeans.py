@@ -1,11 +1,9 @@
-"""Cluster centres of a speaker's units: training, the file `kmeans_10000.pt`, and blending with the nearest centre.
-
-The file has so-vits-svc's layout, so either tool reads what the other wrote.
-"""
+"""Cluster centres of a speaker's units: training, `kmeans_10000.pt` (laid out as so-vits-svc's), blending."""
 
 import os
 import pickle
 import types
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,37 +14,27 @@ from cluster import CLUSTER_COMMAND, check_width
 from modules.device import fp32_region
 from modules.errors import CheckpointError
 from modules.files import atomic_path
+from modules.weights.checkpoint import first_line
 from modules.weights.foreign import array_of, load_foreign
 
-_PASSES = {"cpu": 10, "gpu": 50}  # over the data, at most: mini-batches move the centres many times in each
+_AGAIN = f"Make it again with: {CLUSTER_COMMAND}"
+_CPU_PASSES, _GPU_PASSES = 10, 50  # over the data, at most: mini-batches move the centres many times in each
 _TOLERANCE = 1e-4  # of the units' variance: centres that move less in a pass have settled
 _SEEDS_PER_FRAME = 3  # starting centres are drawn from so many frames for each
 _SEEDING_ROUNDS = 256
 _CHUNK_NUMBERS = 2**24  # distances held at a time: 64 MB
+_progress_bar = partial(tqdm, unit="pass", dynamic_ncols=True, leave=False)
 
 
 def train_centres(
     units: np.ndarray, n_clusters: int, device: torch.device, seed: int = 0, progress: str = ""
 ) -> np.ndarray:
-    """Centres (min(K, N), D) float32 of `units` (N, D) float32.
-
-    scikit-learn's mini-batch k-means on the CPU, all frames in each step elsewhere.
-
-    Args:
-        n_clusters: K; where N is not larger, every frame is a centre.
-        seed: the same gives the same centres (up to rounding on a GPU).
-        progress: what the progress bar is called; none is shown where it is empty.
-    """
+    """Centres (min(K, N), D) float32 of `units` (N, D) float32: by scikit-learn's mini-batch k-means on the CPU, by
+    Lloyd's algorithm elsewhere. `progress` names the progress bar; there is none where it is empty."""
     if len(units) <= n_clusters:
         return units.astype(np.float32)
-    n_passes = _PASSES["cpu" if device.type == "cpu" else "gpu"]
-    with tqdm(total=n_passes, desc=progress, unit="pass", dynamic_ncols=True, leave=False, disable=not progress) as bar:
-        if device.type == "cpu":
-            return _mini_batch_centres(units, n_clusters, seed, bar)
-        return lloyd_centres(units, n_clusters, device, seed, bar)
-
-
-def _mini_batch_centres(units: np.ndarray, n_clusters: int, seed: int, bar: tqdm) -> np.ndarray:
+    if device.type != "cpu":
+        return lloyd_centres(units, n_clusters, device, seed, progress)
     from sklearn.cluster import MiniBatchKMeans
 
     random = np.random.default_rng(seed)
@@ -54,30 +42,27 @@ def _mini_batch_centres(units: np.ndarray, n_clusters: int, seed: int, bar: tqdm
     size, first = max(1024, n_clusters), max(1024, _SEEDS_PER_FRAME * n_clusters)
     model = MiniBatchKMeans(n_clusters, n_init=1, batch_size=size, compute_labels=False, random_state=seed)
     model.partial_fit(units[random.permutation(len(units))[:first]])
-    for _ in range(bar.total):
-        before = model.cluster_centers_.copy()
-        order = random.permutation(len(units))
-        for start in range(0, len(order), size):
-            model.partial_fit(units[order[start : start + size]])
-            bar.update(min(size, len(order) - start) / len(order))
-        if _have_settled(before, model.cluster_centers_, units):
-            break
+    with _progress_bar(total=_CPU_PASSES, desc=progress, disable=not progress) as bar:
+        for _ in range(_CPU_PASSES):
+            before = model.cluster_centers_.copy()
+            order = random.permutation(len(units))
+            for start in range(0, len(order), size):
+                model.partial_fit(units[order[start : start + size]])
+                bar.update(min(size, len(order) - start) / len(order))
+            if _have_settled(before, model.cluster_centers_, units):
+                break
     return np.asarray(model.cluster_centers_, np.float32)
 
 
 def lloyd_centres(
-    units: np.ndarray, n_clusters: int, device: torch.device, seed: int = 0, bar: tqdm | None = None
+    units: np.ndarray, n_clusters: int, device: torch.device, seed: int = 0, progress: str = ""
 ) -> np.ndarray:
-    """Centres (K, D) by Lloyd's algorithm in torch of `units` (N, D), N > K, which stay on the CPU.
-
-    A centre that no frame is nearest to moves to a frame that is far from all centres.
-    """
+    """Centres (K, D) by Lloyd's algorithm in torch of `units` (N, D), N > K, which stay on the CPU."""
     rows = torch.from_numpy(units)
     middle = rows.mean(0)  # distances between centred frames lose less to rounding
     centres = _starting_centres(rows - middle, n_clusters, device, seed)
-    for _ in range(bar.total if bar is not None else _PASSES["gpu"]):
-        sums, counts = torch.zeros_like(centres), torch.zeros(n_clusters, device=device)
-        gaps = []
+    for _ in _progress_bar(range(_GPU_PASSES), desc=progress, disable=not progress):
+        sums, counts, gaps = torch.zeros_like(centres), torch.zeros(n_clusters, device=device), []
         for chunk in rows.split(max(1, _CHUNK_NUMBERS // n_clusters)):
             chunk = (chunk - middle).to(device)
             nearest, distances = _nearest(chunk, centres)
@@ -86,14 +71,11 @@ def lloyd_centres(
             gaps.append(distances)
         moved = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
         empty = (counts == 0).nonzero()[:, 0]
-        if len(empty):
+        if len(empty):  # a centre that no frame is nearest to moves to a frame that is far from all centres
             far = torch.cat(gaps).topk(len(empty)).indices.cpu()
             moved[empty] = (rows[far] - middle).to(device)
-        settled = not len(empty) and _have_settled(centres.cpu().numpy(), moved.cpu().numpy(), units)
-        centres = moved
-        if bar is not None:
-            bar.update()
-        if settled:
+        before, centres = centres, moved
+        if not len(empty) and _have_settled(before.cpu().numpy(), centres.cpu().numpy(), units):
             break
     return (centres.cpu() + middle).numpy()
 
@@ -147,7 +129,7 @@ class _Pickler(pickle.Pickler):
 
 
 def save_centres(path: Path | str, centres: dict[str, np.ndarray]) -> None:
-    """Writes centres (K, D) of each speaker in so-vits-svc's layout, whole or not at all."""
+    """Writes centres (K, D) of each speaker in so-vits-svc's layout."""
     content = {
         name: {"n_features_in_": rows.shape[1], "_n_threads": 4, "cluster_centers_": np.asarray(rows, np.float32)}
         for name, rows in centres.items()
@@ -157,27 +139,20 @@ def save_centres(path: Path | str, centres: dict[str, np.ndarray]) -> None:
         with atomic_path(path) as temporary:
             torch.save(content, temporary, pickle_module=pickle_module)
     except (OSError, RuntimeError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error).split("\n")[0]
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else first_line(error)
         raise CheckpointError(f"{path}: could not be written ({reason}). Free some disk space.") from None
 
 
 def load_centres(path: Path | str) -> dict[str, np.ndarray]:
-    """Centres of every speaker, (K, D) float32, from this tool's or so-vits-svc's file; nothing in it can run.
-
-    Raises:
-        CheckpointError: no such file, damaged, it asks to run code, or it holds something else.
-    """
+    """Centres of every speaker, (K, D) float32, from this tool's or so-vits-svc's file; nothing in it can run."""
     centres = {}
     for name, entry in load_foreign(path).items():
         if not isinstance(entry, dict) or "cluster_centers_" not in entry:
-            raise CheckpointError(
-                f"{path}: holds no cluster centres for {str(name)[:40]!r}. Make such a file with: {CLUSTER_COMMAND}"
-            )
+            problem = f"holds no cluster centres for {str(name)[:40]!r}"
+            raise CheckpointError(f"{path}: {problem}. Make such a file with: {CLUSTER_COMMAND}")
         rows = array_of(entry["cluster_centers_"], path)
         if rows.ndim != 2 or 0 in rows.shape:
-            raise CheckpointError(
-                f"{path}: the centres of {name} have the shape {rows.shape}. Make it again with: {CLUSTER_COMMAND}"
-            )
+            raise CheckpointError(f"{path}: the centres of {name} have the shape {rows.shape}. {_AGAIN}")
         centres[str(name)] = rows.astype(np.float32, copy=False)
     return centres
 
@@ -188,16 +163,12 @@ class KMeansRetriever:
     def __init__(self, path: Path | str, speakers: dict[str, int], dim: int) -> None:
         found = load_centres(path)
         if missing := [name for name in speakers if name not in found]:
-            raise CheckpointError(
-                f"{path}: holds no centres of {', '.join(missing)} (it has {', '.join(sorted(found)) or 'none'}). "
-                f"Make it again with all speakers: {CLUSTER_COMMAND}"
-            )
+            problem = f"holds no centres of {', '.join(missing)} (it has {', '.join(sorted(found)) or 'none'})"
+            raise CheckpointError(f"{path}: {problem}. Make it again with all speakers: {CLUSTER_COMMAND}")
         for name in speakers:
             check_width(f"{path}: the centres of {name}", found[name].shape[1], dim, CLUSTER_COMMAND)
             if not np.isfinite(found[name]).all():
-                raise CheckpointError(
-                    f"{path}: the centres of {name} are not finite. Make it again with: {CLUSTER_COMMAND}"
-                )
+                raise CheckpointError(f"{path}: the centres of {name} are not finite. {_AGAIN}")
         self._arrays = {name: found[name] for name in speakers}
         self._centres: dict[tuple[str, torch.device], torch.Tensor] = {}
 

@@ -1,7 +1,4 @@
-"""Feature retrieval: an index of a speaker's own frames, and blending units with the nearest of them.
-
-How indexes lie on disk is in `index_files`.
-"""
+"""Feature retrieval: an index (on disk: `index_files`) of a speaker's frames, and blending with the nearest of them."""
 
 import math
 from pathlib import Path
@@ -24,19 +21,14 @@ _SEARCH_BLOCK = 1024  # frames; 25 MB of neighbours at 768 wide
 
 
 def list_count(n_vectors: int) -> int:
-    """Inverted lists for an index of so many vectors, 0 where there are too few for any.
-
-    10000 vectors: min(16 * 100, 10000 // 39) = 256.
-    """
+    """Inverted lists for an index of so many vectors, 0 where there are too few; of 10000, 10000 // 39 = 256."""
     return min(int(16 * math.sqrt(n_vectors)), n_vectors // _VECTORS_PER_LIST)
 
 
 def train_index(units: np.ndarray, seed: int = 0, progress: str = "") -> Any:
     """A faiss index of a speaker's frames (N, D): IVF-flat with L2 distances, or flat for less than a second of audio.
 
-    Args:
-        seed: the same gives the same index.
-        progress: what the progress bar of large sets is called; none is shown where it is empty.
+    `progress` names the progress bar of large sets; there is none where it is empty.
     """
     import faiss
 
@@ -73,20 +65,13 @@ class IndexRetriever:
             known = "the ids " + ", ".join(map(str, pickled))
             missing = [f"{name} (id {number})" for name, number in speakers.items() if number not in pickled]
         if missing:
-            raise CheckpointError(
-                f"{path}: holds no index of {', '.join(missing)} (it has {known}). Make it again with all speakers: "
-                f"{INDEX_COMMAND}"
-            )
+            problem = f"holds no index of {', '.join(missing)} (it has {known})"
+            raise CheckpointError(f"{path}: {problem}. Make it again with all speakers: {INDEX_COMMAND}")
         self._indexes: dict[str, Any] = {}
 
     def blend(self, units: torch.Tensor, speaker: str, ratio: float) -> torch.Tensor:
-        """Moves each frame of `units` (D, N) towards the mean of its 8 nearest, weighted by (1 / squared distance)^2.
-
-        With `ratio` 1 all the way. A frame that no vector is found for stays as it is.
-
-        Raises:
-            CheckpointError: the speaker's index cannot be read; only its first use can raise.
-        """
+        """Moves each frame of `units` (D, N) towards the mean of its 8 nearest, weighted by (1 / squared distance)^2;
+        with `ratio` 1 all the way. The first use of a speaker reads the index."""
         if units.shape[1] == 0:
             return units
         if speaker not in self._indexes:
@@ -114,4 +99,4 @@ def _mean_of_nearest(index: Any, rows: np.ndarray) -> np.ndarray:
     weights = np.where(is_hit, np.square(closeness), 0)
     total = weights.sum(1, keepdims=True)
     mean = np.einsum("nk,nkd->nd", (weights / np.maximum(total, 1)).astype(np.float32), vectors)
-    return np.where(total > 0, mean, rows)
+    return np.where(total > 0, mean, rows)  # a frame that no vector is found for stays as it is

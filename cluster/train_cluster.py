@@ -19,18 +19,16 @@ from modules.errors import DataError, UsageError
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "kmeans_10000.pt"
-
 
 def main(argv: list[str] | None = None) -> int:
     """Trains; returns 0, or 1 when a clip or a speaker had to be left out."""
     parser = make_parser(__file__, __doc__)
-    help_dataset = "folder with one folder per speaker"
-    parser.add_argument("--dataset", type=Path, default=Path("./dataset/44k"), help=help_dataset)
-    parser.add_argument("--output", type=Path, default=Path("logs/44k"), help="folder for the result")
-    parser.add_argument("--gpu", action="store_true", help="compute on the GPU, which is much faster")
-    parser.add_argument("--n_clusters", type=int, default=10000, help="centres per speaker")
-    parser.add_argument("--seed", type=int, default=0, help="the same gives the same centres")
+    add = parser.add_argument
+    add("--dataset", type=Path, default=Path("./dataset/44k"), help="folder with one folder per speaker")
+    add("--output", type=Path, default=Path("logs/44k"), help="folder for the result")
+    add("--gpu", action="store_true", help="compute on the GPU, which is much faster")
+    add("--n_clusters", type=int, default=10000, help="centres per speaker")
+    add("--seed", type=int, default=0, help="the same gives the same centres")
     args = parser.parse_args(argv)
     if args.n_clusters < 1:
         raise UsageError(f"--n_clusters {args.n_clusters}: expected 1 or more")
@@ -49,8 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         raise DataError(f"{args.dataset}: no such folder. Make its units with: python preprocess_hubert_f0.py")
     names = sorted(path.name for path in args.dataset.iterdir() if path.is_dir() and not path.name.startswith("."))
     speakers = speakers_with_units(args.dataset, names)
-    if args.output.is_dir():
-        remove_leftovers(args.output, recursive=False)
+    remove_leftovers(args.output, recursive=False)
     centres, n_skipped, width = {}, 0, None
     for name in speakers:
         units, skipped = read_speaker(args.dataset / name, width)
@@ -60,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
             logger.warning("%s has %d frames only: each becomes one of its centres", name, n_frames)
         centres[name] = train_centres(units, args.n_clusters, device, args.seed, progress=name)
         logger.info("%s: %d centres of %d frames, %d wide", name, len(centres[name]), n_frames, width)
-    path = args.output / FILE_NAME
+    path = args.output / "kmeans_10000.pt"
     save_centres(path, centres)
     logger.info("written: %s", path)
     flags = f'-s "{speakers[0]}" -cm "{path.as_posix()}" -cr 0.5'

@@ -14,12 +14,11 @@ _ENDING = ".soft.pt"
 
 
 def speakers_with_units(root: Path, names: list[str]) -> list[str]:
-    """The speakers with units (`X.wav.soft.pt`) in `root/SPEAKER/`; the others are warned about."""
+    """The speakers with units in `root/SPEAKER/`; the others are warned about."""
     found = [name for name in names if _clips_with_units(root / name)]
     if not found:
-        raise DataError(
-            f"{root}: holds no units (*.wav{_ENDING}) of {', '.join(names) or 'any speaker'}. Make them with: {COMMAND}"
-        )
+        listed = ", ".join(names) or "any speaker"
+        raise DataError(f"{root}: holds no units (*.wav{_ENDING}) of {listed}. Make them with: {COMMAND}")
     if missing := [name for name in names if name not in found]:
         logger.warning("no units of %s: left out. Make them with: %s", ", ".join(missing), COMMAND)
     return found
@@ -28,12 +27,7 @@ def speakers_with_units(root: Path, names: list[str]) -> list[str]:
 def read_speaker(folder: Path, width: int | None = None, encoder: str | None = None) -> tuple[np.ndarray, int]:
     """All units of one speaker, (N, D) float32 clip after clip by name, and how many clips could not be used.
 
-    Args:
-        width: D; None takes that of the first clip.
-        encoder: its name, to refuse units that are known to come from another one.
-
-    Raises:
-        DataError: no usable units at all, or units of another width, which come from another encoder.
+    `width` None takes that of the first clip; units that are known to come from another `encoder` are refused.
     """
     found, n_skipped = [], 0
     clips = _clips_with_units(folder)

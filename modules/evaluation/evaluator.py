@@ -1,13 +1,13 @@
-"""Evaluator: converts every source in every voice and measures the results; and what it reads besides the model."""
+"""Evaluator: converts every source in every voice and measures the results."""
 
 import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,35 +18,31 @@ from modules.audio.io import AUDIO_SUFFIXES, StreamWriter, probe, read, read_blo
 from modules.contracts import F0
 from modules.errors import AudioError, UserError
 from modules.evaluation.extras import NaturalnessScorer, Transcriber, Transcript
-from modules.evaluation.page import Clip, audio_uri, data_uri
-from modules.evaluation.table import Row
+from modules.evaluation.report import Row, audio_uri, data_uri
 from modules.inference.batch import result_name
 from modules.inference.converter import VoiceConverter
 from modules.inference.inputs import Named
 from modules.inference.options import ConversionOptions
 from modules.metrics.melody import draw_comparison, match_melody
-from modules.metrics.signal import CEPSTRUM_AUDIO, mel_cepstral_distance, rmse_cents, word_error_rate
+from modules.metrics.signal import CEPSTRUM_AUDIO, mel_cepstral_distance, word_error_rate
 from modules.metrics.speaker import SpeakerEncoder
 
 logger = logging.getLogger(__name__)
 
-AUDIO_FOLDER = "audio"  # in the output folder
 CLIPS_PER_SPEAKER = 8
 CLIP_SECONDS = 30.0
 _SILENT = 0.01  # RMS, -40 dBFS
-
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
 class Scorers:
     """The networks and recordings that results are compared with; what is absent leaves its measures empty."""
 
-    encoder: SpeakerEncoder | None = None
-    targets: dict[str, torch.Tensor] = field(default_factory=dict)  # speaker -> embedding (256,) of its recordings
-    transcriber: Transcriber | None = None
-    naturalness: NaturalnessScorer | None = None
-    parallel: Path | None = None  # folder with the targets' own takes, SPEAKER/SOURCE.wav
+    encoder: SpeakerEncoder | None
+    targets: dict[str, torch.Tensor | None]  # speaker -> embedding (256,) of its recordings
+    transcriber: Transcriber | None
+    naturalness: NaturalnessScorer | None
+    parallel: Path | None  # folder with the targets' own takes, SPEAKER/SOURCE.wav
 
 
 @dataclass(frozen=True)
@@ -58,9 +54,8 @@ class Plan:
     output: Path  # folder that results are written to
     predictor: str  # name of the F0 predictor, for the names of results
     choose_key: Callable[[F0, str], int]  # semitones for a song's pitch and a speaker
-    max_seconds: float = 30.0  # of each source
-    with_players: bool = True  # put the sound into the page
-    seed: int = 0  # of the voice model's noise, the same for every clip
+    max_seconds: float  # of each source
+    with_players: bool  # put the sound into the page
 
 
 @dataclass(frozen=True)
@@ -100,16 +95,16 @@ class Evaluator:
         self.audio, self.predictor = converter.audio, converter.pipeline.predictor
         self.failures: list[str] = []
 
-    def run(self, on_done: Callable[[Clip], None], progress: bool = True) -> None:
+    def run(self) -> Iterator[Row]:
         """Converts and measures; what fails is reported, put into `failures`, and the rest goes on."""
         total = len(self.plan.sources) * len(self.plan.speakers)
-        with tqdm(total=total, unit="clip", desc="evaluating", disable=not progress, dynamic_ncols=True) as bar:
+        with tqdm(total=total, unit="clip", desc="evaluating", dynamic_ncols=True) as bar:
             for named in self.plan.sources:
                 source = None
                 for speaker in self.plan.speakers:
                     try:
                         source = source or self._read_source(named)
-                        on_done(self._evaluate(source, speaker))
+                        yield self._evaluate(source, speaker)
                     except UserError as error:
                         logger.error("%s, %s: %s", named.path, speaker, error)
                         self.failures.append(f"{_public_name(named)}, {speaker}: {error}")
@@ -124,23 +119,16 @@ class Evaluator:
         if not excerpt.is_whole:
             logger.info("%s: %.0f s from %.0f s on are evaluated", named.path, excerpt.seconds, excerpt.start)
         wav = resample(excerpt.wav, excerpt.rate, self.audio.sampling_rate)
-        return _Source(
-            named,
-            excerpt,
-            wav,
-            curve=self.predictor.predict(wav),
-            embedding=self._embed(wav),
-            transcript=self._transcribe(named.path, wav, None),
-            naturalness=self._naturalness(named.path, wav),
-            uri=self._player(wav),
-        )
+        curve, embedding = self.predictor.predict(wav), self._embed(wav)
+        scores = self._transcribe(named.path, wav, None), self._naturalness(named.path, wav)
+        return _Source(named, excerpt, wav, curve, embedding, *scores, self._player(wav))
 
-    def _evaluate(self, source: _Source, speaker: str) -> Clip:
+    def _evaluate(self, source: _Source, speaker: str) -> Row:
         transpose = self.plan.choose_key(source.curve, speaker)
         options = ConversionOptions(speaker=speaker, transpose=transpose)
-        name = f"{AUDIO_FOLDER}/{result_name(source.named.label, options, self.plan.predictor)}"
+        name = f"audio/{result_name(source.named.label, options, self.plan.predictor)}"
         path = self.plan.output / name
-        torch.manual_seed(self.plan.seed)
+        torch.manual_seed(0)  # the voice model's noise is the same for every clip
         started = time.perf_counter()
         wav = self.converter.convert_wav(source.excerpt.wav, source.excerpt.rate, options)
         elapsed = time.perf_counter() - started
@@ -151,7 +139,7 @@ class Evaluator:
         embedding, target = self._embed(wav), self.scorers.targets.get(speaker)
         values = {
             "f0_correlation": melody.correlation,
-            "f0_rmse_cents": rmse_cents(source.curve, curve),
+            "f0_rmse_cents": melody.rmse_cents,
             "f0_offset_cents": 100 * (melody.transposition - transpose),
             "voicing_error": 1 - melody.voiced_agreement if len(curve.f0) else math.nan,
             "similarity_target": _similarity(embedding, target),
@@ -162,8 +150,8 @@ class Evaluator:
             "dnsmos_source": source.naturalness,
             "realtime_factor": elapsed / source.excerpt.seconds,
         }
-        row = Row(_public_name(source.named), speaker, name, source.excerpt.seconds, transpose, values)
-        return Clip(row, source.uri, self._player(wav), self._draw(source, wav, curve, str(melody)))
+        shown = source.uri, self._player(wav), self._draw(source, wav, curve, str(melody))
+        return Row(_public_name(source.named), speaker, name, source.excerpt.seconds, transpose, values, *shown)
 
     def _embed(self, wav: np.ndarray) -> torch.Tensor | None:
         encoder = self.scorers.encoder
@@ -189,9 +177,8 @@ class Evaluator:
         return scorer and _attempt(path, lambda: scorer.score(wav, self.audio.sampling_rate))
 
     def _cepstral_distance(self, source: _Source, wav: np.ndarray, speaker: str) -> float | None:
-        if self.scorers.parallel is None:
-            return None
-        path = find_parallel(self.scorers.parallel, speaker, source.named.path)
+        folder = self.scorers.parallel
+        path = folder and find_parallel(folder, speaker, source.named.path)
         take = path and _attempt(path, lambda: read_parallel(path, source.excerpt))
         if take is None:
             return None
@@ -199,7 +186,7 @@ class Evaluator:
         return mel_cepstral_distance(resample(wav, self.audio.sampling_rate, rate), resample(*take, rate))
 
     def _draw(self, source: _Source, wav: np.ndarray, curve: F0, title: str) -> str:
-        """The picture for the page, as an address; "" where a clip is too short for one."""
+        """The address of the picture for the page; "" where a clip is too short for one."""
         sounds, curves = {"source": source.wav, "result": wav}, {"source": source.curve, "result": curve}
         with tempfile.TemporaryDirectory() as folder:
             picture = Path(folder) / "comparison.png"
@@ -208,21 +195,17 @@ class Evaluator:
 
 
 def read_excerpt(path: Path, max_seconds: float) -> Excerpt:
-    """All of a recording, or `max_seconds` from the first second on that is not silent; the rest is not decoded.
-
-    Raises:
-        AudioError: the file cannot be used, or is longer and silent throughout.
-    """
+    """All of a recording, or `max_seconds` from the first second on that is not silent; the rest is not decoded."""
     info = probe(path)
     if info.seconds <= max_seconds:
         wav, rate = read(path)
         return Excerpt(wav, rate, 0.0, True)
     blocks, start, wanted = [], 0, round(max_seconds * info.rate)
     for block in read_blocks(path, 1.0):
-        if not blocks and np.sqrt(np.mean(np.square(block, dtype=np.float64))) < _SILENT:
+        if blocks or np.sqrt(np.mean(np.square(block, dtype=np.float64))) >= _SILENT:
+            blocks.append(block)
+        else:
             start += len(block)
-            continue
-        blocks.append(block)
         if sum(map(len, blocks)) >= wanted:
             break
     if not blocks:
@@ -236,11 +219,7 @@ def find_parallel(folder: Path, speaker: str, source: Path) -> Path | None:
 
 
 def read_parallel(path: Path, excerpt: Excerpt) -> tuple[np.ndarray, int]:
-    """A parallel take as mono (T,) with its rate in Hz: all of it, or the seconds that the excerpt has of its source.
-
-    Raises:
-        AudioError: the file cannot be used, or ends before the excerpt begins.
-    """
+    """A parallel take as mono (T,) with its rate in Hz: all, or the seconds that the excerpt has of its source."""
     wav, rate = read(path)
     if not excerpt.is_whole:
         start = round(excerpt.start * rate)
@@ -251,20 +230,15 @@ def read_parallel(path: Path, excerpt: Excerpt) -> tuple[np.ndarray, int]:
 
 
 def target_embedding(folder: Path, speaker: str, encoder: SpeakerEncoder) -> torch.Tensor | None:
-    """The mean embedding (256,), of length 1, of up to eight clips of a speaker from all over FOLDER/SPEAKER/.
-
-    Returns None where there is no clip that can be used; one that cannot is warned about.
-    """
+    """The mean embedding (256,), of length 1, of up to eight clips from all over FOLDER/SPEAKER/; None without any."""
     embeddings = []
     for path in evenly_spaced(_audio_below(folder / speaker), CLIPS_PER_SPEAKER):
         try:
             clip = read_excerpt(path, CLIP_SECONDS)
+            embeddings.append(encoder.embed(clip.wav, clip.rate))
         except UserError as error:
             logger.warning("%s", error)
-            continue
-        embedding = encoder.embed(clip.wav, clip.rate)
-        if embedding.any():
-            embeddings.append(embedding)
+    embeddings = [embedding for embedding in embeddings if embedding.any()]  # not of silence
     return F.normalize(torch.stack(embeddings).mean(0), dim=0) if embeddings else None
 
 
@@ -293,7 +267,7 @@ def _similarity(a: torch.Tensor | None, b: torch.Tensor | None) -> float | None:
     return SpeakerEncoder.similarity(a, b) if a.any() and b.any() else math.nan
 
 
-def _attempt(path: Path, function: Callable[[], Found]) -> Found | None:
+def _attempt(path: Path, function: Callable[[], Any]) -> Any | None:
     """What a scorer says of a clip; None, and a warning, where it fails."""
     try:
         return function()

@@ -1,8 +1,6 @@
-"""How well a converted song follows the melody of its source, in numbers and as a picture.
+"""How well a converted song follows the melody of its source, in numbers and as a picture."""
 
-Both F0 curves come from one predictor, so that its errors cancel out.
-"""
-
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +15,14 @@ from modules.files import atomic_path
 
 @dataclass(frozen=True)
 class MelodyMatch:
-    """How two F0 curves agree; the first three are NaN where fewer than three frames are voiced in both."""
+    """How two F0 curves agree; all but the voicing is NaN where fewer than three frames are voiced in both."""
 
     correlation: float  # Pearson's of log f0 over the frames voiced in both, -1 to 1
     cents: float  # median distance after the transposition is taken off
     transposition: float  # median of result over source, in semitones
     voiced_agreement: float  # share of all frames in which both are voiced or both are not, 0 to 1
     voiced_seconds: float  # voiced in both
+    rmse_cents: float  # root mean square distance after the transposition is taken off
 
     def __str__(self) -> str:
         return (
@@ -40,13 +39,16 @@ def match_melody(source: F0, result: F0, frame_rate: float) -> MelodyMatch:
     both = in_source & in_result
     agreement = float(np.mean(in_source == in_result)) if n_frames else 0.0
     if both.sum() < 3:
-        return MelodyMatch(float("nan"), float("nan"), float("nan"), agreement, both.sum() / frame_rate)
-    semitones = [12 * np.log2(curve.f0[:n_frames][both].astype(np.float64)) for curve in (source, result)]
+        return MelodyMatch(math.nan, math.nan, math.nan, agreement, both.sum() / frame_rate, math.nan)
+    octaves = [np.log2(curve.f0[:n_frames][both].astype(np.float64)) for curve in (source, result)]
+    errors = 1200 * (octaves[1] - octaves[0])
+    rmse = float(np.sqrt(np.mean((errors - np.median(errors)) ** 2)))
+    semitones = [12 * curve for curve in octaves]
     shift = float(np.median(semitones[1] - semitones[0]))
     flat = min(np.ptp(curve) for curve in semitones) < 1e-9  # a constant has no correlation
-    correlation = float("nan") if flat else float(np.corrcoef(semitones)[0, 1])
+    correlation = math.nan if flat else float(np.corrcoef(semitones)[0, 1])
     cents = float(np.median(np.abs(semitones[1] - semitones[0] - shift))) * 100
-    return MelodyMatch(correlation, cents, shift, agreement, both.sum() / frame_rate)
+    return MelodyMatch(correlation, cents, shift, agreement, both.sum() / frame_rate, rmse)
 
 
 def draw_comparison(
@@ -59,18 +61,16 @@ def draw_comparison(
     figure = Figure(figsize=(14, 9), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10)
-    axes = figure.subplot_mosaic(
-        [[f"{kind} {index}" for index in range(len(sounds))] for kind in ("wave", "mel")] + [["f0"] * len(sounds)]
-    )
+    rows = [[f"{kind} {index}" for index in range(len(sounds))] for kind in ("wave", "mel")]
+    axes = figure.subplot_mosaic([*rows, ["f0"] * len(sounds)])
     for index, (name, wav) in enumerate(sounds.items()):
         seconds = len(wav) / audio.sampling_rate
         step = max(1, len(wav) // 20000)
         axes[f"wave {index}"].plot(np.arange(len(wav))[::step] / audio.sampling_rate, wav[::step], linewidth=0.4)
         axes[f"wave {index}"].set(title=name, xlim=(0, seconds), ylim=(-1, 1), ylabel="amplitude")
         mel = mel_spectrogram(torch.from_numpy(wav), audio).numpy()
-        axes[f"mel {index}"].imshow(
-            mel, origin="lower", aspect="auto", extent=(0, seconds, 0, len(mel)), vmin=-11, vmax=2
-        )
+        extent = 0, seconds, 0, len(mel)
+        axes[f"mel {index}"].imshow(mel, origin="lower", aspect="auto", extent=extent, vmin=-11, vmax=2)
         axes[f"mel {index}"].set(ylabel="mel band")
     for name, curve in curves.items():
         voiced = np.where(curve.uv > 0, curve.f0, np.nan)

@@ -1,4 +1,4 @@
-"""Measures as pure functions: F0 error, mel-cepstral distance, word error rate, bootstrap intervals."""
+"""Measures as pure functions: mel-cepstral distance, word error rate, bootstrap intervals."""
 
 import math
 import unicodedata
@@ -9,12 +9,10 @@ import torch
 
 from modules.audio.mel import mel_spectrogram
 from modules.config.audio import AudioSpec
-from modules.contracts import F0
 
 CEPSTRUM_AUDIO = AudioSpec(22050, 1024, 256, 1024, 80, 0.0, 11025.0)
 N_CEPSTRA = 24  # without the first, which is the level; 13 at least are usual
 _QUIET = 60 * math.log(10) / 20  # nepers (60 dB) below the loudest frame: silence, whose spectrum says nothing
-_CENTS = 1200.0  # per octave
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA")  # in their writing a letter counts as a word
 
 
@@ -27,21 +25,6 @@ class Interval(NamedTuple):
     count: int
 
 
-def rmse_cents(source: F0, result: F0) -> float:
-    """Root mean square of the pitch error in cents, with the median transposition taken off.
-
-    Over the frames voiced in both, the longer curve cut; nan where there are fewer than three.
-    """
-    n_frames = min(len(source.f0), len(result.f0))
-    f0, uv = (np.stack([getattr(curve, name)[:n_frames] for curve in (source, result)]) for name in ("f0", "uv"))
-    both = ((uv > 0) & (f0 > 0)).all(axis=0)
-    if both.sum() < 3:
-        return math.nan
-    of_source, of_result = np.log2(f0[:, both].astype(np.float64))
-    errors = _CENTS * (of_result - of_source)
-    return float(np.sqrt(np.mean((errors - np.median(errors)) ** 2)))
-
-
 def mel_cepstral_distance(wav: np.ndarray, other: np.ndarray) -> float:
     """How far two takes of one song are apart in sound, in dB, whatever their timing and level.
 
@@ -51,9 +34,7 @@ def mel_cepstral_distance(wav: np.ndarray, other: np.ndarray) -> float:
     Takes are (T,) and (T',) in [-1, 1] at CEPSTRUM_AUDIO.sampling_rate; nan if one is silent or shorter than a frame.
     """
     cepstra = [mel_cepstra(_sounding(samples)) for samples in (wav, other)]
-    if not all(one.shape[1] for one in cepstra):
-        return math.nan
-    return warped_distance(*cepstra)
+    return warped_distance(*cepstra) if all(one.shape[1] for one in cepstra) else math.nan
 
 
 def mel_cepstra(log_mel: np.ndarray) -> np.ndarray:
@@ -73,8 +54,9 @@ def warped_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Mel-cepstral distance in dB of two sequences of mel cepstra, (24, N) and (24, N'), N and N' > 0.
 
     It is the mean over the cheapest path through all pairs of frames, from the first pair to the last, one frame on in
-    `a`, in `b`, or in both at once. Pairs of one anti-diagonal do not depend on each other and are one step.
+    `a`, in `b`, or in both at once.
     """
+    # Pairs of one anti-diagonal do not depend on each other and are one step.
     # Not librosa.sequence.dtw, which gives the same numbers but holds the costs of all pairs: 8 GB for four minutes.
     n, m = a.shape[1], b.shape[1]
     before = two_before = np.full((2, n + 1), np.inf)  # row 0: cost of the path to (i, step - i); row 1: its length
@@ -92,10 +74,7 @@ def warped_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def word_error_rate(reference: str, hypothesis: str) -> float:
-    """Words to replace, insert and delete, over the number of words in the reference: 0 is perfect, 1 may be exceeded.
-
-    Case and punctuation do not count; nan where the reference has no words.
-    """
+    """Words to replace, insert and delete, over the number of words in the reference (nan where it has none)."""
     wanted, found = split_words(reference), split_words(hypothesis)
     return edit_distance(wanted, found) / len(wanted) if wanted else math.nan
 
@@ -114,10 +93,7 @@ def split_words(text: str) -> list[str]:
 
 
 def edit_distance(a: list[str], b: list[str]) -> int:
-    """The fewest replacements, insertions and deletions that turn one list into the other.
-
-    Source: Levenshtein, "Binary codes capable of correcting deletions, insertions and reversals", 1966.
-    """
+    """The fewest replacements, insertions and deletions that turn one list into the other (Levenshtein, 1966)."""
     row = list(range(len(b) + 1))
     for i, word in enumerate(a, start=1):
         above, row = row, [i]
@@ -127,10 +103,7 @@ def edit_distance(a: list[str], b: list[str]) -> int:
 
 
 def bootstrap_interval(values: list[float]) -> Interval:
-    """The mean of what is finite in `values`, and its 95 % percentile interval over 2000 seeded resamples.
-
-    With few values the interval is too narrow; of one value there is none.
-    """
+    """The mean of what is finite in `values`, and its 95 % percentile interval over 2000 seeded resamples."""
     from scipy.stats import bootstrap
 
     finite = np.array([value for value in values if math.isfinite(value)])

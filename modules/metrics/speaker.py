@@ -1,8 +1,6 @@
-"""Speaker similarity: a GE2E speaker encoder, whose embeddings of two clips of one speaker have a cosine near 1.
+"""Speaker similarity: a GE2E speaker encoder with the weights of Resemblyzer (Apache 2.0), of which no code is used.
 
-It was trained on speech; in singing, compare clips of the same kind with each other. The weights are those of
-Resemblyzer (Apache 2.0): `pretrain/speaker_encoder/pretrained.pt`, or the copy inside the installed package, of which
-no code is used.
+It was trained on speech; in singing, compare clips of the same kind with each other.
 """
 
 import importlib.util
@@ -30,7 +28,6 @@ WEIGHTS_PATH = "pretrain/speaker_encoder/pretrained.pt"
 
 _HINT = "It is not the speaker encoder's file: get pretrained.pt from https://github.com/resemble-ai/Resemblyzer"
 _AUDIO = AudioSpec(16000, 400, 160, 400, 40, 0.0, 8000.0)
-_LAYERS = 3
 _WINDOW = 160  # frames, 1.6 s
 _STEP = round(_AUDIO.frame_rate / 1.3)  # frames from window to window: 77, so that they overlap by half
 _COVERED = 0.75  # of a window that must be sound; a wave that is shorter is filled up with silence
@@ -39,32 +36,40 @@ _LEVEL_DB = -30.0  # dBFS that quieter waves are raised to
 _SILENCE = 1e-5  # RMS, -100 dBFS
 
 
-class SpeakerEncoder:
-    """Embeddings of voices.
+class SpeakerEncoder(nn.Module):
+    """Embeddings of voices. The names of its parts are those in the file.
 
     Source: Wan et al., "Generalized End-to-End Loss for Speaker Verification", 2018, arXiv:1710.10467, sections 2.1
     and 2.2 (embedding) and 3.1 (sliding windows).
     """
 
-    def __init__(self, network: nn.Module, device: torch.device) -> None:
-        self.network = network  # from the mel of windows (K, N, 40) to unit vectors (K, 256), on `device`
-        self.device = device
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(_AUDIO.n_mels, EMBEDDING_SIZE, 3, batch_first=True)
+        self.linear = nn.Linear(EMBEDDING_SIZE, EMBEDDING_SIZE)
+
+    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (K, 256) of the mel of windows (K, N, 40)."""
+        _, (hidden, _) = self.lstm(mel)
+        return F.normalize(F.relu(self.linear(hidden[-1])), dim=1)
 
     @torch.no_grad()
     def embed(self, wav: torch.Tensor | np.ndarray, sampling_rate: int) -> torch.Tensor:
         """(256,) float32 on the CPU, of length 1, or all zero for silence, of `wav` (T,) in [-1, 1].
 
-        A wave quieter than -30 dBFS is raised to that. A louder one is left alone, as the network wants it, and its
-        level is part of the result: 6 dB of difference lower the similarity by about 0.03.
+        A wave quieter than -30 dBFS is raised to that. The level of a louder one is part of the result: 6 dB of
+        difference lower the similarity by about 0.03.
         """
         samples = torch.as_tensor(wav).detach().float().cpu().numpy()
         if not np.isfinite(samples).all():
             raise AudioError("the audio holds samples that are not finite; it has no speaker embedding")
-        samples = _raise_level(resample(samples, sampling_rate, _AUDIO.sampling_rate))
-        if not samples.any():
+        samples = resample(samples, sampling_rate, _AUDIO.sampling_rate)
+        rms = math.sqrt(np.square(samples, dtype=np.float64).mean()) if len(samples) else 0.0
+        if rms < _SILENCE:
             return torch.zeros(EMBEDDING_SIZE)
-        windows = _mel_windows(torch.from_numpy(samples).to(self.device))
-        partial = torch.cat([self.network(some) for some in windows.split(_BATCH)])
+        samples = (samples * max(1.0, 10 ** (_LEVEL_DB / 20) / rms)).astype(np.float32)
+        windows = _mel_windows(torch.from_numpy(samples).to(self.linear.weight.device))
+        partial = torch.cat([self(some) for some in windows.split(_BATCH)])
         return F.normalize(partial.mean(0), dim=0).cpu()
 
     @staticmethod
@@ -75,49 +80,22 @@ class SpeakerEncoder:
 
 def find_speaker_encoder() -> Path | None:
     """The weights in the workspace, beside the code, or in an installed resemblyzer, which is not imported; or None."""
-    spec = importlib.util.find_spec("resemblyzer")
-    folders = spec.submodule_search_locations if spec is not None else None
-    installed = (Path(folder) / "pretrained.pt" for folder in folders or ())
+    folders = getattr(importlib.util.find_spec("resemblyzer"), "submodule_search_locations", None) or ()
+    installed = (Path(folder) / "pretrained.pt" for folder in folders)
     return find(WEIGHTS_PATH) or next((path for path in installed if path.is_file()), None)
 
 
 def load_speaker_encoder(path: Path | str, device: torch.device | str) -> SpeakerEncoder:
-    """The encoder with the weights of a file; tensors that it has beside those of this network are ignored.
-
-    Raises:
-        CheckpointError: the file cannot be read, wants to run code, or has not the tensors of this network.
-    """
-    device = torch.device(device)
+    """The encoder with the weights of a file; tensors that it has beside those of this network are ignored."""
     with torch.device("meta"):  # no start values are drawn: the random numbers of a training run stay as they are
-        network = _Network()
-    state = fit(tensors_of(load_weights(path)), network.state_dict(), path, _HINT)
+        encoder = SpeakerEncoder()
+    state = fit(tensors_of(load_weights(path)), encoder.state_dict(), path, _HINT)
     if wrong := [name for name, tensor in state.items() if not tensor.is_floating_point()]:
         raise CheckpointError(f"{path}: {wrong[0]} is {state[wrong[0]].dtype}, expected floating point. {_HINT}")
     # Copies: a file that is mapped into memory may change later.
-    network.load_state_dict({name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}, assign=True)
+    encoder.load_state_dict({name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}, assign=True)
     logger.info("speaker encoder %s on %s", path, device)
-    return SpeakerEncoder(network.eval().requires_grad_(False).to(device), device)
-
-
-class _Network(nn.Module):
-    """Mel windows to unit vectors: (K, N, 40) to (K, 256). The names of its parts are those in the file."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(_AUDIO.n_mels, EMBEDDING_SIZE, _LAYERS, batch_first=True)
-        self.linear = nn.Linear(EMBEDDING_SIZE, EMBEDDING_SIZE)
-
-    def forward(self, mel: torch.Tensor) -> torch.Tensor:
-        _, (hidden, _) = self.lstm(mel)
-        return F.normalize(F.relu(self.linear(hidden[-1])), dim=1)
-
-
-def _raise_level(wav: np.ndarray) -> np.ndarray:
-    """(T,) raised to -30 dBFS where it is quieter; silence becomes all zero."""
-    rms = math.sqrt(np.square(wav, dtype=np.float64).mean()) if len(wav) else 0.0
-    if rms < _SILENCE:
-        return np.zeros_like(wav)
-    return (wav * max(1.0, 10 ** (_LEVEL_DB / 20) / rms)).astype(np.float32)
+    return encoder.eval().requires_grad_(False).to(device)
 
 
 def _mel_windows(wav: torch.Tensor) -> torch.Tensor:

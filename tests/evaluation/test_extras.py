@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from evaluation.stand_ins import install_dnsmos, install_whisper, uninstall
 
-from modules.errors import AudioError
+from modules.errors import AudioError, UsageError
 from modules.evaluation.extras import NaturalnessScorer, Transcriber, Transcript
 
 WAV = np.sin(np.arange(8000) / 5).astype(np.float32)  # one second
@@ -26,19 +26,19 @@ def dnsmos(monkeypatch):
 @pytest.mark.parametrize(
     ("scorer", "package", "name"),
     [
-        (Transcriber(), "faster_whisper", "faster-whisper"),
-        (NaturalnessScorer(), "speechmos", "speechmos"),
-        (NaturalnessScorer(), "onnxruntime", "onnxruntime"),
+        (Transcriber, "faster_whisper", "faster-whisper"),
+        (NaturalnessScorer, "speechmos", "speechmos"),
+        (NaturalnessScorer, "onnxruntime", "onnxruntime"),
     ],
 )
 def test_a_missing_package_is_named_with_its_command(monkeypatch, dnsmos, scorer, package, name):
     uninstall(monkeypatch, package)
-    assert scorer.why_missing() == f"{name} is not installed: pip install -r requirements-extras.txt"
+    with pytest.raises(UsageError, match=rf"^{name} is not installed: pip install -r requirements-extras\.txt$"):
+        scorer()
 
 
-def test_words_are_heard_in_the_language_asked_for(whisper):
+def test_words_are_transcribed_in_the_language_asked_for(whisper):
     scorer = Transcriber("tiny")
-    assert scorer.why_missing() is None and scorer.why_missing() is None
     assert scorer.transcribe(WAV, 8000) == Transcript("Sing, my song", "en")
     assert scorer.transcribe(WAV, 8000, "it").language == "it"
     (name, loaded), (n_samples, settings), _ = whisper.asked  # loaded once
@@ -48,7 +48,6 @@ def test_words_are_heard_in_the_language_asked_for(whisper):
 
 def test_silence_has_no_words_and_a_failure_is_ours(whisper):
     scorer = Transcriber()
-    scorer.why_missing()
     assert scorer.transcribe(np.zeros(8000), 8000) == Transcript("", "")
     whisper.error = RuntimeError("out of\nmemory")
     with pytest.raises(AudioError, match=r"Whisper cannot transcribe it \(out of memory\)"):
@@ -56,22 +55,22 @@ def test_silence_has_no_words_and_a_failure_is_ours(whisper):
 
 
 def test_a_model_that_cannot_be_fetched_is_a_reason_in_one_line(whisper):
-    reason = Transcriber("absent").why_missing()
-    assert reason == "the Whisper model 'absent' cannot be loaded from huggingface.co (cannot find the files)"
+    with pytest.raises(UsageError, match=r"'absent' cannot be loaded from huggingface.co \(cannot find the files\)$"):
+        Transcriber("absent")
 
 
 def test_naturalness_is_asked_of_clipped_sound_at_16_khz(dnsmos):
     scorer = NaturalnessScorer()
-    assert scorer.why_missing() is None
     assert scorer.score(3 * WAV, 8000) == 1.6
     assert math.isnan(scorer.score(np.zeros(8000), 8000)) and math.isnan(scorer.score(np.zeros(0), 8000))
 
 
 def test_the_real_dnsmos_scores_a_tone():
     pytest.importorskip("speechmos")
-    scorer = NaturalnessScorer()
-    if (reason := scorer.why_missing()) is not None:
-        pytest.skip(reason)
+    try:
+        scorer = NaturalnessScorer()
+    except UsageError as error:
+        pytest.skip(str(error))
     assert 0.5 < scorer.score(0.3 * WAV, 8000) < 5
 
 

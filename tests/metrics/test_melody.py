@@ -25,7 +25,7 @@ def test_a_melody_matches_itself_an_octave_up():
     match = match_melody(curve(melody()), curve(melody() * 2), 100.0)
     assert match.correlation == pytest.approx(1)
     assert match.transposition == pytest.approx(12, abs=1e-4)
-    assert match.cents == pytest.approx(0, abs=0.01)
+    assert match.cents == pytest.approx(0, abs=0.01) == match.rmse_cents
     assert match.voiced_seconds == 4
 
 
@@ -46,11 +46,24 @@ def test_only_frames_voiced_in_both_count():
     voiced = np.arange(400) < 100
     match = match_melody(curve(melody()), curve(broken, voiced), 100.0)
     assert match.correlation == pytest.approx(1) and match.voiced_agreement == pytest.approx(0.25)
+    assert match.rmse_cents == pytest.approx(0, abs=0.01)
+
+
+def test_rmse_is_that_of_the_errors_around_their_median():
+    errors = np.random.default_rng(1).normal(300, 40, 400)
+    found = match_melody(curve(melody()), curve(melody() * 2 ** (errors / 1200)), 100.0).rmse_cents
+    expected = math.sqrt(np.mean((errors - np.median(errors)) ** 2))
+    assert found == pytest.approx(expected, rel=1e-3) and 35 < found < 45
+
+
+def test_curves_of_unequal_length_are_cut():
+    assert match_melody(curve(melody(300)), curve(melody(303)), 100.0).rmse_cents == pytest.approx(0, abs=0.01)
 
 
 @pytest.mark.parametrize("n_frames", [0, 2])
 def test_nothing_in_common_is_not_a_number_instead_of_a_crash(n_frames):
-    assert math.isnan(match_melody(curve(melody(n_frames)), curve(melody(300)), 100.0).correlation)
+    match = match_melody(curve(melody(n_frames)), curve(melody(300)), 100.0)
+    assert math.isnan(match.correlation) and math.isnan(match.rmse_cents)
 
 
 def test_the_picture_is_a_png_and_is_not_left_half_written(tmp_path):

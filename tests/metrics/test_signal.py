@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from signals import babble, sung
 
-from modules.contracts import F0
 from modules.metrics.signal import (
     CEPSTRUM_AUDIO,
     N_CEPSTRA,
@@ -15,7 +14,6 @@ from modules.metrics.signal import (
     edit_distance,
     mel_cepstra,
     mel_cepstral_distance,
-    rmse_cents,
     split_words,
     warped_distance,
     word_error_rate,
@@ -25,40 +23,8 @@ RATE = CEPSTRUM_AUDIO.sampling_rate
 DB_PER_COEFFICIENT = 10 / math.log(10) * math.sqrt(2)
 
 
-def curve(f0, voiced=None) -> F0:
-    f0 = np.asarray(f0, np.float32)
-    return F0(f0, np.ones_like(f0) if voiced is None else np.asarray(voiced, np.float32))
-
-
-def melody(n_frames: int = 400) -> np.ndarray:
-    return 220 * 2 ** (np.sin(np.arange(n_frames) / 30) / 2)
-
-
 def random_cepstra(n_frames: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((N_CEPSTRA, n_frames))
-
-
-def test_a_transposed_melody_has_no_error():
-    assert rmse_cents(curve(melody()), curve(melody() * 2 ** (5 / 12))) == pytest.approx(0, abs=0.01)
-
-
-def test_rmse_is_that_of_the_errors_around_their_median():
-    errors = np.random.default_rng(1).normal(300, 40, 400)
-    found = rmse_cents(curve(melody()), curve(melody() * 2 ** (errors / 1200)))
-    expected = math.sqrt(np.mean((errors - np.median(errors)) ** 2))
-    assert found == pytest.approx(expected, rel=1e-3) and 35 < found < 45
-
-
-def test_frames_voiced_in_one_curve_only_do_not_count():
-    wrong, voiced = melody(), np.arange(400) < 100
-    wrong[100:] = 50
-    assert rmse_cents(curve(melody()), curve(wrong, voiced)) == pytest.approx(0, abs=0.01)
-    assert math.isnan(rmse_cents(curve(melody()), curve(melody(), np.arange(400) < 2)))
-    assert math.isnan(rmse_cents(curve([]), curve([])))
-
-
-def test_curves_of_unequal_length_are_cut():
-    assert rmse_cents(curve(melody(300)), curve(melody(303))) == pytest.approx(0, abs=0.01)
 
 
 @pytest.mark.parametrize("coefficient", [1, 5, N_CEPSTRA])

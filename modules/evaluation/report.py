@@ -1,15 +1,21 @@
-"""The tables of an evaluation: which measures there are, a row for each converted clip, means with intervals, CSV."""
+"""What an evaluation writes: which measures there are, a row for each converted clip, means, CSV tables, the page."""
 
+import base64
 import csv
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+import soundfile
+
 from modules.files import atomic_path
 from modules.metrics.signal import Interval, bootstrap_interval
 
 ALL = "(all)"  # stands for the speaker in means over all rows
+_BLOCK = 65536  # samples; libsndfile's Vorbis encoder puts what it is given at once on the stack
 
 
 class Measure(NamedTuple):
@@ -41,7 +47,7 @@ COLUMNS = ("source", "speaker", "result", "seconds", "transpose", *(measure.name
 
 @dataclass(frozen=True)
 class Row:
-    """One source in one voice."""
+    """One source in one voice, and what the page shows of it."""
 
     source: str
     speaker: str
@@ -50,6 +56,9 @@ class Row:
     transpose: int  # semitones asked for
     # Measure -> number: nan where these clips do not determine it, None (or nothing) where nobody measured it.
     values: dict[str, float | None]
+    source_uri: str = ""  # addresses of the sounds and the picture (`data:...`), "" for what is left out
+    result_uri: str = ""
+    picture_uri: str = ""
 
 
 Summary: TypeAlias = dict[str, dict[str, Interval]]  # speaker -> measure -> mean; only measures that have a value
@@ -60,12 +69,11 @@ def summarise(rows: list[Row]) -> Summary:
     summary: Summary = {}
     for speaker in dict.fromkeys([ALL, *(row.speaker for row in rows)]):
         group = [row for row in rows if speaker in (ALL, row.speaker)]
-        values = {
-            measure.name: [value for row in group if (value := row.values.get(measure.name)) is not None]
-            for measure in MEASURES
-        }
-        intervals = {name: bootstrap_interval(found) for name, found in values.items()}
-        summary[speaker] = {name: interval for name, interval in intervals.items() if interval.count}
+        summary[speaker] = {}
+        for name in (measure.name for measure in MEASURES):
+            interval = bootstrap_interval([value for row in group if (value := row.values.get(name)) is not None])
+            if interval.count:
+                summary[speaker][name] = interval
     return summary
 
 
@@ -82,12 +90,11 @@ def describe(interval: Interval, digits: int) -> str:
 
 def write_scores(path: Path, rows: list[Row]) -> None:
     """Writes `scores.csv`: a header and a line for each row."""
-    lines = [
-        [row.source, row.speaker, row.result, f"{row.seconds:.2f}", row.transpose]
-        + [as_text(row.values.get(measure.name), measure.digits) for measure in MEASURES]
-        for row in rows
-    ]
-    _write_csv(path, [COLUMNS, *lines])
+    lines = [COLUMNS]
+    for row in rows:
+        values = [as_text(row.values.get(measure.name), measure.digits) for measure in MEASURES]
+        lines.append((row.source, row.speaker, row.result, f"{row.seconds:.2f}", row.transpose, *values))
+    _write_csv(path, lines)
 
 
 def write_summary(path: Path, summary: Summary) -> None:
@@ -96,8 +103,7 @@ def write_summary(path: Path, summary: Summary) -> None:
     for speaker, intervals in summary.items():
         for measure in MEASURES:
             if (interval := intervals.get(measure.name)) is not None:
-                low, high = (end if math.isfinite(end) else None for end in (interval.low, interval.high))
-                numbers = [as_text(value, measure.digits) for value in (interval.mean, low, high)]
+                numbers = [_finite_text(value, measure.digits) for value in interval[:3]]
                 lines.append([speaker, measure.name, *numbers, interval.count])
     _write_csv(path, lines)
 
@@ -105,3 +111,31 @@ def write_summary(path: Path, summary: Summary) -> None:
 def _write_csv(path: Path, lines: list) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
+
+
+def audio_uri(wav: np.ndarray, rate: int) -> str:
+    """The address of a sound (T,) in [-1, 1] at `rate` Hz that holds the sound itself, as Ogg Vorbis."""
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", rate, 1, "VORBIS", format="OGG") as file:
+        for start in range(0, len(wav), _BLOCK):
+            file.write(np.clip(wav[start : start + _BLOCK], -1, 1))
+    return data_uri("audio/ogg", buffer.getvalue())
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """The address of a file of that MIME type that holds the file itself."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def build_page(title: str, facts: dict[str, str], rows: list[Row], summary: Summary, notes: list[str]) -> str:
+    """The page, one HTML file that loads nothing; `notes` are sentences on what is missing or failed."""
+    from jinja2 import Environment, FileSystemLoader
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages.globals |= {"measures": MEASURES, "describe": describe, "finite_text": _finite_text}
+    return pages.get_template("report.html").render(title=title, facts=facts, rows=rows, summary=summary, notes=notes)
+
+
+def _finite_text(value: float | None, digits: int) -> str:
+    return as_text(value, digits) if value is not None and math.isfinite(value) else ""

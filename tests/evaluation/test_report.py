@@ -4,14 +4,24 @@ import base64
 import csv
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 from evaluation.stand_ins import Reader
 
-from modules.evaluation.page import Clip, audio_uri, build_page
-from modules.evaluation.table import ALL, COLUMNS, MEASURES, Row, summarise, write_scores, write_summary
+from modules.evaluation.report import (
+    ALL,
+    COLUMNS,
+    MEASURES,
+    Row,
+    audio_uri,
+    build_page,
+    summarise,
+    write_scores,
+    write_summary,
+)
 
 
 def rows() -> list[Row]:
@@ -22,14 +32,15 @@ def rows() -> list[Row]:
     ]
 
 
-def page(clips: list[Clip]) -> Reader:
-    summary = summarise([clip.row for clip in clips])
-    return Reader(build_page("A <b> & B", {"model": "<G>.pth"}, clips, summary, ["wer is <empty>"]))
+def page(rows: list[Row]) -> Reader:
+    return Reader(build_page("A <b> & B", {"model": "<G>.pth"}, rows, summarise(rows), ["wer is <empty>"]))
 
 
 def test_every_row_has_two_players_and_a_picture_and_nothing_comes_from_elsewhere():
     uri = audio_uri(np.zeros(16000, np.float32), 16000)
-    found = page([Clip(row, uri, uri, "data:image/png;base64,AAAA") for row in rows()])
+    found = page(
+        [replace(row, source_uri=uri, result_uri=uri, picture_uri="data:image/png;base64,AAAA") for row in rows()]
+    )
     assert len(found.all("audio")) == 6 and len(found.all("img")) == 3
     assert all(address.startswith(("data:", "#")) for address in found.addresses)
     assert not found.all("link") and not any("src" in attributes for attributes in found.all("script"))
@@ -38,7 +49,7 @@ def test_every_row_has_two_players_and_a_picture_and_nothing_comes_from_elsewher
 
 
 def test_names_are_shown_as_they_are():
-    found = page([Clip(row) for row in rows()])
+    found = page(rows())
     for text in ('ten<or>&"x"', "A <b> & B", "<G>.pth", "wer is <empty>", "audio/three"):
         assert text in found.text
     assert not found.all("audio") and not found.all("img") and not found.all("b")
