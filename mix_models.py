@@ -108,7 +108,7 @@ def blend(paths: list[Path], shares: list[float]) -> dict[str, Any]:
         optimizer = {**optimizer, "state": {}}  # its moments belong to weights that are no more
     own = {"model": blended, "optimizer": optimizer}
     # All keys of a voice file in so-vits-svc 4.1, also where the first model lacks one.
-    return {**own, "iteration": 0, "learning_rate": 0.0001, **content, **own}
+    return {"model": blended, "iteration": 0, "optimizer": optimizer, "learning_rate": 0.0001, **content, **own}
 
 
 def _read_model(path: Path) -> dict[str, Any]:

@@ -73,12 +73,14 @@ def mel_filters(audio: AudioSpec, device: torch.device, htk: bool = False) -> to
     from librosa.filters import mel
 
     sizes = {"n_fft": audio.n_fft, "n_mels": audio.n_mels, "fmin": audio.fmin, "fmax": audio.fmax}
-    return torch.from_numpy(mel(sr=audio.sampling_rate, **sizes, htk=htk)).float().to(device)
+    with torch.inference_mode(False):  # kept: a conversion may be the first to ask, a training in this process the next
+        return torch.from_numpy(mel(sr=audio.sampling_rate, **sizes, htk=htk)).float().to(device)
 
 
 @lru_cache(maxsize=64)
 def _hann(length: int, device: torch.device) -> torch.Tensor:
-    return torch.hann_window(length, device=device)
+    with torch.inference_mode(False):  # as above
+        return torch.hann_window(length, device=device)
 
 
 def _stft_magnitude(wav: torch.Tensor, n_fft: int, hop_length: int, win_length: int, epsilon: float) -> torch.Tensor:

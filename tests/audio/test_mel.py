@@ -1,5 +1,6 @@
 """Spectra against so-vits-svc's own numbers, against librosa, and by their frame count."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,13 @@ def test_the_mel_of_silence_has_a_finite_gradient():
 def test_half_precision_input_is_computed_in_full():
     wav = torch.randn(4096) * 0.1
     assert spectrogram(wav.bfloat16(), VITS).dtype == torch.float32
+
+
+def test_a_spectrum_taken_in_inference_mode_does_not_keep_training_from_its_own():
+    spec = replace(VITS, win_length=2046, n_mels=79)  # one that no other test has asked for
+    wav = torch.randn(8192)
+    with torch.inference_mode():
+        mel_spectrogram(wav, spec)
+    wav.requires_grad_()
+    mel_spectrogram(wav, spec).sum().backward()
+    assert torch.isfinite(wav.grad).all()
