@@ -49,9 +49,10 @@ def run_pool(
             results = ((item, _attempt(function, item)) for item in items)
         else:
             results = _in_processes(function, items, workers, (initializer, initargs))
-        for pair in results:
-            bar.update()
-            yield pair
+        with contextlib.closing(results):  # at once, wherever Ctrl-C falls: a traceback would keep the workers alive
+            for pair in results:
+                bar.update()
+                yield pair
 
 
 def _attempt(function: Callable, item: Any) -> Any:
