@@ -1,5 +1,7 @@
 """The errors a user can cause: one line on stderr and exit code 2. Our own mistakes keep their traceback."""
 
+import errno
+
 
 class UserError(Exception):
     """Something the user can fix. The text names what was found, where, what was expected and what to do."""
@@ -33,7 +35,46 @@ class DownloadError(UserError):
     """A transfer failed, or what came is not what was published. The text says whether the same command goes on."""
 
 
-def reason_of(error: Exception, path: object) -> str:
-    """Why the file at `path` failed, without its name in front; an error of ours gets the name of its class."""
-    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+# What a loop over files survives: that item's error, and the rest goes on. (torch's OutOfMemoryError is a RuntimeError:
+# a loop that calls networks adds it.)
+FAILURES = (UserError, OSError, MemoryError, RecursionError)
+
+_OS_REASONS = {
+    errno.ENOENT: "no such file or folder",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system cannot be written",
+    errno.EISDIR: "is a folder, expected a file",
+    errno.ENOTDIR: "a file stands where a folder is expected",
+    errno.EEXIST: "something else has that name",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "is a link that leads back to itself",
+    errno.EIO: "the disk cannot read or write it",
+    errno.EMFILE: "too many files are open",
+    errno.EFBIG: "the file system allows no file of that size",
+}
+
+
+def reason_of(error: BaseException, path: object = "") -> str:
+    """Why the file at `path` failed, in one line without its name in front."""
+    if isinstance(error, UserError):
+        reason = " ".join(str(error).split())
+    elif is_out_of_memory(error):
+        reason = "not enough memory. Close other programs, or take smaller batches or shorter files"
+    elif isinstance(error, RecursionError):
+        reason = "is nested too deeply"
+    elif isinstance(error, OSError):
+        reason = _OS_REASONS.get(error.errno) or (error.strerror or str(error) or type(error).__name__)
+        names = [str(name) for name in (error.filename, error.filename2) if name not in (None, "")]
+        reason = ": ".join([" and ".join(names), reason]) if names else reason
+    else:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
     return reason.removeprefix(f"{path}: ")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, numpy's, or torch's on any device."""
+    is_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_torch)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from modules.errors import UsageError
+from modules.errors import UsageError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:  # for the reader it is the artefact that fails, not its temporary name
+        if error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -53,8 +58,53 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        problem = f"{folder}: the folder cannot be made ({error.strerror})"
-        raise UsageError(f"{problem}; remove what is in its place") from None
+        problem = f"{folder}: the folder cannot be made ({reason_of(error, folder)})"
+        raise UsageError(f"{problem}; remove what is in its place, or use another folder") from None
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a file or folder to the next free `NAME.bak-N`, and returns that."""
+    number = 1
+    while os.path.lexists(backup := path.with_name(f"{path.name}.bak-{number}")):
+        number += 1
+    try:
+        return path.rename(backup)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be set aside as {backup.name} ({reason_of(error, path)})") from None
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder that is there; a UsageError where one is in. A dead one locks nothing."""
+    path = folder / ".lock"
+    with path.open("a+", encoding="ascii") as file:
+        try:
+            _lock(file.fileno())
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            owner = file.read(20).strip() or "unknown"
+            problem = f"{folder}: another process (number {owner}) is at work there"
+            raise UsageError(f"{problem}; let it end, stop it, or use another folder") from None
+        except OSError as error:  # some network file systems
+            logger.warning("%s: cannot be locked (%s); start no second process on it", folder, reason_of(error))
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    """Takes the system's lock of an open file, which ends with the process; BlockingIOError or PermissionError where
+    another has it."""
+    if os.name == "nt":
+        import msvcrt
+
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # a byte behind the text, which stays readable
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def check_output(
@@ -107,7 +157,7 @@ def discard(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        logger.warning("%s: cannot be deleted (%s); delete it when nothing uses it", path, error.strerror)
+        logger.warning("%s: cannot be deleted (%s); delete it when nothing uses it", path, reason_of(error, path))
 
 
 def is_alive(pid: int) -> bool:

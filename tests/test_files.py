@@ -1,5 +1,6 @@
 """A write is whole or did not happen, and only dead processes' leftovers are removed."""
 
+import errno
 import json
 import os
 import subprocess
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from modules import files
-from modules.files import atomic_path, remove_leftovers, sha256_of, write_json
+from modules.errors import UsageError, reason_of
+from modules.files import atomic_path, lock_folder, remove_leftovers, set_aside, sha256_of, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
@@ -73,3 +77,47 @@ def test_a_killed_process_that_nobody_waited_for_counts_as_dead(tmp_path):
     remove_leftovers(tmp_path)
     assert not leftover.exists()
     child.wait()
+
+
+def test_a_failed_write_names_the_artefact_and_not_its_temporary_name(tmp_path):
+    def fail(text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError) as refused, atomic_path(tmp_path / "a.txt") as temporary:
+        fail(temporary)
+    assert reason_of(refused.value) == f"{tmp_path / 'a.txt'}: the disk is full"
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(OSError) as refused:
+        write_json(tmp_path / "folder.json", {})
+    assert reason_of(refused.value, tmp_path / "folder.json") == "is a folder, expected a file"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder.json"]
+
+
+def test_what_is_set_aside_takes_the_next_free_number(tmp_path):
+    for number in (1, 2):
+        (tmp_path / "a.csv").write_text(str(number))
+        assert set_aside(tmp_path / "a.csv").name == f"a.csv.bak-{number}"
+    assert (tmp_path / "a.csv.bak-1").read_text() == "1"
+    with pytest.raises(UsageError, match="cannot be set aside"):
+        set_aside(tmp_path / "missing")
+
+
+def test_a_locked_folder_keeps_another_process_out_and_a_dead_one_locks_nothing(tmp_path):
+    code = f"""if True:
+        import sys, time
+        from pathlib import Path
+        from modules.files import lock_folder
+        with lock_folder(Path({str(tmp_path)!r})):
+            print("in", flush=True)
+            time.sleep(60)
+    """
+    other = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "in\n"
+    with pytest.raises(UsageError, match=f"number {other.pid}"), lock_folder(tmp_path):
+        pytest.fail("two processes are in")
+    other.kill()
+    other.wait()
+    with lock_folder(tmp_path):
+        pass
+    with lock_folder(tmp_path):
+        pass

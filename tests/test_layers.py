@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Folder or file -> layer. A higher layer may import any lower one; the same layer only where SAME_LAYER says so.
 LAYERS = {
     "modules/errors.py": 0,  # what a user can mend
+    "modules/text.py": 0,  # foreign text on a terminal and in a shell
     "modules/registry.py": 0,  # names -> classes
     "modules/contracts.py": 0,  # the interfaces and the shape of every tensor
     "modules/files.py": 0,  # atomic writes, checksums
@@ -42,7 +43,7 @@ SCRIPT_LAYER = 6
 SAME_LAYER = {
     "modules/registry.py": {"modules/errors.py"},
     "modules/files.py": {"modules/errors.py"},
-    "modules/cli.py": {"modules/errors.py"},
+    "modules/cli.py": {"modules/errors.py", "modules/text.py"},
     "modules/device.py": {"modules/errors.py"},
     "modules/parallel.py": {"modules/errors.py"},
     "modules/pretrained": {"modules/errors.py", "modules/files.py", "modules/registry.py"},

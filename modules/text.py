@@ -1,0 +1,32 @@
+"""Text from files that nobody here wrote, made safe to show; words made safe to paste into a shell."""
+
+import os
+import re
+import shlex
+import unicodedata
+
+_JOINERS = "\u200c\u200d"  # invisible, but part of how some scripts and emoji are written
+_PLAIN_WORD = re.compile(r"[\w./\\:,+=@~-]+")
+
+
+def printable(text: object, limit: int | None = 200) -> str:
+    """Text for a terminal: control characters, text directions and broken letters as `\\x1b`; cut to `limit`."""
+    shown = "".join(map(_escape, str(text) if limit is None else str(text)[: limit + 1]))
+    return shown if limit is None or len(shown) <= limit else f"{shown[: limit - 3]}..."
+
+
+def quote(word: object) -> str:
+    """One argument for a command line that is printed: nothing in it is run or expanded by the shell it is pasted into.
+
+    Windows has two shells without a common way to escape; what either would expand becomes `?` there.
+    """
+    text = printable(word, None)
+    if os.name != "nt":
+        return shlex.quote(text)
+    return text if _PLAIN_WORD.fullmatch(text) else '"' + re.sub(r'["%$`!]', "?", text) + '"'
+
+
+def _escape(letter: str) -> str:
+    if unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Zl", "Zp") or letter in _JOINERS:
+        return letter
+    return letter.encode("unicode_escape").decode("ascii")
