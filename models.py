@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from modules.config.fit import CONVERTS_WITH, require_own_config
 from modules.config.schema import Config
 from modules.contracts import Synthesis, VoiceInput
 from modules.device import WithoutDrawing, seeded
@@ -28,7 +29,7 @@ from modules.nn.latent import LATENT_KERNEL, PitchDecoder, PosteriorEncoder, Pri
 from modules.nn.masks import random_starts, sequence_mask, slice_frames
 from modules.nn.transformer import CausalTransformer, TransformerSpec
 from modules.nn.wavenet import WaveNet
-from modules.weights.checkpoint import load_weights
+from modules.weights.checkpoint import load_checkpoint
 from modules.weights.families import fit_voice, voice_weights
 from vdecoder.nsf_hifigan import ACTIVATIONS, GeneratorSpec, NSFGenerator, prepare_for_inference
 
@@ -344,11 +345,14 @@ def load_synthesizer(
     content: dict[str, Any] | None = None,
 ) -> Voice:
     """A voice from a checkpoint `G_*.pth` (`content`, where it has been read already): weight norm folded, posterior
-    encoder and optimizer never loaded. Compressed checkpoints (half precision, `.safetensors`) load too.
+    encoder and optimizer never loaded. Compressed checkpoints (half precision, `.safetensors`) load too. A config that
+    does not belong to the file is refused.
 
     `dtype` is that of the network; F0, phases, the harmonic source and the waveform are fp32 in any case.
     """
-    found = voice_weights(load_weights(model_path) if content is None else content, model_path)
+    content = load_checkpoint(model_path) if content is None else content
+    found = voice_weights(content, model_path)
+    require_own_config(model_path, content.get("config"), config, CONVERTS_WITH, config.path or "the config")
     with WithoutDrawing():
         network = build_synthesizer(config)
     network.enc_q = None

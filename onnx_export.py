@@ -100,7 +100,7 @@ def export_voice(args: argparse.Namespace) -> int:
     import torch
 
     from models import INFERENCE_SEED, load_synthesizer
-    from modules.config.io import load_config
+    from modules.config.io import load_config, to_plain
     from modules.inference.onnx_voice import VoiceGraph, describe_voice
     from modules.weights.card import CARD_KEY, read_card
     from modules.weights.onnx import export_graph
@@ -112,7 +112,8 @@ def export_voice(args: argparse.Namespace) -> int:
     voice = load_synthesizer(model, config, torch.device("cpu"))
     ids = list(config.spk.values())
     card = read_card(model)
-    metadata = {} if card is None else {CARD_KEY: json.dumps(card, ensure_ascii=False)}
+    about = {"config": to_plain(config)} | ({} if card is None else {CARD_KEY: card})
+    metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in about.items()}
 
     def write(path: Path, seed: int | None) -> None:
         graph = VoiceGraph(voice.network, GraphDecoder(voice.network.dec, seed), ids)

@@ -14,6 +14,7 @@ from torch import nn
 
 from diffusion.trainer import DiffusionStep
 from diffusion.unit2mel import Unit2Mel, fit_unit2mel, weights_of
+from modules.config.fit import DIFFUSION_TRAINED_WITH
 from modules.config.io import to_plain
 from modules.errors import CheckpointError
 from modules.files import discard
@@ -27,12 +28,9 @@ from modules.training.checkpoints import (
 )
 from modules.training.distributed import Group
 from modules.training.loop import TrainState
-from modules.weights.checkpoint import check_whole, list_checkpoints, load_weights, save_together, step_of
+from modules.weights.checkpoint import list_checkpoints, load_weights, save_together, step_of
 
 logger = logging.getLogger(__name__)
-
-# What must be as it was when the weights were made and no tensor shape shows.
-_KEYS = {"data": ("sampling_rate", "block_size", "encoder", "unit_interpolate_mode")}
 
 
 def load_start(folder: Path, step: DiffusionStep, group: Group) -> tuple[TrainState, Path | None]:
@@ -48,12 +46,12 @@ def load_start(folder: Path, step: DiffusionStep, group: Group) -> tuple[TrainSt
         _load_weights(step.network, _with_own_speakers(weights, step.network, path), path)
         logger.info("starting from the weights of %s", path)
         return TrainState(), None
-    require_same_config(path, content.get("config"), config, _KEYS, "start a new run in another folder (env.expdir)")
+    remedy = "start a new run in another folder (env.expdir)"
+    require_same_config(path, content.get("config"), config, DIFFUSION_TRAINED_WITH, remedy)
     _load_weights(step.network, weights, path)
     report_changed_rate(path, content.get("learning_rate"), config.train.lr, "train.lr")
     rest_path = folder / f"state_{n_steps}.pth"
     if rest_path.is_file():
-        check_whole(rest_path)
         rest = load_weights(rest_path)
         if (found_step := rest.get("global_step")) != n_steps:
             raise CheckpointError(f"{rest_path}: belongs to step {found_step}. Delete it to go on without it.")

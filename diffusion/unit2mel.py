@@ -13,6 +13,7 @@ from torch import nn
 from diffusion.gaussian import GaussianDiffusion
 from diffusion.wavenet import WaveNet
 from modules.config.diffusion import DiffusionConfig
+from modules.config.fit import DIFFUSION_CONVERTS_WITH, require_own_config
 from modules.errors import CheckpointError
 from modules.weights.checkpoint import load_weights
 from modules.weights.families import UNKNOWN, recognise
@@ -121,7 +122,9 @@ def load_unit2mel(
 
     `dtype` is that of the denoiser, the chain itself is fp32 in any case; `where` names the config in messages.
     """
-    found = weights_of(load_weights(path), path)
+    content = load_weights(path)
+    found = weights_of(content, path)
+    require_own_config(path, content.get("config"), config, DIFFUSION_CONVERTS_WITH, where)
     with torch.device("meta"):
         wanted = build_unit2mel(config, n_mels).state_dict()
     found = fit_unit2mel(found, wanted, path, where)

@@ -290,6 +290,27 @@ def test_a_graph_and_a_config_that_do_not_fit_are_refused(folder):
         OnnxVoice(Path("bad.onnx"), voice_config(), CPU, 1)
 
 
+def test_the_config_it_was_exported_with_is_the_one_it_sings_with(folder):
+    config = voice_config(("alto", "bass"))
+    save_voice(folder, config)
+    export("-m", "G_1.pth")
+    OnnxVoice(Path("G_1.onnx"), voice_config(("Åsa", "bert")), CPU, 1)
+    for message, other in {
+        "the id of 'alto' was 0, now 1": voice_config({"bass": 0, "alto": 1}),
+        "spk: the speakers were alto, bass, now bass, alto": voice_config({"bass": 1, "alto": 0}),
+        "model.speech_encoder was 'vec768l12', now 'hubertsoft'": voice_config(
+            ("alto", "bass"), speech_encoder="hubertsoft"
+        ),
+    }.items():
+        with pytest.raises(UserError, match=f"is not the config that G_1.onnx was .*{message}"):
+            OnnxVoice(Path("G_1.onnx"), other, CPU, 1)
+    model = onnx.load("G_1.onnx")  # as before the config went along
+    onnx.helper.set_model_props(model, {"card": json.dumps({"speakers": ["bass", "alto"], "sampling_rate": 44100})})
+    onnx.save(model, "G_1.onnx")
+    with pytest.raises(UserError, match="the speakers were bass, alto, now alto, bass"):
+        OnnxVoice(Path("G_1.onnx"), config, CPU, 1)
+
+
 def test_one_speaker_cannot_be_mixed_and_no_pitch_is_predicted(folder):
     config = voice_config()
     save_voice(folder, config)

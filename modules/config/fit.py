@@ -1,6 +1,33 @@
-"""Why a voice does not fit a config: from names and axes of its tensors to the key that most likely explains them."""
+"""Whether a config belongs to a model: by the config inside the model, or by names and axes of its tensors."""
 
 import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from modules.config.diffusion import DiffusionModel
+from modules.config.schema import ModelConfig, Section
+from modules.errors import CheckpointError, ConfigError
+
+Keys = Mapping[str, tuple[str, ...]]  # section -> keys in it
+
+# What must be as it was when a voice was trained. No tensor's shape shows all of it.
+_AUDIO = ("sampling_rate", "filter_length", "hop_length", "win_length", "unit_interpolate_mode")
+_NO_SHAPE = {"n_layers_q", "speaker_embedding", "p_dropout"}  # keys of `model` that may change at any time
+TRAINED_WITH: Keys = {"data": _AUDIO, "model": tuple(key for key in ModelConfig.model_fields if key not in _NO_SHAPE)}
+# Of these, what a conversion does not depend on.
+_ONLY_TRAINING = {"discriminator_channels", "use_spectral_norm", "use_automatic_f0_prediction"}
+CONVERTS_WITH: Keys = TRAINED_WITH | {"model": tuple(key for key in TRAINED_WITH["model"] if key not in _ONLY_TRAINING)}
+# The same for a diffusion model.
+_UNITS = ("sampling_rate", "block_size", "encoder", "unit_interpolate_mode")
+DIFFUSION_TRAINED_WITH: Keys = {"data": _UNITS}
+DIFFUSION_CONVERTS_WITH: Keys = {
+    "data": _UNITS,
+    "model": tuple(key for key in DiffusionModel.model_fields if key != "type"),
+    "vocoder": ("type",),
+}
 
 # Where a tensor's name matches, the config key that most likely explains its absence or its size along an axis.
 _ABSENT_BECAUSE = (
@@ -43,3 +70,48 @@ def likely_key(name: str, axes: tuple[int, ...]) -> str:
     table = [(pattern, key) for pattern, axis, key in _SIZED_BY if axis in axes] if axes else _ABSENT_BECAUSE
     key = next((f"model.{key}" for pattern, key in table if re.match(pattern, name)), "another model section")
     return f"Likely cause: {key}. Correct it, or use the config.json that was saved with this model."
+
+
+def stored_config(stored: Any, schema: type[Section], path: Path | str) -> Any:
+    """The config that a checkpoint of ours holds, parsed; None where there is none, as in published ones."""
+    if not isinstance(stored, dict) or not all(isinstance(stored.get(key), dict) for key in ("data", "model", "spk")):
+        return None
+    try:
+        return schema.model_validate(stored)
+    except ValidationError:
+        raise CheckpointError(
+            f"{path}: the config stored in it cannot be read; it was made by another version"
+        ) from None
+
+
+def changes(before: Any, now: Any, keys: Keys) -> Iterator[str]:
+    """What `keys` and the ids of speakers were in one config and are in another, one text for each."""
+    for section, names in keys.items():
+        for key in names:
+            was, is_now = (getattr(getattr(config, section), key) for config in (before, now))
+            if was != is_now:
+                yield f"{section}.{key} was {was!r}, now {is_now!r}"
+    for speaker, number in before.spk.items():
+        if now.spk.get(speaker, number) != number:
+            yield f"spk: the id of {speaker!r} was {number}, now {now.spk[speaker]}"
+
+
+def require_own_config(model: Path | str, stored: Any, config: Any, keys: Keys, where: Path | str) -> None:
+    """Refuses a config, of the file `where`, with which `model` would sound otherwise than by the one it holds.
+
+    Speakers may have other names, or be left out; names of published models, which hold no config, are not known.
+    """
+    before = stored_config(stored, type(config), model)
+    if before is None:
+        return
+    wrong = list(changes(before, config, keys))
+    known = before.spk.values()
+    for speaker, number in config.spk.items():
+        if known and number not in known and speaker not in before.spk:
+            has = ", ".join(f"{number} {name}" for name, number in before.spk.items())
+            wrong.append(f"spk: {speaker!r} has the id {number}, of no voice in it ({has})")
+    if wrong:
+        raise ConfigError(
+            f"{where}: is not the config that {model} was trained with: {'; '.join(wrong)}. Give the one that was "
+            "saved with that model, or set these values back."
+        )

@@ -9,6 +9,7 @@ source_phases (1, 9)  source_noise (1, T, 9)     random numbers of the harmonic 
 """
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.config.fit import CONVERTS_WITH, require_own_config
 from modules.config.schema import Config
 from modules.contracts import Synthesis, VoiceInput
 from modules.device import seeded
@@ -127,6 +129,28 @@ class OnnxVoice:
             problem = f"holds {n_speakers} speakers, but spk names {len(config.spk)}"
         if problem:
             raise CheckpointError(f"{self.path}: {problem}. Use the config.json that was saved with the voice.")
+        self._check_told(config)
+
+    def _check_told(self, config: Config) -> None:
+        """Refuses another config than the one that the file was exported with, as far as it says."""
+        texts, where = self._session.get_modelmeta().custom_metadata_map, config.path or "the config"
+        try:
+            stored, card = (json.loads(texts.get(name, "null")) for name in ("config", "card"))
+        except (ValueError, RecursionError):
+            raise CheckpointError(f"{self.path}: what it says of itself is not JSON. Export the voice again.") from None
+        require_own_config(self.path, stored, config, CONVERTS_WITH, where)
+        card, wrong = card if isinstance(card, dict) else {}, []
+        pairs = (("speech_encoder", config.model.speech_encoder), ("sampling_rate", config.data.sampling_rate))
+        wrong += [f"{key} was {card[key]!r}, now {now!r}" for key, now in pairs if card.get(key, now) != now]
+        # Speakers are called by their places. A config in the file says the ids in each, a card the names.
+        told = stored["spk"] if isinstance(stored, dict) and isinstance(stored.get("spk"), dict) else {}
+        names = list(told) or [str(name) for name in card.get("speakers") or ()]
+        is_moved = list(told.values()) != self._ids if told else set(names) == set(config.spk)
+        if is_moved and names != list(config.spk):
+            wrong.append(f"spk: the speakers were {', '.join(names)}, now {', '.join(config.spk)}")
+        if wrong:
+            problem = f"{where}: is not the config that {self.path} was exported with: {'; '.join(wrong)}"
+            raise CheckpointError(f"{problem}. Give the one that was saved with the voice, or set these values back.")
 
 
 class VoiceGraph(nn.Module):

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ValidationError
 
+from modules.config.fit import Keys, changes, stored_config
+from modules.config.schema import Section
 from modules.errors import CheckpointError
 from modules.training.distributed import Group, seed_rank, set_random_state
-from modules.weights.checkpoint import DamagedFile, check_whole, load_weights, step_of
+from modules.weights.checkpoint import DamagedFile, load_weights, step_of
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +21,6 @@ def read_newest(checkpoints: list[tuple[Path, ...]]) -> tuple[tuple[Path, ...], 
     warned about, and the last raises."""
     for paths, before in itertools.zip_longest(checkpoints, checkpoints[1:]):
         try:
-            for path in paths:
-                check_whole(path)
             return paths, [load_weights(path) for path in paths]
         except DamagedFile as error:
             if before is None:
@@ -31,28 +30,11 @@ def read_newest(checkpoints: list[tuple[Path, ...]]) -> tuple[tuple[Path, ...], 
     raise AssertionError("no checkpoints")
 
 
-def require_same_config(
-    path: Path, stored: Any, config: BaseModel, keys: dict[str, tuple[str, ...]], remedy: str
-) -> None:
-    """Refuses a checkpoint whose `stored` config differs from the run's in `keys` (by section), where that would break
-    the model; names all of them with both values. `remedy` is how else than by restoring them a user goes on."""
-    if not isinstance(stored, dict):
-        return  # a published checkpoint; its tensors are compared instead
-    try:
-        before = type(config).model_validate(stored)
-    except ValidationError:
-        raise CheckpointError(
-            f"{path}: the config stored in it cannot be read; it was made by another version"
-        ) from None
-    changed = []
-    for section, key in ((section, key) for section, names in keys.items() for key in names):
-        was, now = (getattr(getattr(which, section), key) for which in (before, config))
-        if was != now:
-            changed.append(f"{section}.{key} was {was!r}, now {now!r}")
-    for speaker, number in before.spk.items():
-        if config.spk.get(speaker, number) != number:
-            changed.append(f"spk: the id of {speaker!r} was {number}, now {config.spk[speaker]}")
-    if changed:
+def require_same_config(path: Path, stored: Any, config: Section, keys: Keys, remedy: str) -> None:
+    """Refuses a checkpoint whose `stored` config differs from the run's in `keys`, where that would break the model;
+    names all of them with both values. `remedy` is how else than by restoring them a user goes on."""
+    before = stored_config(stored, type(config), path)
+    if before is not None and (changed := list(changes(before, config, keys))):
         raise CheckpointError(
             f"{path}: was trained with another config: {'; '.join(changed)}. Restore these values in "
             f"{getattr(config, 'path', None) or 'the config'} to go on, or {remedy}."

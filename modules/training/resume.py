@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from modules.config.fit import TRAINED_WITH
 from modules.config.io import to_plain
-from modules.config.schema import Config, ModelConfig
+from modules.config.schema import Config
 from modules.errors import CheckpointError
 from modules.files import discard
 from modules.training.checkpoints import (
@@ -34,12 +35,6 @@ from modules.weights.state_dict import fit
 
 logger = logging.getLogger(__name__)
 
-_CHANGEABLE = ("n_layers_q", "speaker_embedding", "p_dropout")
-# What must be as it was when the weights were made; all else may be changed between two runs.
-_KEYS = {
-    "data": ("sampling_rate", "filter_length", "hop_length", "win_length"),
-    "model": tuple(key for key in ModelConfig.model_fields if key not in _CHANGEABLE),
-}
 # In the file of a generator whose weights are averaged, "model" is the average and these are beside it.
 _TRAINED, _N_AVERAGED = "trained_model", "n_averaged"
 
@@ -71,7 +66,7 @@ def load_start(folder: Path, step: VitsStep, group: Group, base: Path | None = N
     (path_g, path_d), (g, d) = read_newest(pairs)
     n_steps = step_of(path_g)
     for path, content in ((path_g, g), (path_d, d)):
-        require_same_config(path, content.get("config"), config, _KEYS, "start a new run with another name (-m)")
+        require_same_config(path, content.get("config"), config, TRAINED_WITH, "start a new run with another name (-m)")
         if not isinstance(content.get("iteration"), int):
             raise CheckpointError(f"{path}: holds no epoch ('iteration'); it is not a training checkpoint")
     voice = _weights_of(g, path_g)

@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 
-from modules.errors import CheckpointError
+from modules.errors import CheckpointError, is_out_of_memory, reason_of
 from modules.files import atomic_path, is_zip
 from modules.weights.int8 import is_packed, unpack
 
 _RESTORE = "Restore it from a copy, or delete it."
+_MOST_NUMBERS = 1 << 28  # in a tensor, which may repeat the few that are in the file
+MOST_PICKLED = 1 << 26  # bytes of settings and names in a zip; more is an attack on the memory
 
 
 class DamagedFile(CheckpointError):
@@ -29,16 +31,17 @@ class DamagedFile(CheckpointError):
 def load_weights(path: Path | str) -> dict:
     """The content of a `.pth`, `.pt` or `.safetensors` file, on the CPU, memory-mapped where the format allows.
 
-    Weights that are packed as int8 come back in float32.
+    A zip is compared with its checksums first (`check_whole`). Weights packed as int8 come back in float32.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+    require_readable(path)
     if path.suffix == ".safetensors":
         with _safetensors(path) as file:
             content = file.get_tensors()
     else:
+        check_whole(path)
         content = _load_pickled(path)
+        _require_plain_tensors(content, path)
     try:
         content = unpack(content) if is_packed(content) else content
         packed = {key: unpack(value) for key, value in content.items() if isinstance(value, dict) and is_packed(value)}
@@ -62,14 +65,33 @@ def load_checkpoint(path: Path | str) -> dict:
     return {**about, "model": content}
 
 
+def require_readable(path: Path) -> None:
+    """Refuses a file that is not there, or that may not be read, which is no reason to delete it."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: {'is a folder; name a file in it' if path.is_dir() else 'no such file'}")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        remedy = "Change its permissions, or copy it to where you may read it."
+        raise CheckpointError(f"{path}: cannot be read ({reason_of(error, path)}). {remedy}") from None
+
+
 def check_whole(path: Path | str) -> None:
-    """Compares a `.pth` file with the checksums inside it, which memory-mapped reading passes over; a DamagedFile where
-    it was cut off or changed. Files older than torch 1.6 hold no checksums."""
+    """Compares a `.pth` file with the checksums inside it, which memory-mapped reading passes over (0.2 s for 500 MB);
+    a DamagedFile where it was cut off or changed. Files older than torch 1.6 hold no checksums."""
     if not is_zip(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                # torch never compresses; memory-mapped, it would take compressed bytes for numbers.
+                if member.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{member.filename} is compressed")
+                if member.filename.endswith(".pkl") and member.file_size > MOST_PICKLED:
+                    raise ValueError(f"{member.filename} is {member.file_size} bytes long")
             wrong = archive.testzip()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({reason_of(error, path)}). Copy it anew.") from None
     except Exception as error:  # damaged bytes raise a dozen kinds: encrypted, compressed in unknown ways, ...
         raise DamagedFile(f"{path}: damaged ({first_line(error)}). {_RESTORE}") from None
     if wrong:
@@ -87,12 +109,16 @@ def save_together(contents: dict[Path, dict]) -> None:
     try:
         with contextlib.ExitStack() as stack:
             for path, content in contents.items():
-                temporary = stack.enter_context(atomic_path(path))
-                torch.save(content, temporary)
-                with temporary.open("rb+") as file:
+                with stack.enter_context(atomic_path(path)).open("wb") as file:
+                    torch.save(content, file)
+                    file.flush()
                     os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: could not be written ({first_line(error)}). Free some disk space.") from None
+        # torch says where in the archive it stood when the system refused, and hides why.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = reason_of(cause, path) if isinstance(cause, OSError) else first_line(error)
+        remedy = "Free some disk space, or make the folder writable."
+        raise CheckpointError(f"{path}: could not be written ({reason}). {remedy}") from None
 
 
 def step_of(path: Path | str) -> int | None:
@@ -124,12 +150,37 @@ def _load_pickled(path: Path) -> dict:
         if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
             text = f"{path}: refused, it holds more than tensors ({wanted[1]}) and reading it could run code"
             raise CheckpointError(f"{text}. Use a file from a source that saves plain weights.") from None
-        raise DamagedFile(f"{path}: not a readable weights file ({first_line(error)})") from None
+        reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))  # after a page of advice on other loaders
+        reason = reason[1][:160] if reason else first_line(error)
+        raise DamagedFile(f"{path}: damaged or not a weights file ({reason}). {_RESTORE}") from None
     except Exception as error:  # damaged bytes raise a dozen kinds: IndexError, AssertionError, struct.error, ...
+        if is_out_of_memory(error):
+            raise
         raise DamagedFile(f"{path}: damaged or not a weights file ({first_line(error)}). {_RESTORE}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a dictionary of weights")
     return content
+
+
+def _require_plain_tensors(content: dict, path: Path) -> None:
+    """Refuses tensors that no model here has, and that others choke on: sparse, quantised, without data, endless."""
+    waiting: list[Any] = [content]  # not by recursion: a file may be nested 100,000 deep
+    seen = set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            kind = None
+            if value.layout != torch.strided or value.is_quantized or value.is_nested:
+                kind = "sparse, nested or quantised"
+            elif value.is_meta:
+                kind = "without data"
+            elif value.numel() > _MOST_NUMBERS:
+                kind = f"of {value.numel()} numbers, more than any model has"
+            if kind:
+                raise CheckpointError(f"{path}: holds a tensor that is {kind}. Get the file from its original source.")
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import torch
 
 from modules.errors import CheckpointError
 from modules.files import is_zip
-from modules.weights.checkpoint import first_line, load_weights
+from modules.weights.checkpoint import MOST_PICKLED, first_line, load_weights, require_readable
 
 # Packages whose objects are settings and may be stood in for; a dot at the end means everything below.
 _SETTINGS = ("fairseq.", "omegaconf.", "hydra.", "argparse.Namespace", "typing.", "collections.", "enum.", "numpy.")
@@ -33,7 +33,6 @@ _TENSORS = re.compile(
 _FLOATS = ("float16", "float32", "float64")
 _LEGACY_PICKLES = 5  # torch before 1.6: magic number, protocol, machine, content, names of the storages
 _LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
-_MOST_PICKLED = 1 << 26  # bytes of settings and names in a zip; more is an attack on the memory
 
 
 class StandIn:
@@ -84,8 +83,7 @@ def globals_of(path: Path | str) -> list[str]:
     one pickle) ask for, sorted; nothing is unpickled."""
     # torch's `get_unsafe_globals_in_checkpoint` reads neither files of torch before 1.6 nor pickle protocols above 2.
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+    require_readable(path)
     try:
         return sorted({name for pickle in _pickles_of(path) for name in _names_in(pickle)})
     except Exception as error:  # damaged bytes raise a dozen kinds
@@ -97,7 +95,7 @@ def _pickles_of(path: Path) -> Iterator[IO[bytes]]:
     if is_zip(path):
         with zipfile.ZipFile(path) as archive:
             for member in (member for member in archive.infolist() if member.filename.endswith(".pkl")):
-                if member.file_size > _MOST_PICKLED:
+                if member.file_size > MOST_PICKLED:
                     raise ValueError(f"{member.filename} is {member.file_size} bytes long")
                 with archive.open(member) as file:
                     yield file

@@ -66,4 +66,27 @@ def fit(
         more = f" and {len(texts) - 4} more" if len(texts) > 4 else ""
         remedy = hint if isinstance(hint, str) else hint(first, axes)
         raise CheckpointError(f"{path}: does not fit {where}: {'; '.join(texts[:4])}{more}. {remedy}")
-    return {name: found[name] for name in wanted}
+    return _finite({name: found[name] for name in wanted}, path)
+
+
+def fit_in_part(
+    found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], path: Path | str
+) -> tuple[dict[str, torch.Tensor], float]:
+    """All that a network's `state_dict()` names, from the file `path` where name and shape are the same and as it is in
+    `wanted` elsewhere; and the share of its numbers, 0 to 1, that the file gives."""
+    taken = {name: found[name] for name, own in wanted.items() if name in found and found[name].shape == own.shape}
+    share = sum(tensor.numel() for tensor in taken.values()) / sum(tensor.numel() for tensor in wanted.values())
+    return {**wanted, **_finite(taken, path)}, share
+
+
+def _finite(found: dict[str, torch.Tensor], path: Path | str) -> dict[str, torch.Tensor]:
+    """The same tensors, of which none holds nan or infinity."""
+    for name, tensor in found.items():
+        if not tensor.is_floating_point():
+            continue
+        # A norm is fifty times as quick as `isfinite`; where it overflows, that one decides.
+        norm = torch.linalg.vector_norm(tensor if tensor.dtype == torch.float64 else tensor.float())
+        if not norm.isfinite() and not tensor.isfinite().all():
+            problem = f"{path}: {name} holds numbers that are not finite"
+            raise CheckpointError(f"{problem}: its training failed, or it is damaged. Use an earlier checkpoint.")
+    return found

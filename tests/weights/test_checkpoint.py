@@ -5,19 +5,22 @@ import pickle
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from damage import Payload
+from damage import Payload, flip_a_bit
 
 from modules.errors import CheckpointError
 from modules.weights.checkpoint import (
     list_checkpoints,
+    load_checkpoint,
     load_weights,
     save_together,
     save_weights,
     step_of,
 )
+from modules.weights.foreign import load_foreign
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -48,6 +51,57 @@ def test_a_truncated_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-700])
     with pytest.raises(CheckpointError, match="damaged"):
         load_weights(path)
+
+
+def test_a_flipped_bit_is_refused_whoever_reads(tmp_path):
+    path = tmp_path / "G_3.pth"
+    save_weights(path, {"model": {"w": torch.randn(1000)}})
+    flip_a_bit(path)
+    for read in (load_weights, load_checkpoint, load_foreign):
+        with pytest.raises(CheckpointError, match=r"G_3\.pth: damaged: .* does not match its checksum"):
+            read(path)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="nothing is forbidden to them")
+@pytest.mark.parametrize("name", ["G_3.pth", "G_3.safetensors"])
+def test_what_may_not_be_read_is_not_called_damaged(tmp_path, name):
+    path = tmp_path / name
+    save_weights(path, {"model": {}})
+    path.chmod(0)
+    for read in (load_weights, load_foreign):
+        with pytest.raises(CheckpointError, match=r"cannot be read \(permission denied\)") as caught:
+            read(path)
+        assert "delete" not in str(caught.value) and "damaged" not in str(caught.value)
+
+
+def test_the_true_cause_is_named_where_opening_fails(tmp_path, monkeypatch):
+    """As the test before, where tests run as root."""
+    path = tmp_path / "G_3.pth"
+    save_weights(path, {"model": {}})
+    monkeypatch.setattr(Path, "open", lambda self, *_: (_ for _ in ()).throw(PermissionError(13, "no", str(self))))
+    for read in (load_weights, load_foreign):
+        with pytest.raises(CheckpointError, match=r"G_3\.pth: cannot be read \(permission denied\)") as caught:
+            read(path)
+        assert "delete" not in str(caught.value) and "damaged" not in str(caught.value)
+
+
+def test_a_folder_is_called_a_folder(tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder; name a file in it"):
+        load_weights(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such limit")
+def test_a_disk_that_takes_no_more_is_named_as_the_cause(tmp_path):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"G_3\.pth: could not be written \(the file system allows no file"):
+            save_weights(tmp_path / "G_3.pth", {"model": {"w": torch.zeros(100_000)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_saved_is_loaded(tmp_path):

@@ -5,6 +5,7 @@ Most were found by `test_fuzz.py`, the others by reading what its readers call.
 
 import math
 import struct
+import zipfile
 from pathlib import Path
 
 import faiss
@@ -21,7 +22,9 @@ from modules.config.io import load_config, parse_config
 from modules.config.schema import voice_parts
 from modules.errors import CheckpointError, ConfigError
 from modules.weights.checkpoint import check_whole, load_weights
+from modules.weights.families import voice_weights
 from modules.weights.foreign import array_of, load_foreign, stand_in
+from modules.weights.state_dict import fit, fit_in_part
 
 WIDTH = 4
 
@@ -135,6 +138,58 @@ def test_an_index_that_says_it_was_never_trained_is_damaged(tmp_path):
     data[4 + 4 + 24] = 0
     with pytest.raises(CheckpointError, match="never trained"):
         parse_index(bytes(data), WIDTH, tmp_path / "i.faiss")
+
+
+@pytest.mark.parametrize(("tensor", "message"), [
+    (torch.zeros(1).expand(10**12), "of 1000000000000 numbers"), (torch.empty(10**12, device="meta"), "without data"),
+    (torch.eye(3).to_sparse(), "sparse"), (torch.quantize_per_tensor(torch.ones(3), 1, 0, torch.qint8), "quantised"),
+])  # fmt: skip
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_tensor_that_no_model_has_is_refused_at_once(tmp_path, tensor, message, zipped):
+    torch.save({"model": {"emb_g.weight": tensor}}, tmp_path / "G_1.pth", _use_new_zipfile_serialization=zipped)
+    for reader in (load_weights, load_foreign):
+        with pytest.raises(
+            CheckpointError, match=rf"G_1\.pth: (holds a tensor that is|refused).*({message}|holds more)"
+        ):
+            reader(tmp_path / "G_1.pth")
+
+
+def repack(path: Path, method: int, **members: bytes) -> None:
+    """Writes an archive again, with some members replaced."""
+    with zipfile.ZipFile(path) as archive:
+        content = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in content.items():
+            archive.writestr(name, members.get(Path(name).stem, data))
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path):
+    checkpoint(tmp_path)
+    repack(tmp_path / "whole.pth", zipfile.ZIP_DEFLATED, data=b"0" * 10**8)
+    for reader in (load_weights, load_foreign, check_whole):
+        with pytest.raises(CheckpointError, match=r"whole\.pth: damaged .*data\.pkl is (compressed|100000000)"):
+            reader(tmp_path / "whole.pth")
+
+
+def test_what_is_nested_a_hundred_thousand_deep_is_no_voice(tmp_path):
+    checkpoint(tmp_path)
+    deep = b"\x80\x02}X\x05\0\0\0model" + b"}X\1\0\0\0a" * 100_000 + b"N" + b"s" * 100_001 + b"."
+    repack(tmp_path / "whole.pth", zipfile.ZIP_STORED, data=deep)
+    for reader in (load_weights, load_foreign):
+        with pytest.raises(CheckpointError, match=r"whole\.pth: not a voice"):
+            voice_weights(reader(tmp_path / "whole.pth"), tmp_path / "whole.pth")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
+def test_weights_that_are_not_finite_are_refused(bad, kind):
+    wanted = {"w": torch.zeros(100, dtype=kind), "n": torch.zeros(2, dtype=torch.long)}
+    assert fit(wanted, wanted, "G_1.pth") == wanted
+    assert fit({**wanted, "w": torch.full((100,), torch.finfo(kind).max, dtype=kind)}, wanted, "G_1.pth")
+    broken = {**wanted, "w": torch.tensor([0.0] * 99 + [bad], dtype=kind)}
+    for refuse in (fit, fit_in_part):
+        with pytest.raises(CheckpointError, match=r"G_1\.pth: w holds numbers that are not finite"):
+            refuse(broken, wanted, "G_1.pth")
 
 
 def test_settings_with_an_unspeakable_name_are_refused(tmp_path):
