@@ -7,18 +7,17 @@ model_0.pt       a base model: only its weights are read, and it is never writte
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from diffusion.trainer import DiffusionStep
-from diffusion.unit2mel import Unit2Mel, fit_unit2mel, weights_of
+from diffusion.unit2mel import fit_unit2mel, key_of, sizes_of, weights_of
 from modules.config.fit import DIFFUSION_TRAINED_WITH
 from modules.config.io import to_plain
 from modules.errors import CheckpointError
 from modules.files import discard
 from modules.training.checkpoints import (
+    load_base,
     load_optimizer,
     read_newest,
     read_place,
@@ -43,12 +42,12 @@ def load_start(folder: Path, step: DiffusionStep, group: Group) -> tuple[TrainSt
     weights = weights_of(content, path)
     n_steps = step_of(path)
     if n_steps == 0:
-        _load_weights(step.network, _with_own_speakers(weights, step.network, path), path)
+        load_base(step.network, weights, path, "the diffusion config", key_of, sizes_of)
         logger.info("starting from the weights of %s", path)
         return TrainState(), None
     remedy = "start a new run in another folder (env.expdir)"
     require_same_config(path, content.get("config"), config, DIFFUSION_TRAINED_WITH, remedy)
-    _load_weights(step.network, weights, path)
+    step.network.load_state_dict(fit_unit2mel(weights, step.network.state_dict(), path, "the diffusion config"))
     report_changed_rate(path, content.get("learning_rate"), config.train.lr, "train.lr")
     rest_path = folder / f"state_{n_steps}.pth"
     if rest_path.is_file():
@@ -98,20 +97,3 @@ def save_state(
         if step_of(old) < state.step:
             discard(old)
     return path
-
-
-def _load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    network.load_state_dict(fit_unit2mel(weights, network.state_dict(), path, "the diffusion config"))
-
-
-def _with_own_speakers(weights: dict[str, torch.Tensor], network: Unit2Mel, path: Path) -> dict[str, Any]:
-    """The weights of a base model; speakers are learned anew where their number differs."""
-    wanted, name = network.state_dict(), "spk_embed.weight"
-    if name not in wanted:
-        return {key: value for key, value in weights.items() if key != name}
-    n_found, n_wanted = len(weights[name]) if name in weights else 1, len(wanted[name])
-    if name in weights and n_found == n_wanted:
-        return weights
-    text = "%s: is for %d speakers, model.n_spk is %d; speaker vectors start untrained"
-    logger.warning(text, path, n_found, n_wanted)
-    return {**weights, name: wanted[name]}

@@ -154,11 +154,25 @@ def fit_unit2mel(
     """`modules.weights.state_dict.fit` that names the key of the config `where` that best explains a mismatch."""
 
     def hint(name: str, axes: tuple[int, ...]) -> str:
-        table = [(pattern, key) for pattern, axis, key in _SIZED_BY if axis in axes] if axes else _PRESENT_BY
-        key = next((key for pattern, key in table if re.match(pattern, name)), "another model section")
+        key = key_of(name, axes) or "another model section"
         return f"Likely cause: {key}. Use the config.yaml that was saved with this model."
 
     return fit(found, wanted, path, hint, where, no_extra=("",))
+
+
+def key_of(name: str, axes: tuple[int, ...]) -> str | None:
+    """The config key that most likely explains a tensor of another size along `axes`, or, without any, one that is
+    missing or has no place."""
+    table = [(pattern, key) for pattern, axis, key in _SIZED_BY if axis in axes] if axes else _PRESENT_BY
+    return next((key for pattern, key in table if re.match(pattern, name)), None)
+
+
+def sizes_of(weights: dict[str, torch.Tensor]) -> dict[str, int]:
+    """The sizes of a network by their config keys."""
+    width, n_units = weights["unit_embed.weight"].shape if "unit_embed.weight" in weights else (0, 0)
+    layers = {match[1] for match in map(re.compile(r".*residual_layers\.(\d+)\.").match, weights) if match}
+    sizes = {"data.encoder_out_channels": n_units, "model.n_hidden": width, "model.n_layers": len(layers)}
+    return sizes | {"model.n_chans": len(weights[_NEEDED])}
 
 
 # Where a tensor's name matches, the key that most likely explains its size along an axis.

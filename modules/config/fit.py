@@ -41,6 +41,7 @@ _ABSENT_BECAUSE = (
     (r"flow\.flows\.\d+\.(pre|post)", "n_flow_layer"),
     (r"(enc_p|f0_decoder)\..*layers", "n_layers"),
     (r"dec\.(resblocks|ups|noise_convs)", "upsample_rates, resblock or resblock_kernel_sizes"),
+    (r"discriminators\..*weight_(orig|u|v|g)", "use_spectral_norm"),
 )
 _SIZED_BY = (
     (r"emb_g\.weight", 0, "n_speakers"),
@@ -56,6 +57,17 @@ _SIZED_BY = (
     (r"dec\.(noise_convs|ups)\.", 2, "upsample_rates or upsample_kernel_sizes"),
     (r"dec\.resblocks\..*", 2, "resblock_kernel_sizes"),
     (r"dec\.", 0, "upsample_initial_channel"),
+    (r"discriminators\..*bias", 0, "discriminator_channels"),
+)
+# Where the sizes of a voice, and of its discriminators, show in its tensors: name, axis, key, how often it is there.
+_SHOWN_IN = (
+    ("pre.weight", 0, "hidden_channels", 1),
+    ("pre.weight", 1, "ssl_dim", 1),
+    ("enc_p.proj.weight", 0, "inter_channels", 2),
+    ("emb_g.weight", 1, "gin_channels", 1),
+    ("enc_p.enc_.ffn_layers.0.conv_1.bias", 0, "filter_channels", 1),
+    ("dec.conv_pre.bias", 0, "upsample_initial_channel", 1),
+    ("discriminators.1.convs.4.bias", 0, "discriminator_channels", 1),
 )
 # Parts of which every tensor changes the sound: one that the network has no place for must not be dropped silently.
 # Left out: the posterior encoder, the pitch decoder as a whole, and the second names of shared flow weights.
@@ -67,9 +79,23 @@ def likely_key(name: str, axes: tuple[int, ...]) -> str:
 
     `axes` are those along which the tensor `name` has another size; none where it is missing or has no place.
     """
-    table = [(pattern, key) for pattern, axis, key in _SIZED_BY if axis in axes] if axes else _ABSENT_BECAUSE
-    key = next((f"model.{key}" for pattern, key in table if re.match(pattern, name)), "another model section")
+    key = key_of(name, axes) or "another model section"
     return f"Likely cause: {key}. Correct it, or use the config.json that was saved with this model."
+
+
+def key_of(name: str, axes: tuple[int, ...]) -> str | None:
+    """That key itself."""
+    table = [(pattern, key) for pattern, axis, key in _SIZED_BY if axis in axes] if axes else _ABSENT_BECAUSE
+    return next((f"model.{key}" for pattern, key in table if re.match(pattern, name)), None)
+
+
+def sizes_of(weights: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes of a voice or its discriminators, by their config keys."""
+    return {
+        f"model.{key}": weights[name].shape[axis] // times
+        for name, axis, key, times in _SHOWN_IN
+        if name in weights and weights[name].ndim > axis
+    }
 
 
 def stored_config(stored: Any, schema: type[Section], path: Path | str) -> Any:

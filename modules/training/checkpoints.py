@@ -2,18 +2,23 @@
 
 import itertools
 import logging
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from modules.config.fit import Keys, changes, stored_config
 from modules.config.schema import Section
 from modules.errors import CheckpointError
 from modules.training.distributed import Group, seed_rank, set_random_state
 from modules.weights.checkpoint import DamagedFile, load_weights, step_of
+from modules.weights.state_dict import fit_in_part, mismatches
 
 logger = logging.getLogger(__name__)
+
+_LEAST_SHARE = 0.1  # of a network, that a base must fit: one of another encoder fits 0.5, one of another preset 0.0
 
 
 def read_newest(checkpoints: list[tuple[Path, ...]]) -> tuple[tuple[Path, ...], list[dict[str, Any]]]:
@@ -39,6 +44,60 @@ def require_same_config(path: Path, stored: Any, config: Section, keys: Keys, re
             f"{path}: was trained with another config: {'; '.join(changed)}. Restore these values in "
             f"{getattr(config, 'path', None) or 'the config'} to go on, or {remedy}."
         )
+
+
+def load_base(
+    net: nn.Module,
+    found: dict[str, torch.Tensor],
+    path: Path,
+    where: Path | str,
+    key_of: Callable[[str, tuple[int, ...]], str | None],
+    sizes_of: Callable[[dict[str, torch.Tensor]], dict[str, int]],
+) -> None:
+    """Takes from a base model all that fits a network by name and shape, as so-vits-svc does; the rest stays as it was
+    initialised, and is named with the keys of the config `where` that explain it. One of another preset, of which next
+    to nothing fits, is refused.
+
+    Args:
+        key_of: the config key behind a tensor with a name, of another size along axes, or missing, or too many.
+        sizes_of: the sizes of a network by their config keys, from its tensors.
+    """
+    wanted = net.state_dict()
+    taken, wrong = fit_in_part(found, wanted, path), mismatches(found, wanted)
+    share = sum(tensor.numel() for tensor in taken.values()) / sum(tensor.numel() for tensor in wanted.values())
+    if share < _LEAST_SHARE:
+        theirs, ours = sizes_of(found), sizes_of(wanted)
+        differ = [f"{key} is {theirs[key]}, in {where} {ours[key]}" for key in theirs if theirs[key] != ours.get(key)]
+        keys = list(dict.fromkeys(filter(None, (key_of(name, axes) for name, axes in wrong.items()))))
+        said = "; ".join(differ) or f"other {', '.join(keys) or 'tensors'}"
+        remedy = "Use a base of the config's preset, or the preset of the base (preprocess_flist_config.py)"
+        raise CheckpointError(f"{path}: is of another preset than the config: {said}. {remedy}.")
+    net.load_state_dict(taken, strict=False)
+    texts = [
+        _shortfall("untrained", wanted, wrong, key_of),
+        _shortfall("not used", [name for name in found if name not in wanted], wrong, key_of),
+    ]
+    if any(texts):
+        text = "%s: fits in part: %.1f %% of the network start from it; %s"
+        logger.warning(text, path, 100 * share, "; ".join(filter(None, texts)))
+
+
+def _shortfall(
+    said: str,
+    names: Collection[str],
+    wrong: dict[str, tuple[int, ...]],
+    key_of: Callable[[str, tuple[int, ...]], str | None],
+) -> str:
+    """The parts of a network, those that come before the first dot, which have `names` that are wrong, and why."""
+    missed = [name for name in names if name in wrong]
+    parts = dict.fromkeys(name.split(".")[0] for name in missed)
+    shown = [
+        part if all(name in wrong for name in names if name.split(".")[0] == part) else f"some of {part}"
+        for part in parts
+    ]
+    keys = filter(None, dict.fromkeys(key_of(name, wrong[name]) for name in missed))
+    because = f" ({', '.join(keys)})"
+    return f"{said}: {', '.join(shown)}{because if because != ' ()' else ''}" if missed else ""
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, path: Path) -> None:

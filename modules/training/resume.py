@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from modules.config.fit import TRAINED_WITH
+from modules.config.fit import TRAINED_WITH, key_of, sizes_of
 from modules.config.io import to_plain
 from modules.config.schema import Config
 from modules.errors import CheckpointError
 from modules.files import discard
 from modules.training.checkpoints import (
+    load_base,
     load_optimizer,
     read_newest,
     read_place,
@@ -30,7 +31,7 @@ from modules.training.loop import TrainState
 from modules.training.step import VitsStep
 from modules.weights.card import CARD_KEY
 from modules.weights.checkpoint import list_checkpoints, load_weights, save_together, step_of
-from modules.weights.families import fit_voice
+from modules.weights.families import fit_voice, voice_weights
 from modules.weights.state_dict import fit
 
 logger = logging.getLogger(__name__)
@@ -166,17 +167,18 @@ def _card_of(card: dict[str, Any] | None, state: TrainState) -> dict[str, Any]:
 
 def _load_base(folder: Path, step: VitsStep, base: Path | None) -> Path | None:
     """Takes the weights of a base model, of the run's folder or of `base`; returns its generator."""
-    found, _ = _steps_of_pairs(folder)
+    (found, _), where = _steps_of_pairs(folder), step.config.path or "the config"
     g, d = found["G"].get(0), found["D"].get(0)
     if base is not None and g is None and d is None:
         g, d = (path if (path := base / f"{prefix}_0.pth").is_file() else None for prefix in "GD")
         if g is None:
             raise CheckpointError(f"--base {base}: holds no G_0.pth. Give a folder with G_0.pth and D_0.pth")
     if g is not None:
-        weights = _with_own_speakers(load_weights(g), step.net_g, g, step.config)
-        _load_generator(step.net_g, weights, g, step.config)
+        weights = voice_weights({"model": _with_own_speakers(load_weights(g), step.net_g, g, step.config)}, g)
+        _require_whole(weights, g)
+        load_base(step.net_g, weights, g, where, key_of, sizes_of)
     if d is not None:
-        _load_discriminators(step.net_d, load_weights(d), d)
+        load_base(step.net_d, _weights_of(load_weights(d), d), d, where, key_of, sizes_of)
     there = [path for path in (g, d) if path is not None]
     for path in there:
         logger.info("starting from the weights of %s", path)
@@ -221,13 +223,16 @@ def _weights_of(content: dict, path: Path, entry: str = "model") -> dict[str, to
 
 
 def _load_generator(net: nn.Module, found: dict[str, torch.Tensor], path: Path, config: Config) -> None:
-    wanted = net.state_dict()
-    if not any(name.startswith("enc_q.") for name in found) and any(name.startswith("enc_q.") for name in wanted):
+    _require_whole(found, path)
+    net.load_state_dict(fit_voice(found, net.state_dict(), path, config.path))
+
+
+def _require_whole(found: dict[str, torch.Tensor], path: Path) -> None:
+    if not any(name.startswith("enc_q.") for name in found):
         raise CheckpointError(
             f"{path}: has no posterior encoder (enc_q): it was compressed for conversion and cannot be trained on. "
             "Use the checkpoint that it was made from."
         )
-    net.load_state_dict(fit_voice(found, wanted, path, config.path))
 
 
 def _load_discriminators(net: nn.Module, content: dict, path: Path) -> None:

@@ -50,33 +50,44 @@ def fit(
         where: what the network comes from, for the message ("config.json").
         no_extra: starts of names that must not be left out; "" of all names.
     """
-    wrong: dict[str, tuple[str, tuple[int, ...]]] = {}  # name -> what is wrong, the axes that differ
-    for name, tensor in wanted.items():
-        if name not in found:
-            wrong[name] = "is missing", ()
-        elif (shape := tuple(found[name].shape)) != (expected := tuple(tensor.shape)):
-            axes = tuple(axis for axis, (a, b) in enumerate(zip(shape, expected)) if a != b)
-            wrong[name] = f"is {list(shape)} but {list(expected)} is expected", axes or (0,)
-    for name in found:
-        if name not in wanted and name.startswith(no_extra):
-            wrong[name] = "has no place in it", ()
+    wrong = mismatches(found, wanted, no_extra)
     if wrong:
-        first, (_, axes) = next(iter(wrong.items()))
-        texts = [f"{name} {text}" for name, (text, _) in wrong.items()]
+        first, axes = next(iter(wrong.items()))
+        texts = [f"{name} {_problem(found.get(name), wanted.get(name))}" for name in wrong]
         more = f" and {len(texts) - 4} more" if len(texts) > 4 else ""
         remedy = hint if isinstance(hint, str) else hint(first, axes)
         raise CheckpointError(f"{path}: does not fit {where}: {'; '.join(texts[:4])}{more}. {remedy}")
     return _finite({name: found[name] for name in wanted}, path)
 
 
+def _problem(found: torch.Tensor | None, wanted: torch.Tensor | None) -> str:
+    if found is None:
+        return "is missing"
+    return "has no place in it" if wanted is None else f"is {list(found.shape)} but {list(wanted.shape)} is expected"
+
+
 def fit_in_part(
     found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], path: Path | str
-) -> tuple[dict[str, torch.Tensor], float]:
-    """All that a network's `state_dict()` names, from the file `path` where name and shape are the same and as it is in
-    `wanted` elsewhere; and the share of its numbers, 0 to 1, that the file gives."""
-    taken = {name: found[name] for name, own in wanted.items() if name in found and found[name].shape == own.shape}
-    share = sum(tensor.numel() for tensor in taken.values()) / sum(tensor.numel() for tensor in wanted.values())
-    return {**wanted, **_finite(taken, path)}, share
+) -> dict[str, torch.Tensor]:
+    """Those of the tensors `found` in the file `path` that a network's `state_dict()` has in the same shape."""
+    return _finite({name: found[name] for name, own in wanted.items() if _axes(found, name, own) == ()}, path)
+
+
+def mismatches(
+    found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], no_extra: tuple[str, ...] = ("",)
+) -> dict[str, tuple[int, ...]]:
+    """Names that only one side has, of those in `found` the ones that start with one of `no_extra`, and those of
+    another size with the axes along which they differ."""
+    wrong = {name: axes or () for name, own in wanted.items() if (axes := _axes(found, name, own)) != ()}
+    return wrong | {name: () for name in found if name not in wanted and name.startswith(no_extra)}
+
+
+def _axes(found: Mapping[str, torch.Tensor], name: str, own: torch.Tensor) -> tuple[int, ...] | None:
+    """The axes whose sizes differ, the first where their numbers do; None where there is no such tensor."""
+    if name not in found:
+        return None
+    shape, expected = found[name].shape, own.shape
+    return tuple(axis for axis, (a, b) in enumerate(zip(shape, expected)) if a != b) or (0,) * (shape != expected)
 
 
 def _finite(found: dict[str, torch.Tensor], path: Path | str) -> dict[str, torch.Tensor]:

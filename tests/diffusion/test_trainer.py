@@ -141,8 +141,20 @@ def test_a_base_model_is_started_from_and_never_written(workspace, tmp_path, cap
     other.mkdir()
     save_weights(other / "model_0.pt", content)
     run = Run(workspace, other)
-    assert "is for 2 speakers, model.n_spk is 3" in caplog.text
+    assert "model_0.pt: fits in part: 99." in caplog.text and "untrained: spk_embed (model.n_spk" in caplog.text
     assert torch.equal(run.weights["unit_embed.weight"], donor.weights["unit_embed.weight"])
+
+
+def test_a_base_of_another_preset_is_refused_by_its_values(workspace, tmp_path):
+    content = {"model": Run(workspace, tmp_path / "logs/donor").step.network.state_dict()}
+    folder = tmp_path / "logs/a"
+    folder.mkdir()
+    save_weights(folder / "model_0.pt", content)
+    workspace.model.n_chans, workspace.model.n_hidden = 64, 24
+    with pytest.raises(
+        CheckpointError, match=r"model_0\.pt: .*model\.n_hidden is 8, .* 24; model\.n_chans is 16, .* 64"
+    ):
+        Run(workspace, folder)
 
 
 def test_upstreams_checkpoint_is_gone_on_from(workspace, tmp_path, caplog):
