@@ -136,7 +136,7 @@ def check_output(
             problem = f"is the input {path}, and inputs are never overwritten: use another name"
             raise UsageError(f"-o/--output {output}: {problem}")
     if output.suffix.lower() not in suffixes:
-        raise UsageError(f"-o/--output {output}: the name of a model ends in {' or '.join(suffixes)}")
+        raise UsageError(f"-o/--output {output}: expected a name that ends in {' or '.join(suffixes)}")
     if output.is_dir():
         raise UsageError(f"-o/--output {output}: is a folder; name a file")
     if output.exists() and not overwrite:
