@@ -55,9 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     content, (config, where) = compress(source, arguments.config, shrink)
     write(output, content)
     print(f"{source}: {source.stat().st_size / 1e6:.1f} MB\nModel: {output}: {output.stat().st_size / 1e6:.1f} MB")
-    beside = f' -c "{where.as_posix()}"' if where is not None else ""
+    beside = ["-c", where.as_posix()] if where is not None else []
     speaker = next(iter(config.spk), "SPEAKER")
-    print(next_step(f'python inference_main.py -m "{output.as_posix()}"{beside} -n SONG.wav -s "{speaker}"'))
+    print(next_step("python inference_main.py -m", output.as_posix(), *beside, "-n", "SONG.wav", "-s", speaker))
     return 0
 
 
@@ -84,7 +84,7 @@ def _make_base(path: Path, config_path: Path | None, shrink: str, folder: Path, 
     save_config(config, targets[2])
     for target in targets:
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
-    print(next_step(f'python train.py -c configs/config.json -m NAME --base "{folder.as_posix()}"'))
+    print(next_step("python train.py -c configs/config.json -m NAME --base", folder.as_posix()))
     return 0
 
 

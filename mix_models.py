@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     config, beside = content.get("config"), inputs[0].with_name("config.json")
     speakers = config.get("spk") if isinstance(config, dict) else None
     speaker = next(iter(speakers), "SPEAKER") if isinstance(speakers, dict) else "SPEAKER"
-    flag = f' -c "{beside.as_posix()}"' if beside.is_file() else ""
-    print(next_step(f'python inference_main.py -m "{output.as_posix()}"{flag} -n SONG.wav -s "{speaker}"'))
+    flag = ["-c", beside.as_posix()] if beside.is_file() else []
+    print(next_step("python inference_main.py -m", output.as_posix(), *flag, "-n", "SONG.wav", "-s", speaker))
     return 0
 
 

@@ -124,8 +124,8 @@ def export_voice(args: argparse.Namespace) -> int:
     print(f"Voice: {output}\nDescriptor: {descriptor}")
     if args.check and not check_voice(voice, output, config, write):
         return 1
-    command = f'python inference_main.py -m "{output.as_posix()}" -c "{config_path.as_posix()}" -n SONG.wav'
-    print(next_step(f'{command} -s "{next(iter(config.spk))}"'))
+    files = "python inference_main.py -m", output.as_posix(), "-c", config_path.as_posix()
+    print(next_step(*files, "-n", "SONG.wav", "-s", next(iter(config.spk))))
     return 0
 
 
