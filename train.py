@@ -21,8 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.cli import configure_logging, make_parser, next_step, run
-from modules.errors import DataError, UsageError
-from modules.training.command import introduce, keep_config, millions, parse_flags, report_end
+from modules.errors import CheckpointError, DataError, UserError
+from modules.training.command import (
+    check_files,
+    check_run_name,
+    introduce,
+    keep_config,
+    millions,
+    missing_list,
+    parse_flags,
+    report_end,
+    run_folder,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +53,15 @@ VALIDATION_CLIPS = 8
 
 def main(argv: list[str] | None = None) -> int:
     """Trains; returns 0, 130 when told to stop, or 1 when another process of the run has failed and says why."""
+    from modules.config.io import read_content
+
     arguments = _parse(argv)
     configure_logging()
-    from modules.training.launch import run_on_devices
+    content = read_content(arguments.config)
+    _check(arguments, content)
+    from modules.training.launch import run_on_devices  # torch: mistakes have been named by now
 
-    return run_on_devices(partial(_train, arguments), arguments.gpus, arguments.device)
+    return run_on_devices(partial(_train, arguments, content), arguments.gpus, arguments.device)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -65,31 +79,49 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     text = "load everything, make a step, say what would be trained and how long it takes, and stop; writes nothing"
     add("--dry-run", "--dry_run", action="store_true", help=text)
     arguments = parse_flags(parser, argv, "cpu, cuda, cuda:1 or mps: one device (default: all GPUs, or the best)")
-    if not arguments.model.strip() or Path(arguments.model).is_absolute():
-        raise UsageError(f"-m/--model {arguments.model!r}: expected a name; the run's folder is logs/NAME")
+    check_run_name(arguments.model)
     return arguments
 
 
-def _train(arguments: argparse.Namespace, group: "Group") -> int:
-    """A training on one rank, in the order in which it happens."""
+def _check(arguments: argparse.Namespace, content: bytes) -> None:
+    """Refuses a config of nobody's voice, and files that are not there, within half a second."""
+    from modules.config.io import load_config
+
+    path, config = arguments.config, load_config(arguments.config, content)
+    errors: list[UserError | None] = [
+        missing_list(config.data.training_files),
+        missing_list(config.data.validation_files),
+    ]
+    if not config.spk:
+        errors.append(DataError(f"{path}: spk names no speaker. Make it with: python preprocess_flist_config.py"))
+    is_new = not any(Path("logs", arguments.model).glob("G_*.pth"))
+    if is_new and (base := arguments.base) is not None and not (base / "G_0.pth").is_file():
+        errors.append(CheckpointError(f"--base {base}: holds no G_0.pth. Give a folder with G_0.pth and D_0.pth"))
+    check_files(*errors)
+
+
+def _train(arguments: argparse.Namespace, content: bytes, group: "Group") -> int:
+    """A training on one rank, with the config that the bytes `content` are."""
+    configure_logging(level=logging.INFO if group.is_main else logging.WARNING)
+    folder = Path("logs") / arguments.model
+    if arguments.dry_run:
+        return _train_in(folder, arguments, content, group)
+    with run_folder(folder, "train.log", group):
+        return _train_in(folder, arguments, content, group)
+
+
+def _train_in(folder: Path, arguments: argparse.Namespace, content: bytes, group: "Group") -> int:
+    """The same in the folder of the run, in the order in which it happens."""
     from modules.data.dataset import VoiceDataset, make_loader
-    from modules.files import make_folder, remove_leftovers
     from modules.training.distributed import raise_on_all_ranks, seed_rank
     from modules.training.loop import TrainingLoop, require_same_step
     from modules.training.monitor import VoiceMonitor
     from modules.training.resume import load_start, save_state
     from modules.training.step import VitsStep
 
-    folder = Path("logs") / arguments.model
-    configure_logging(level=logging.INFO if group.is_main else logging.WARNING)
-
     # The config and the data. (No rank may leave alone where ranks speak with each other.)
     with raise_on_all_ranks(group):
-        config = _load_config(arguments)
-        if group.is_main and not arguments.dry_run:
-            make_folder(folder)
-            configure_logging(folder / "train.log")
-            remove_leftovers(folder, recursive=False)
+        config = _load_config(arguments, content)
         training = VoiceDataset(config.data.training_files, config)
         clips = VoiceDataset(config.data.validation_files, config, training=False).evenly_spaced(VALIDATION_CLIPS)
         scorer = _find_scorer(config) if group.is_main else None
@@ -118,7 +150,7 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
     if arguments.dry_run:
         return _rehearse(loop, step, loader, arguments.max_steps, folder)
     if group.is_main:
-        keep_config(folder / "config.json", arguments.config.read_bytes())
+        keep_config(folder / "config.json", content)
 
     # The steps, until the last one or a request to stop.
     monitor = VoiceMonitor(step, state, folder, clips, scorer, card) if group.is_main else None
@@ -132,14 +164,12 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
     return 0
 
 
-def _load_config(arguments: argparse.Namespace) -> "Config":
+def _load_config(arguments: argparse.Namespace, content: bytes) -> "Config":
     """The config, with what the flags change in it."""
     from modules.config.io import load_config
     from modules.device import allow_tf32
 
-    config = load_config(arguments.config)
-    if not config.spk:
-        raise DataError(f"{arguments.config}: spk names no speaker. Make it with: python preprocess_flist_config.py")
+    config = load_config(arguments.config, content)
     if arguments.precision:
         config.train.fp16_run = arguments.precision in ("fp16", "bf16")
         if config.train.fp16_run:

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import ConfigError, DataError, MissingWeights
-from modules.training.command import introduce, keep_config, millions, parse_flags, report_end
+from modules.training.command import (
+    check_files,
+    introduce,
+    keep_config,
+    millions,
+    missing_list,
+    parse_flags,
+    report_end,
+    run_folder,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -37,13 +46,17 @@ VALIDATION_CLIPS = 8
 
 def main(argv: list[str] | None = None) -> int:
     """Trains; returns 0, 130 when told to stop, or 1 when another process of the run has failed and says why."""
+    from modules.config.diffusion import dump_diffusion_config, load_diffusion_config
+
     arguments = _parse(argv)
     configure_logging()
-    from modules.config.diffusion import load_diffusion_config
-    from modules.training.launch import run_on_devices
+    config = load_diffusion_config(arguments.config)
+    _check(config, arguments.config)
+    from modules.training.launch import run_on_devices  # torch: mistakes have been named by now
 
-    device_name = arguments.device or _device_of(load_diffusion_config(arguments.config), arguments.gpus)
-    return run_on_devices(partial(_train, arguments), arguments.gpus, device_name)
+    device_name = arguments.device or _device_of(config, arguments.gpus)
+    content = dump_diffusion_config(config).encode()
+    return run_on_devices(partial(_train, arguments, content), arguments.gpus, device_name)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -63,28 +76,32 @@ def _device_of(config: "DiffusionConfig", gpus: str | None) -> str | None:
     return wanted if wanted in available_devices() and wanted != "cuda:0" else None
 
 
-def _train(arguments: argparse.Namespace, group: "Group") -> int:
-    """A training on one rank, in the order in which it happens."""
+def _train(arguments: argparse.Namespace, content: bytes, group: "Group") -> int:
+    """A training on one rank, with the config that the bytes `content` are."""
+    from modules.config.diffusion import load_diffusion_config
+
+    configure_logging(level=logging.INFO if group.is_main else logging.WARNING)
+    config = load_diffusion_config(arguments.config, content)
+    with run_folder(Path(config.env.expdir), "log_info.txt", group):
+        return _train_in(Path(config.env.expdir), arguments, config, content, group)
+
+
+def _train_in(
+    folder: Path, arguments: argparse.Namespace, config: "DiffusionConfig", content: bytes, group: "Group"
+) -> int:
+    """The same in the folder of the run, in the order in which it happens."""
     from diffusion.dataset import DiffusionDataset, make_loader
+    from diffusion.samplers.base import check_method
     from diffusion.state import load_start, save_state
     from diffusion.trainer import DiffusionMonitor, DiffusionStep
-    from modules.config.diffusion import dump_diffusion_config, load_diffusion_config
-    from modules.files import make_folder, remove_leftovers
     from modules.training.distributed import raise_on_all_ranks, seed_rank
     from modules.training.loop import TrainingLoop, require_same_step
 
-    configure_logging(level=logging.INFO if group.is_main else logging.WARNING)
     device = group.device
 
-    # The config and the data. (No rank may leave alone where ranks speak with each other.)
+    # The data. (No rank may leave alone where ranks speak with each other.)
     with raise_on_all_ranks(group):
-        config = load_diffusion_config(arguments.config)
-        folder = Path(config.env.expdir)
-        _check(config, arguments.config)
-        if group.is_main:
-            make_folder(folder)
-            configure_logging(folder / "log_info.txt")
-            remove_leftovers(folder, recursive=False)
+        check_method(config.infer.method, arguments.config)
         audio, mel = _specs(config, arguments.config)
         cache = device if config.train.cache_device.startswith(device.type) else "cpu"
         training = DiffusionDataset(config.data.training_files, config, audio, mel, device=cache)
@@ -106,7 +123,7 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
     if arguments.device is None and config.device == "cuda" != device.type:
         logger.info("device cuda:%d of the config is not here: training on %s", config.env.gpu_id, device)
     if group.is_main:
-        keep_config(folder / "config.yaml", dump_diffusion_config(config).encode())
+        keep_config(folder / "config.yaml", content)
         highest, timesteps = step.network.decoder.k_step_max - 1, config.model.timesteps
         details = f"{millions(step.network)} parameters; noise levels 0 to {highest} of {timesteps}"
         introduce(loop, loader, arguments.config, folder, "data.duration", details)
@@ -125,16 +142,16 @@ def _train(arguments: argparse.Namespace, group: "Group") -> int:
 
 
 def _check(config: "DiffusionConfig", config_path: Path) -> None:
-    """Refuses a config with an unknown sampler, or whose speakers are none or more than the model has room for."""
-    from diffusion.samplers.base import check_method
-
+    """Refuses, within half a second, a config whose speakers are none or too many, and lists that are not there."""
+    error = None
     if not config.spk:
-        raise DataError(f"{config_path}: spk names no speaker. Make it with: python preprocess_flist_config.py")
-    if max(config.spk.values()) >= config.model.n_spk:
-        raise ConfigError(
-            f"{config_path}: model.n_spk is {config.model.n_spk}, but spk has the id {max(config.spk.values())}"
+        error = DataError(f"{config_path}: spk names no speaker. Make it with: python preprocess_flist_config.py")
+    elif (highest := max(config.spk.values())) >= config.model.n_spk:
+        error = ConfigError(
+            f"{config_path}: model.n_spk is {config.model.n_spk}, but spk has the id {highest}. Set model.n_spk to "
+            f"{highest + 1}, or make the config again with: python preprocess_flist_config.py"
         )
-    check_method(config.infer.method, config_path)
+    check_files(error, missing_list(config.data.training_files), missing_list(config.data.validation_files))
 
 
 def _specs(config: "DiffusionConfig", config_path: Path) -> tuple["AudioSpec", "AudioSpec"]:

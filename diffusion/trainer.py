@@ -1,10 +1,12 @@
 """Training of the diffusion model: its step, and what a run reports. The loop is in `train_diff.py`."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from tqdm import tqdm
 
 from diffusion.dataset import Batch, Item
 from diffusion.unit2mel import Unit2Mel
@@ -15,7 +17,7 @@ from modules.training.distributed import Group, share_gradients
 from modules.training.guards import StopRequest
 from modules.training.loop import Pace, TrainState
 from modules.training.optim import Updates, make_adamw
-from modules.training.tensorboard import add_sound, mel_picture, open_events
+from modules.training.tensorboard import Events, mel_picture
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ class DiffusionMonitor:
         self.step, self.state, self.folder, self.clips, self.vocoder = step, state, folder, clips, vocoder
 
     def __enter__(self) -> "DiffusionMonitor":
-        self._events = open_events(self.folder, self.state.step)
+        self._events = Events(self.folder, self.state.step)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,7 +105,8 @@ class DiffusionMonitor:
         step.network.eval()
         n_frames = int(VALIDATION_SECONDS * data.sampling_rate / data.block_size)
         losses = []
-        for item in self.clips:
+        bar = tqdm(self.clips, "evaluate", unit="clip", leave=False, dynamic_ncols=True, delay=1)
+        for item in bar:
             if stop.requested:
                 return
             with seeded(step.device, step.config.train.seed):
@@ -113,12 +116,12 @@ class DiffusionMonitor:
                 generated = self._generate(condition, real)
                 name = "_".join(Path(item.path).parts[-2:])
                 both = torch.cat([generated.float().cpu(), real.cpu()])  # one above the other
-                self._events.add_image(name, mel_picture(both), n_steps, dataformats="HWC")
+                self._events.add_picture(name, partial(mel_picture, both), n_steps)
                 if self.vocoder is not None:
                     f0 = item.f0[:n_frames].to(step.device)
                     for kind, mel in (("gt", real), ("pred", generated)):
                         wav = self.vocoder.synthesize(mel, f0)
-                        add_sound(self._events, f"{name}_{kind}.wav", wav, n_steps, data.sampling_rate)
+                        self._events.add_sound(f"{name}_{kind}.wav", wav, n_steps, data.sampling_rate)
         if losses and not stop.requested:
             mean = sum(losses) / len(losses)
             self._events.add_scalar("validation/loss", mean, n_steps)

@@ -106,11 +106,11 @@ _MOST_VALUES = 100_000
 ENCODER_ALIASES = {"contentvec768l12": "vec768l12", "contentvec": "vec256l9"}
 
 
-def load_diffusion_config(path: Path | str) -> DiffusionConfig:
-    """A checked config from a YAML file; a ConfigError names the file and what is wrong in it."""
+def load_diffusion_config(path: Path | str, content: bytes | None = None) -> DiffusionConfig:
+    """A checked config from a YAML file, or its `content`; a ConfigError names the file and what is wrong in it."""
     path = Path(path)
     try:
-        values = yaml.safe_load(read_text(path))
+        values = yaml.safe_load(read_text(path, content))
         if _n_values(values, {}) > _MOST_VALUES:
             raise ConfigError(f"{path}: its aliases repeat more than {_MOST_VALUES} values. Restore it from a copy.")
     except (ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2001-99-99 for a date

@@ -26,15 +26,15 @@ LARGEST_BYTES = 1 << 24
 _MISTAKE_CUTOFF = 0.85
 
 
-def load_config(path: Path | str) -> Config:
-    """A checked config from a file; a ConfigError names the file and what is wrong in it."""
-    return parse_config(read_json(Path(path)), Path(path))
+def load_config(path: Path | str, content: bytes | None = None) -> Config:
+    """A checked config from a file, or from its `content`; a ConfigError names the file and what is wrong in it."""
+    return parse_config(read_json(Path(path), content), Path(path))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, content: bytes | None = None) -> dict[str, Any]:
     """The JSON object in a file; a byte-order mark is accepted, what is not one is a ConfigError."""
     try:
-        value = json.loads(read_text(path))
+        value = json.loads(read_text(path, content))
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. Fix that line."
@@ -47,14 +47,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_text(path: Path) -> str:
-    """The text of a config; a ConfigError where it cannot be had."""
+def read_text(path: Path, content: bytes | None = None) -> str:
+    """The text of a config, of its bytes where those have been read; a ConfigError where it cannot be had."""
     try:
-        return read_bytes(path, LARGEST_BYTES).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. Make it with: python preprocess_flist_config.py") from None
+        return (read_content(path) if content is None else content).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text. Save it as UTF-8 text.") from None
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of a config; a ConfigError where they cannot be had."""
+    try:
+        return read_bytes(path, LARGEST_BYTES)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Make it with: python preprocess_flist_config.py") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ConfigError(f"{path}: {reason_of(error, path)}. Give a config file that can be read.") from None
 

@@ -250,8 +250,10 @@ def make_loader(dataset: VoiceDataset, device: torch.device, rank: int = 0, worl
 
 
 def quiet_worker(_: int) -> None:
-    """Leaves Ctrl-C and SIGTERM, which may go to a whole group of processes, to the trainer."""
+    """Leaves Ctrl-C, SIGTERM and SIGHUP, which may go to a whole group of processes, to the trainer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         # The trainer ends its workers when it has saved; one that hangs outlives that, but not for long.
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))

@@ -20,7 +20,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from modules.device import choose_device
-from modules.errors import UsageError, UserError
+from modules.errors import FAILURES, UsageError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -161,12 +161,12 @@ def no_sync(*nets: nn.Module, when: bool = True) -> contextlib.ExitStack:
 
 @contextlib.contextmanager
 def raise_on_all_ranks(group: Group) -> Iterator[None]:
-    """Work that every rank does: a user's mistake on one rank ends it on all; the first such rank raises it, the others
-    FailedElsewhere."""
+    """Work that every rank does: what a user can mend on one rank ends it on all; the first such rank raises it, the
+    others FailedElsewhere."""
     error = None
     try:
         yield
-    except UserError as caught:
+    except FAILURES as caught:
         error = caught
     speaker = group.lowest(group.world_size if error is None else group.rank)
     if speaker == group.rank and error is not None:

@@ -20,7 +20,8 @@ _SHOWN_FILES = 12
 
 
 class StopRequest:
-    """Notes Ctrl-C and SIGTERM while it is entered, so that the loop can finish its step and save.
+    """Notes Ctrl-C, SIGTERM and SIGHUP, of a terminal that closes, while it is entered, so that the loop can finish its
+    step and save. A SIGHUP that is ignored, as nohup has it, stays so.
 
     A second Ctrl-C ends the program at once, or the launcher if this is one of its ranks.
     """
@@ -30,8 +31,11 @@ class StopRequest:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         try:
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._note) for number in numbers}
         except ValueError:  # signals can only be caught in the main thread
             self._before = {}
         return self

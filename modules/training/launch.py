@@ -120,7 +120,9 @@ def _rank(
     rank: int, devices: list[torch.device], work: Callable[[Group], int], rendezvous: Path, orders: Connection
 ) -> None:
     """The main function of a new process; ends it with the exit code of the work."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGHUP"):  # which a terminal sends to all; the launcher says what is to be done
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_obey, args=(orders,), daemon=True).start()
     if devices[rank].type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // len(devices)))

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from modules.errors import UserError
+from modules.errors import FAILURES, UserError, is_out_of_memory, reason_of
 from modules.training.distributed import FailedElsewhere, Group, gather_random_states
 from modules.training.guards import LossWatch, NotFinite, StopRequest, require_finite_weights
 
@@ -98,18 +98,21 @@ class TrainingLoop:
         if step >= last:
             return
         is_silent = not (self.show_progress and self.group.is_main)
-        self._bar = tqdm(total=last, initial=step, desc="train", unit="step", dynamic_ncols=True, disable=is_silent)
-        try:
-            with self.stop, self._bar:
+        self._bar = tqdm(desc="train", unit="step", dynamic_ncols=True, disable=is_silent)
+        with self.stop, self._bar:
+            try:
                 with monitor or contextlib.nullcontext():
                     self._run(loader, last, monitor)
-                self.save()
-        except torch.OutOfMemoryError:
-            raise self._out_of_memory() from None
-        except NotFinite:
-            with contextlib.suppress(UserError):  # what is raised already says more
-                self.save()
-            raise
+            except NotFinite:
+                with contextlib.suppress(UserError):  # what is raised already says more
+                    self.save(is_last=True)
+                raise
+            except Exception as error:
+                self._rescue()
+                if (explained := self._explain(error)) is not None:
+                    raise explained from None
+                raise
+            self.save(is_last=True)
 
     def _run(self, loader: DataLoader, last: int, monitor: Any) -> None:
         state, step, n_batches = self.state, self.step, len(loader.batch_sampler)
@@ -117,6 +120,7 @@ class TrainingLoop:
         loader.batch_sampler.set_epoch(state.epoch, state.batches_done, self.epochs)
         loaded = iter(loader)
         self._set_training()
+        self._aim(last)
         while state.step < last:
             asked = time.perf_counter()
             # A step does not reach into the next epoch.
@@ -136,6 +140,7 @@ class TrainingLoop:
                 self.save()
                 if monitor:
                     monitor.validate(self.stop)
+                self._aim(last)
             if self._saved_step == state.step:  # networks may have been evaluated since
                 self._set_training()
             self._turn_epoch(n_batches)
@@ -158,18 +163,50 @@ class TrainingLoop:
         self._pace_step, self._pace_start, self._waited = self.state.step, now, 0.0
         return Pace(n_steps / seconds, waited / seconds)
 
-    def save(self) -> None:
-        """Saves this step unless it is saved already; never anything that is not finite."""
+    def _aim(self, last: int) -> None:
+        """Lets the progress bar run to the next checkpoint, or to the end if that is nearer."""
+        step, interval = self.state.step, self.step.save_interval
+        goal = min(last, (step // interval + 1) * interval)
+        if not self._bar.disable and goal > step:
+            self._bar.set_description_str(f"train to step {goal}", refresh=False)
+            self._bar.reset(goal - step)
+
+    def _rescue(self) -> None:
+        """Saves what is trained before an error ends the run; of several ranks none can do so alone."""
+        if self.group.world_size == 1:
+            with contextlib.suppress(*FAILURES, RuntimeError):
+                self.save(is_last=True)
+
+    def _explain(self, error: Exception) -> UserError | None:
+        """In words, a lack of memory, or a worker that was killed, mostly for one."""
+        if isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error):
+            return self._out_of_memory()
+        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            what = f"step {self.state.step + 1}: a process that reads clips was ended, mostly for a lack of memory"
+            return UserError(f"{what}. Close other programs, then run the same command again: it goes on.")
+        return None
+
+    def save(self, is_last: bool = False) -> None:
+        """Saves this step unless it is saved already; never anything that is not finite. What cannot be written, as on
+        a full disk, is tried again at the next checkpoint; if this `is_last`, it is an error."""
         if self.state.step == self._saved_step:
             return
         self.watch.flush()
         require_finite_weights(self.step.networks, self.state.step, self.step.not_finite_hint)
-        states = gather_random_states(self.group)
+        states, error = gather_random_states(self.group), None
         if self.group.is_main:
-            self.saved = self.write(states)
-            logger.info("saved %s", self.saved)
-        self._saved_step = self.state.step
-        self.group.barrier()
+            try:
+                self.saved = self.write(states)
+                logger.info("saved %s", self.saved)
+            except FAILURES as caught:
+                error = caught
+        if self.group.lowest(error is None):
+            self._saved_step = self.state.step
+        elif is_last:
+            raise error or FailedElsewhere()
+        elif error is not None:
+            text = "step %d is not saved: %s Training goes on and tries again at the next checkpoint"
+            logger.error(text, self.state.step, reason_of(error))
 
     def rehearse(self, loader: DataLoader) -> float:
         """Makes a few steps, of which nothing is kept or logged; returns the seconds of the quickest."""

@@ -2,22 +2,26 @@
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from modules.audio.mel import mel_from_spectrogram, mel_spectrogram
 from modules.data.dataset import Batch, Item
 from modules.device import seeded
-from modules.errors import CheckpointError
+from modules.errors import FAILURES, UserError, reason_of
+from modules.files import set_aside
 from modules.training.guards import StopRequest
 from modules.training.loop import Pace, TrainState
-from modules.training.resume import save_best
+from modules.training.resume import BEST, save_best
 from modules.training.scores import ScoreBoard, Scorer, Scores, mean_scores
 from modules.training.step import StepReport, VitsStep
-from modules.training.tensorboard import add_sound, curve_picture, mel_picture, open_events
+from modules.training.tensorboard import Events, curve_picture, mel_picture
+from modules.weights.checkpoint import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +45,11 @@ class VoiceMonitor:
         self.config, self.audio = step.config, step.config.audio
 
     def __enter__(self) -> "VoiceMonitor":
-        self._events = open_events(self.folder, self.state.step)
-        self._eval = open_events(self.folder / "eval", self.state.step)
+        self._events = Events(self.folder, self.state.step)
+        self._eval = Events(self.folder / "eval", self.state.step)
         if self.scorer is not None:
             self._board = ScoreBoard(self.folder / "scores.csv", self.state.step)
+            self._best_is_of_another_run = is_of_another_run(self.folder / BEST, self.state.step)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,33 +71,34 @@ class VoiceMonitor:
             self._events.add_scalar(name, value, step)
         mel = mel_from_spectrogram(batch.spec[0, :, : int(batch.lengths[0])], self.audio)
         pictures = {
-            "slice/mel_org": mel_picture(report.mel_real[0]),
-            "slice/mel_gen": mel_picture(report.mel_generated[0]),
-            "all/mel": mel_picture(mel),
+            "slice/mel_org": partial(mel_picture, report.mel_real[0]),
+            "slice/mel_gen": partial(mel_picture, report.mel_generated[0]),
+            "all/mel": partial(mel_picture, mel),
         }
         if report.pred_lf0 is not None:
             lf0 = report.lf0[0, 0]
-            pictures["all/lf0"] = curve_picture({"sung": lf0, "predicted": report.pred_lf0[0, 0]})
-            pictures["all/norm_lf0"] = curve_picture({"sung": lf0, "normalised": report.norm_lf0[0, 0]})
-        for name, picture in pictures.items():
-            self._events.add_image(name, picture, step, dataformats="HWC")
+            pictures["all/lf0"] = partial(curve_picture, {"sung": lf0, "predicted": report.pred_lf0[0, 0]})
+            pictures["all/norm_lf0"] = partial(curve_picture, {"sung": lf0, "normalised": report.norm_lf0[0, 0]})
+        for name, draw in pictures.items():
+            self._events.add_picture(name, draw, step)
 
     @torch.no_grad()
     def validate(self, stop: StopRequest) -> None:
         """Synthesizes the validation clips and scores them; training's random numbers stay untouched."""
         step, distances, scores = self.state.step, [], []
         self.step.voice.eval()
-        with seeded(self.step.device, self.config.train.seed):
-            for index, item in enumerate(self.clips):
+        bar = tqdm(self.clips, "evaluate", unit="clip", leave=False, dynamic_ncols=True, delay=1)
+        with seeded(self.step.device, self.config.train.seed), bar:
+            for index, item in enumerate(bar):
                 if stop.requested:
                     return
                 generated, real = self._synthesize(item)
                 mels = [mel_spectrogram(wav[: len(real)], self.audio) for wav in (generated, real)]
                 distances.append(float(F.l1_loss(*mels)))
                 for name, wav, mel in zip(("gen", "gt"), (generated, real), mels):
-                    add_sound(self._eval, f"{name}/audio_{index}", wav, step, self.audio.sampling_rate)
+                    self._eval.add_sound(f"{name}/audio_{index}", wav, step, self.audio.sampling_rate)
                     name = f"{name}/mel_{index}" if index else f"{name}/mel"
-                    self._eval.add_image(name, mel_picture(mel), step, dataformats="HWC")
+                    self._eval.add_picture(name, partial(mel_picture, mel), step)
                 if self.scorer is not None:
                     scores.append(self.scorer.score(generated, real))
         if distances:
@@ -119,14 +125,38 @@ class VoiceMonitor:
             if value is not None and math.isfinite(value):
                 self._eval.add_scalar(f"score/{name}", value, step)
         logger.info("step %d: %d validation clips, %s", step, n_clips, scores)
+        if self._best_is_of_another_run:
+            self._set_aside()
         if board.add(step, self.state.epoch, scores):
             try:
                 path = save_best(self.folder, self.state, self.step, self.card)
                 logger.info("saved %s: the best score so far", path)
-            except CheckpointError as error:
-                logger.warning("%s", error)
+            except FAILURES as error:
+                logger.warning("%s", reason_of(error))
         elif patience and board.best and board.evaluations_since_best % patience == 0:
             best_step, mel = board.best
             text = "the score has not improved for %d evaluations: %s holds the best, mel %.3f of step %d. "
-            path = self.folder / "G_best.pth"
+            path = self.folder / BEST
             logger.info(text + "More steps may not help", board.evaluations_since_best, path, mel, best_step)
+
+    def _set_aside(self) -> None:
+        """Gives other names to the best voice, and the scores, of a run that was ahead of this one and is given up."""
+        self._best_is_of_another_run = False
+        try:
+            kept = [set_aside(path).name for path in (self.folder / BEST, self._board.path) if path.is_file()]
+        except UserError as error:
+            logger.warning("%s", error)
+            return
+        text = "%s: %s is of a step that this run has not reached; kept as %s"
+        logger.warning(text, self.folder, BEST, " and ".join(kept))
+
+
+def is_of_another_run(path: Path, step: int) -> bool:
+    """Whether a best voice is there that a run which goes on at `step` has not made."""
+    if not path.is_file():
+        return False
+    try:
+        found = load_weights(path).get("step")
+    except FAILURES:  # what cannot be read is not replaced
+        return True
+    return not isinstance(found, int) or found > step

@@ -36,6 +36,7 @@ from modules.weights.state_dict import fit
 
 logger = logging.getLogger(__name__)
 
+BEST = "G_best.pth"  # the voice that scored best so far
 # In the file of a generator whose weights are averaged, "model" is the average and these are beside it.
 _TRAINED, _N_AVERAGED = "trained_model", "n_averaged"
 
@@ -122,7 +123,7 @@ def save_state(
 
 def save_best(folder: Path, state: TrainState, step: VitsStep, card: dict[str, Any] | None = None) -> Path:
     """Writes G_best.pth, a voice to convert with: the weights of this step and its card, no more."""
-    path = folder / "G_best.pth"
+    path = folder / BEST
     content = {
         **_card_of(card, state),
         "model": step.voice.state_dict(),

@@ -15,7 +15,7 @@ from modules.audio.mel import mel_spectrogram
 from modules.config.audio import AudioSpec
 from modules.contracts import F0, F0Predictor
 from modules.errors import UsageError
-from modules.files import atomic_path
+from modules.files import atomic_path, set_aside
 from modules.metrics.speaker import SpeakerEncoder
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class ScoreBoard:
             found = _read_table(path)
         except (OSError, ValueError, csv.Error) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            logger.warning("%s is not a table of scores (%s): it is now %s", path, reason, _set_aside(path))
+            logger.warning("%s is not a table of scores (%s): it is now %s", path, reason, set_aside(path).name)
             return
         self._rows = {at: row for at, row in sorted(found.items()) if at <= step}
         self._is_of_another_run = bool(found) and not self._rows
@@ -144,7 +144,7 @@ class ScoreBoard:
         self._rows = dict(sorted(self._rows.items()))
         try:
             if self._is_of_another_run and self.path.exists():
-                logger.warning("%s is of another run: it is now %s", self.path, _set_aside(self.path))
+                logger.warning("%s is of another run: it is now %s", self.path, set_aside(self.path).name)
             self._is_of_another_run = False
             self._write()
         except (OSError, UsageError) as error:  # the next `add` writes this row too
@@ -184,14 +184,3 @@ def _read_table(path: Path) -> dict[int, tuple[int, Scores]]:
             raise ValueError(f"line {number} has {len(line)} fields")
         rows[int(line[0])] = int(line[1]), _from_text(line[2:-1])
     return rows
-
-
-def _set_aside(path: Path) -> str:
-    """Renames a file to the next free `NAME.bak-N`; returns that name."""
-    number = 1
-    while (backup := path.with_name(f"{path.name}.bak-{number}")).exists():
-        number += 1
-    try:
-        return path.rename(backup).name
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be set aside as {backup.name} ({error.strerror}); move it away") from None
