@@ -75,9 +75,8 @@ def main(argv: list[str] | None = None) -> int:
             raise UsageError(f"{flag} does not belong to {kinds[0] if kinds else '-n/--model_name'}; leave it out")
     configure_logging()
     if not args.encoder:
-        check_inputs(
-            *zip(("-m/--model", "-c/--config") if not args.diffusion else ("--diffusion",) * 2, inputs_of(args))
-        )
+        flags = ("--diffusion", "--diffusion_config") if args.diffusion else ("-m/--model", "-c/--config")
+        check_inputs(*zip(flags, inputs_of(args)))
 
     # What follows imports torch; help and wrong flags should not wait for that.
     from modules.weights.onnx import INSTALL, check_can_export, is_installed
