@@ -36,13 +36,15 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError("--tiny, --small and --micro are presets: choose one")
 
     from modules.data.filelist import check_lists, scan, split_clips, write_list
-    from modules.encoders.base import encoder_dim
 
     configure_logging()
     check_lists(arguments.train_list, arguments.val_list)
-    width = encoder_dim(arguments.speech_encoder)
     found, n_left_out = scan(arguments.source_dir)
     train, validation = split_clips(found, arguments.seed)
+
+    from modules.encoders.base import encoder_dim  # imports torch
+
+    width = encoder_dim(arguments.speech_encoder)
     write_list(arguments.train_list, train)
     write_list(arguments.val_list, validation)
     ids = _write_config(arguments, width, list(found))

@@ -127,6 +127,23 @@ def _lock(descriptor: int) -> None:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def check_inputs(*named: tuple[str, Path]) -> None:
+    """Refuses files that cannot be read, all at once; each comes with the flag that named it."""
+    problems = []
+    for flag, path in named:
+        try:
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                path.open("rb").close()
+            else:
+                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+                problems.append(f"{flag} {path}: is {kind}, expected a file")
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            problems.append(f"{flag} {path}: {reason_of(error, path)}")
+    if problems:
+        raise UsageError("; ".join(problems))
+
+
 def check_output(
     output: Path, inputs: Iterable[Path], overwrite: bool, suffixes: tuple[str, ...] = (".pth", ".pt")
 ) -> None:
