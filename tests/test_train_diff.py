@@ -80,7 +80,7 @@ def test_loading_without_a_cache_gives_the_same_run(workspace):
 def test_what_is_wrong_is_one_line_that_names_the_remedy(workspace):
     with pytest.raises(UsageError, match="--max_steps 0: expected 1 or more"):
         run("--max_steps", "0")
-    with pytest.raises(UsageError, match="'tpu' is not available"):
+    with pytest.raises(UsageError, match="'tpu': expected cpu, cuda"):
         train_diff.main(["-d", "tpu"])
     with pytest.raises(ConfigError, match=r"none\.yaml: no such file.*preprocess_flist_config"):
         train_diff.main(["-c", "none.yaml", "-d", "cpu"])
