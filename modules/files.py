@@ -99,7 +99,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     path = folder / ".lock"
     with path.open("a+", encoding="ascii") as file:
         try:
-            _lock(file.fileno())
+            take_lock(file.fileno())
         except (BlockingIOError, PermissionError):
             file.seek(0)
             owner = file.read(20).strip() or "unknown"
@@ -113,9 +113,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def _lock(descriptor: int) -> None:
-    """Takes the system's lock of an open file, which ends with the process; BlockingIOError or PermissionError where
-    another has it."""
+def take_lock(descriptor: int) -> None:
+    """Takes the system's lock of an open file, which ends with the process, however that ends; BlockingIOError or
+    PermissionError where another process has it."""
     if os.name == "nt":
         import msvcrt
 
