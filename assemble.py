@@ -113,7 +113,7 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
     known, retriever = (config or diffusion.config).spk, None
     if (wanted := request.retrieval) is not None:
         ids = {speaker: known[speaker] for speaker in wanted.speakers}
-        retriever = load_retriever(wanted.path, ids, encoder_dim(name), wanted.is_index)
+        retriever = load_retriever(wanted.path, ids, encoder_dim(name), wanted.is_index, name)
     if config is None:
         voice, card = None, {"name": diffusion.model_path.stem, "speakers": list(diffusion.config.spk)}
     else:

@@ -86,13 +86,16 @@ def _write_config(arguments, width: int, speakers: list[str]) -> dict[str, int]:
 
 
 def _write_diffusion_config(arguments, width: int, ids: dict[str, int]) -> None:
-    """Writes configs/diffusion.yaml; all that encoder and speakers do not decide stays as it is."""
+    """Writes configs/diffusion.yaml; all that preset, encoder and speakers do not decide stays as it is."""
     from modules.config import diffusion
-    from modules.config.presets import DIFFUSION_PRESETS
+    from modules.config.presets import DIFFUSION_PRESETS, change_diffusion_preset
 
     path = Path("configs/diffusion.yaml")
     config = _load_or_set_aside(diffusion.load_diffusion_config, path)
-    config = config or diffusion.parse_diffusion_config(DIFFUSION_PRESETS[_preset(arguments)])
+    if config is None:
+        config = diffusion.parse_diffusion_config(DIFFUSION_PRESETS[_preset(arguments)])
+    elif changes := change_diffusion_preset(config, _preset(arguments)):
+        logger.info("%s follows the preset, but for your edits: %s", path, ", ".join(changes))
     config.data.encoder, config.data.encoder_out_channels = arguments.speech_encoder, width
     config.data.training_files = arguments.train_list.as_posix()
     config.data.validation_files = arguments.val_list.as_posix()

@@ -15,9 +15,11 @@ INDEX_COMMAND = "python train_index.py"
 MAX_SEED = 10**9
 
 
-def load_retriever(path: Path | str, speakers: dict[str, int], dim: int, feature_retrieval: bool) -> "Retriever":
+def load_retriever(
+    path: Path | str, speakers: dict[str, int], dim: int, feature_retrieval: bool, encoder: str = ""
+) -> "Retriever":
     """What blends units, `dim` wide, of the given speakers (name -> id): from `kmeans_10000.pt`, or with
-    `feature_retrieval` from `feature_and_index.json` or so-vits-svc's `.pkl`."""
+    `feature_retrieval` from `feature_and_index.json` or so-vits-svc's `.pkl`; ours says of which `encoder` it is."""
     path = Path(path)
     command = INDEX_COMMAND if feature_retrieval else CLUSTER_COMMAND
     if not path.is_file():
@@ -32,12 +34,13 @@ def load_retriever(path: Path | str, speakers: dict[str, int], dim: int, feature
     if is_index and not feature_retrieval:
         raise UsageError(f"{path}: is a feature index, not cluster centres. Add -fr, or make centres with: {command}")
     if feature_retrieval:
-        from cluster.retrieval import IndexRetriever as Kind
+        from cluster.retrieval import IndexRetriever
 
         require_faiss()
-    else:
-        from cluster.kmeans import KMeansRetriever as Kind
-    return Kind(path, speakers, dim)
+        return IndexRetriever(path, speakers, dim, encoder)
+    from cluster.kmeans import KMeansRetriever
+
+    return KMeansRetriever(path, speakers, dim)
 
 
 def require_faiss() -> None:

@@ -93,6 +93,11 @@ def read_json_index(path: Path) -> tuple[int, dict[str, IndexFile]]:
     return width, speakers
 
 
+def encoder_of(path: Path) -> str:
+    """The encoder whose units are in an index of ours, as `read_json_index` accepts it; "" where it does not say."""
+    return str(json.loads(path.read_text("utf-8")).get("encoder") or "")
+
+
 def read_faiss_file(path: Path, entry: IndexFile, width: int) -> Any:
     """The faiss index of one speaker of the JSON `path`."""
     file = path.with_name(entry.file)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cluster import INDEX_COMMAND, check_width
-from cluster.index_files import parse_index, read_faiss_file, read_json_index, read_pickled_index
+from cluster.index_files import encoder_of, parse_index, read_faiss_file, read_json_index, read_pickled_index
 from cluster.kmeans import train_centres
 from modules.errors import CheckpointError
 
@@ -49,13 +49,16 @@ def train_index(units: np.ndarray, seed: int = 0, progress: str = "") -> Any:
 class IndexRetriever:
     """Blends units with the nearest frames of a speaker; see `cluster.load_retriever`."""
 
-    def __init__(self, path: Path | str, speakers: dict[str, int], dim: int) -> None:
+    def __init__(self, path: Path | str, speakers: dict[str, int], dim: int, encoder: str = "") -> None:
         path = Path(path)
         with path.open("rb") as file:
             is_json = file.read(1) == b"{"
         if is_json:
             width, files = read_json_index(path)
             check_width(f"{path}: its vectors", width, dim, INDEX_COMMAND)
+            if encoder and (told := encoder_of(path)) and told.split("-onnx")[0] != encoder.split("-onnx")[0]:
+                problem = f"{path}: is of units of {told}, but this model's are of {encoder}"
+                raise CheckpointError(f"{problem}. Make it again with: {INDEX_COMMAND}")
             self._read = lambda speaker: read_faiss_file(path, files[speaker], dim)
             known = ", ".join(files)
             missing = [name for name in speakers if name not in files]

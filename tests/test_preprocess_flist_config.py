@@ -94,6 +94,15 @@ def test_the_users_edits_stay_when_speakers_come(workspace):
     assert diffusion["train"]["lr"] == 5e-4 and diffusion["spk"] == values["spk"] and backups() == []
 
 
+def test_the_diffusion_model_follows_the_preset(workspace, caplog):
+    caplog.set_level("INFO")
+    assert go() == 0
+    assert go("--small") == 0
+    values = yaml.safe_load(Path("configs/diffusion.yaml").read_text("utf-8"))
+    assert values["model"]["n_chans"] == 192 and values["train"]["batch_size"] == 16
+    assert "follows the preset, but for your edits: data.duration 2 -> 1.5, " in caplog.text
+
+
 def test_a_speaker_that_is_gone_keeps_its_id(workspace):
     assert go() == 0
     shutil.rmtree("dataset/44k/alto")

@@ -11,6 +11,7 @@ from modules.config.diffusion import DiffusionModel
 from modules.config.schema import ModelConfig, Section
 from modules.errors import CheckpointError, ConfigError
 
+_ONNX = "-onnx"  # ends the names of encoders that give the same units as those without it
 Keys = Mapping[str, tuple[str, ...]]  # section -> keys in it
 
 # What must be as it was when a voice was trained. No tensor's shape shows all of it.
@@ -115,7 +116,7 @@ def changes(before: Any, now: Any, keys: Keys) -> Iterator[str]:
     for section, names in keys.items():
         for key in names:
             was, is_now = (getattr(getattr(config, section), key) for config in (before, now))
-            if was != is_now:
+            if was != is_now and str(was).removesuffix(_ONNX) != str(is_now).removesuffix(_ONNX):
                 yield f"{section}.{key} was {was!r}, now {is_now!r}"
     for speaker, number in before.spk.items():
         if now.spk.get(speaker, number) != number:

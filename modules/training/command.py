@@ -129,7 +129,7 @@ def keep_config(target: Path, content: bytes) -> None:
     if target.is_file() and target.read_bytes() == content:
         return
     if target.exists():
-        logger.info("%s: was another config, which is now %s", target, set_aside(target).name)
+        logger.info("%s: was another config, which is now %s", target, set_aside(target, copy=target.is_file()).name)
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)
 

@@ -285,6 +285,16 @@ def test_vectors_of_another_width_are_refused_with_both_widths(tmp_path, form):
         load_retriever(path, {"alto": 0}, 256, feature_retrieval=True).blend(torch.zeros(256, 1), "alto", 0.5)
 
 
+def test_an_index_of_another_encoder_of_the_same_width_is_refused(tmp_path):
+    path = write(tmp_path, alto=made_up(50))
+    for own in ("vec768l12", "vec768l12-onnx", ""):
+        load_retriever(path, {"alto": 0}, WIDTH, True, own)
+    with pytest.raises(
+        CheckpointError, match=r"json: is of units of vec768l12, but .* of wavlmbase\+.*train_index\.py"
+    ):
+        load_retriever(path, {"alto": 0}, WIDTH, True, "wavlmbase+")
+
+
 @pytest.mark.parametrize("name", ["../x.faiss", "/etc/passwd", "a/b.faiss", "a\\b.faiss", "C:x.faiss", "..", ""])
 def test_a_json_that_points_elsewhere_is_refused(tmp_path, name):
     path = write(tmp_path, alto=made_up(50))

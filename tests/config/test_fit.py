@@ -86,6 +86,11 @@ def test_models_without_a_config_of_ours_are_taken_as_they_are(stored):
     require_own_config("G_8.pth", stored, tiny_config(), CONVERTS_WITH, "c.json")
 
 
+def test_the_onnx_form_of_an_encoder_gives_the_same_units():
+    stored = to_plain(changed("model", speech_encoder="vec768l12"))
+    check(changed("model", speech_encoder="vec768l12-onnx"), stored)
+
+
 def test_a_config_in_the_model_that_makes_no_sense_is_named():
     with pytest.raises(CheckpointError, match=r"G_8\.pth: the config stored in it cannot be read"):
         check(tiny_config(), {"data": {"hop_length": "wide"}, "model": {}, "spk": {}})

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @pytest.mark.parametrize("name", [
     "", " ", "/", "/tmp/x", "//x", "..", ".", "../x", "a/../..", "a/../b", "./a", "a//b", "CON", "con", "aux.txt",
-    "a/NUL", "COM1", "lpt9.x", "C:", "C:\\x", "c:x", "\\\\host\\x", "a\\b", "a\0b", "a\nb", "\x1b[2J", "a*", "a?", "a:b", "a|b",
+    "a/NUL", "COM1", "lpt9.x", "C:",
+    "C:\\x", "c:x", "\\\\host\\x", "a\\b", "a\0b", "a\nb", "\x1b[2J", "a*", "a?", "a:b", "a|b",
     '"a"', "<a>", "a.", "a ", "...",
 ])  # fmt: skip
 def test_a_name_that_is_no_folder_below_logs_everywhere_is_refused(name):
