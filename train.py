@@ -5,8 +5,8 @@ f0_histograms.json beside the speakers' folders, which goes into the checkpoints
 Writes logs/MODEL/: G_STEP.pth and D_STEP.pth (the voice model and its discriminators), G_best.pth (the voice that
 scored best so far), scores.csv, config.json, train.log, and TensorBoard events (look at them with:
 tensorboard --logdir logs/MODEL).
-A base model put there beforehand as G_0.pth and D_0.pth gives a head start. Run the same command again to go on where
-it stopped. Ctrl-C and SIGTERM save first.
+A base model put there beforehand as G_0.pth and D_0.pth gives a head start, with the parts of it that fit. Run the same
+command again to go on where it stopped. Ctrl-C, SIGTERM and a closing terminal save first.
 Trains on all GPUs that it sees, each with a share of the clips. On several machines, run on each:
 torchrun --nnodes N --nproc-per-node GPUS --rdzv-backend c10d --rdzv-endpoint HOST:PORT train.py -c ... -m ...
 

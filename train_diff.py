@@ -5,7 +5,7 @@ preprocess_hubert_f0.py --use_diff has made.
 Writes into env.expdir of the config (logs/44k/diffusion/): model_STEP.pt, state_STEP.pth (to go on exactly where it
 stopped), config.yaml, log_info.txt, and TensorBoard events in logs/.
 A base model put there beforehand as model_0.pt gives a head start. Run the same command again to go on where it
-stopped. Ctrl-C and SIGTERM save first.
+stopped. Ctrl-C, SIGTERM and a closing terminal save first.
 Trains on all GPUs that it sees, each with a share of the clips; on several machines through torchrun, as train.py.
 
 Example: python train_diff.py -c configs/diffusion.yaml

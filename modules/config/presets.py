@@ -3,8 +3,6 @@
 import copy
 from typing import Any
 
-from modules.config.diffusion import DiffusionConfig, parse_diffusion_config
-
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {},
     "tiny": {
@@ -92,23 +90,3 @@ def preset_values(name: str, encoder: str, encoder_dim: int) -> dict[str, Any]:
     model.setdefault("gin_channels", encoder_dim)
     model.setdefault("filter_channels", max(768, encoder_dim))
     return values
-
-
-def change_diffusion_preset(config: DiffusionConfig, name: str) -> list[str]:
-    """Turns a diffusion config of another preset into that of `name`, and returns what differs: "model.n_chans 512 ->
-    192". Values that no preset gave stay; so does a network whose sizes are of no preset."""
-    presets = {preset: parse_diffusion_config(values) for preset, values in DIFFUSION_PRESETS.items()}
-    decided = {(section, key) for values in DIFFUSION_PRESETS.values() for section in values for key in values[section]}
-
-    def value(of: DiffusionConfig, place: tuple[str, str]) -> Any:
-        return getattr(getattr(of, place[0]), place[1])
-
-    sizes = [place for place in decided if place[0] == "model"]
-    before = next((own for own in presets.values() if all(value(config, at) == value(own, at) for at in sizes)), None)
-    changed = []
-    for place in sorted(decided) if before is not None else ():
-        was, now = value(before, place), value(presets[name], place)
-        if value(config, place) == was != now:
-            setattr(getattr(config, place[0]), place[1], now)
-            changed.append(f"{'.'.join(place)} {was} -> {now}")
-    return changed

@@ -16,7 +16,7 @@ from modules.config.diffusion import (
 )
 from modules.config.edits import Design, keep_edits
 from modules.config.io import parse_config
-from modules.config.presets import DIFFUSION_PRESETS, PRESETS, change_diffusion_preset, preset_values
+from modules.config.presets import DIFFUSION_PRESETS, PRESETS, preset_values
 from modules.config.schema import Config
 from modules.errors import ConfigError
 from vdecoder.discriminators import MultiPeriodDiscriminator
@@ -103,24 +103,6 @@ def test_every_diffusion_preset_is_a_valid_config(name):
     config = parse_diffusion_config(DIFFUSION_PRESETS[name])
     assert config.data.unit_interpolate_mode == "nearest" and config.model.timesteps == 1000
     assert (config.model.n_chans < 512) == (name in ("small", "micro"))
-
-
-@pytest.mark.parametrize("before", DIFFUSION_PRESETS)
-@pytest.mark.parametrize("after", DIFFUSION_PRESETS)
-def test_a_diffusion_config_follows_the_preset_and_edits_stay(before, after):
-    config, wanted = (parse_diffusion_config(DIFFUSION_PRESETS[name]) for name in (before, after))
-    changes = change_diffusion_preset(config, after)
-    assert config == wanted and bool(changes) == (DIFFUSION_PRESETS[before] != DIFFUSION_PRESETS[after])
-    config = parse_diffusion_config(DIFFUSION_PRESETS[before])
-    config.train.batch_size, config.train.epochs = 7, 3
-    change_diffusion_preset(config, after)
-    wanted.train.batch_size, wanted.train.epochs = 7, 3
-    assert config == wanted
-
-
-def test_a_diffusion_network_of_no_preset_is_the_users():
-    config = parse_diffusion_config({"model": {"n_chans": 384}})
-    assert change_diffusion_preset(config, "small") == [] and config.model.n_layers == 20
 
 
 def test_the_small_voice_fits_twelve_megabytes_and_with_its_discriminators_twenty():
