@@ -158,9 +158,9 @@ def _train_in(folder: Path, arguments: argparse.Namespace, content: bytes, group
     if code := report_end(loop, arguments.max_steps):
         return code
     if group.is_main:
+        files = ("-m", loop.saved.as_posix(), "-c", (folder / "config.json").as_posix())
         speaker = next(iter(config.spk))
-        model, saved_config = loop.saved.as_posix(), (folder / "config.json").as_posix()
-        print(next_step(f'python inference_main.py -m "{model}" -c "{saved_config}" -n SONG.wav -s "{speaker}" -t 0'))
+        print(next_step("python inference_main.py", *files, "-n", "SONG.wav", "-s", speaker, "-t", 0))
     return 0
 
 

@@ -134,10 +134,9 @@ def _train_in(
     if code := report_end(loop, arguments.max_steps):
         return code
     if group.is_main:
-        model, saved_config = loop.saved.as_posix(), (folder / "config.yaml").as_posix()
+        flags = ("-shd", "-dm", loop.saved.as_posix(), "-dc", (folder / "config.yaml").as_posix())
         speaker = next(iter(config.spk))
-        flags = f'-shd -dm "{model}" -dc "{saved_config}"'
-        print(next_step(f'python inference_main.py -m logs/44k/G_STEP.pth -n SONG.wav -s "{speaker}" {flags}'))
+        print(next_step("python inference_main.py -m logs/44k/G_STEP.pth -n SONG.wav -s", speaker, *flags))
     return 0
 
 

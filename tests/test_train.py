@@ -69,7 +69,7 @@ def test_a_run_says_what_it_does_and_ends_with_the_next_command(workspace, capsy
     assert "speakers: alto (2 clips), bass (2 clips)" in err and "device cpu" in err
     assert "4 clips" in err and "2 steps per epoch" in err and "M parameters" in err and "step 2, epoch 1" in err
     assert out == (
-        'Next: python inference_main.py -m "logs/44k/G_2.pth" -c "logs/44k/config.json" -n SONG.wav -s "alto" -t 0\n'
+        "Next: python inference_main.py -m logs/44k/G_2.pth -c logs/44k/config.json -n SONG.wav -s alto -t 0\n"
     )
     assert "step 2, epoch 1" in Path("logs/44k/train.log").read_text("utf-8")
     assert Path("logs/44k/config.json").read_bytes() == Path("configs/config.json").read_bytes()
@@ -83,7 +83,7 @@ def test_the_same_command_goes_on_and_one_that_is_done_says_so(workspace, capsys
     assert run("--max_steps", "3") == 0
     out, err = capsys.readouterr()
     assert "nothing to do: step 3 is reached already" in err
-    assert 'Next: python inference_main.py -m "logs/44k/G_3.pth"' in out
+    assert "Next: python inference_main.py -m logs/44k/G_3.pth " in out
     assert {path: path.stat().st_mtime_ns for path in Path("logs/44k").glob("*.pth")} == stamps
 
 
