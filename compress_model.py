@@ -128,7 +128,7 @@ def compress(
 
 def write(output: Path, content: dict[str, Any]) -> None:
     """Writes what `compress` made, in the format that the name says."""
-    from modules.weights.checkpoint import save_weights
+    from modules.weights.checkpoint import CHECKSUM, checksum_of, save_weights
 
     if output.suffix.lower() != ".safetensors":
         save_weights(output, content)
@@ -139,6 +139,7 @@ def write(output: Path, content: dict[str, Any]) -> None:
     # Plain copies: a tensor with two names may not share its memory there.
     tensors = {name: tensor.clone().contiguous() for name, tensor in content["model"].items()}
     metadata = {key: json.dumps(content[key], ensure_ascii=False) for key in _KEPT if key in content}
+    metadata[CHECKSUM] = checksum_of(tensors)
     try:
         with atomic_path(output) as temporary:  # by us: safetensors makes files that others may not read
             temporary.write_bytes(save(tensors, {"format": "pt", **metadata}))

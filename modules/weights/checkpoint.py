@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from modules.errors import CheckpointError, is_out_of_memory, reason_of
 from modules.files import atomic_path, is_zip
 from modules.weights.int8 import is_packed, unpack
 
+CHECKSUM = "crc32"  # what our .safetensors call it among the texts that go with the tensors, which have none
 _RESTORE = "Restore it from a copy, or delete it."
 _MOST_NUMBERS = 1 << 28  # in a tensor, which may repeat the few that are in the file
 MOST_PICKLED = 1 << 26  # bytes of settings and names in a zip; more is an attack on the memory
@@ -31,13 +33,16 @@ class DamagedFile(CheckpointError):
 def load_weights(path: Path | str) -> dict:
     """The content of a `.pth`, `.pt` or `.safetensors` file, on the CPU, memory-mapped where the format allows.
 
-    A zip is compared with its checksums first (`check_whole`). Weights packed as int8 come back in float32.
+    A zip is compared with its checksums first (`check_whole`), and tensors in .safetensors with `CHECKSUM`, where there
+    is one. Weights packed as int8 come back in float32.
     """
     path = Path(path)
     require_readable(path)
     if path.suffix == ".safetensors":
         with _safetensors(path) as file:
-            content = file.get_tensors()
+            content, told = file.get_tensors(), (file.metadata() or {}).get(CHECKSUM)
+        if told is not None and told != checksum_of(content):
+            raise DamagedFile(f"{path}: damaged: its tensors do not match its checksum. {_RESTORE}")
     else:
         check_whole(path)
         content = _load_pickled(path)
@@ -58,11 +63,20 @@ def load_checkpoint(path: Path | str) -> dict:
         return content
     with _safetensors(path) as file:
         about = file.metadata() or {}
-    about.pop("format", None)  # says which framework wrote the tensors
+    for key in ("format", CHECKSUM):  # what the tensors were written by, and whether they still are the same
+        about.pop(key, None)
     for name, text in about.items():
         with contextlib.suppress(ValueError, RecursionError):
             about[name] = json.loads(text)
     return {**about, "model": content}
+
+
+def checksum_of(tensors: dict[str, torch.Tensor]) -> str:
+    """CRC-32 of the bytes of tensors in the order of their names, as hex digits."""
+    number = 0
+    for name in sorted(tensors):
+        number = zlib.crc32(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy(), number)
+    return f"{number:08x}"
 
 
 def require_readable(path: Path) -> None:

@@ -13,6 +13,7 @@ from damage import Payload, flip_a_bit
 
 from modules.errors import CheckpointError
 from modules.weights.checkpoint import (
+    checksum_of,
     list_checkpoints,
     load_checkpoint,
     load_weights,
@@ -60,6 +61,22 @@ def test_a_flipped_bit_is_refused_whoever_reads(tmp_path):
     for read in (load_weights, load_checkpoint, load_foreign):
         with pytest.raises(CheckpointError, match=r"G_3\.pth: damaged: .* does not match its checksum"):
             read(path)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.int8, torch.bool])
+def test_a_flipped_bit_in_our_safetensors_is_refused(tmp_path, kind):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "voice.safetensors"
+    tensors = {"b": torch.ones(3, 5).to(kind), "a": torch.zeros((), dtype=kind), "none": torch.zeros(0, dtype=kind)}
+    save_file(tensors, path, {"crc32": checksum_of(tensors)})
+    content = load_checkpoint(path)
+    assert torch.equal(content["model"]["b"], tensors["b"]) and "crc32" not in content
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"voice\.safetensors: damaged: .*checksum"):
+        load_weights(path)
 
 
 @pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="nothing is forbidden to them")
