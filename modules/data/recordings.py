@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modules.audio.io import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES, read, resample, write
+from modules.audio.io import AUDIO_SUFFIXES, read, resample, write
 from modules.audio.loudness import peak_normalise, trim_silence
 from modules.errors import AudioError, DataError
 from modules.files import sha256_of, write_json
@@ -203,7 +203,7 @@ def _is_misnamed(path: Path) -> bool:
 
 
 def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in AUDIO_SUFFIXES | UNREADABLE_SUFFIXES
+    return path.suffix.lower() in AUDIO_SUFFIXES
 
 
 def _refuse_nested(in_dir: Path, out_dir: Path) -> None:
