@@ -163,7 +163,7 @@ def find_pages(file: BinaryIO, size: int) -> OggPages:
         head = file.read(27 + 255)
         if head[:4] != b"OggS":
             pages.damage.append(at)
-            at = _next_page(file, at, size)
+            at = _search(file, b"OggS", at, size)
             continue
         is_first = bool(head[5] & 2)
         if is_first and not was_first:
@@ -194,12 +194,21 @@ def _ogg_checksum(page: bytes) -> int:
     return int(f"{zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
 
 
-def _next_page(file: BinaryIO, at: int, size: int) -> int:
-    """The first page at or behind a position; the file's end where there is none."""
+def find_flac(file: BinaryIO, size: int) -> list[int]:
+    """Where the joined flac files begin: at their mark and the header of a first block of 34 bytes."""
+    starts, at = [0], 1
+    while (at := _search(file, rb"fLaC[\0\x80]\0\0\x22", at, size)) < size:
+        starts.append(at)
+        at += 1
+    return starts
+
+
+def _search(file: BinaryIO, pattern: bytes, at: int, size: int) -> int:
+    """Where a pattern of at most 8 bytes is next found at or behind a position; the file's end where it is not."""
     while at < size:
         file.seek(at)
         block = file.read(1 << 20)
-        if (found := block.find(b"OggS")) >= 0:
-            return at + found
-        at += max(1, len(block) - 3)
+        if match := re.search(pattern, block):
+            return at + match.start()
+        at += max(1, len(block) - 7)
     return size

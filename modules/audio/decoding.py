@@ -5,7 +5,6 @@ disagree it gets the samples alone, and of joined files one after the other. The
 for `modules/audio/ffmpeg.py`. How channels become one is for `modules/audio/mono.py`.
 """
 
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,9 @@ from stat import S_ISREG
 import numpy as np
 import soundfile
 
-from modules.audio.containers import OggPages, Part, find_pages, find_parts
+from modules.audio.containers import OggPages, Part, find_flac, find_pages, find_parts
 from modules.audio.ffmpeg import open_ffmpeg
-from modules.audio.sound import OPEN_END, Sound, check_rate, compare_lengths
+from modules.audio.sound import OPEN_END, FileRange, Sound, check_rate, compare_lengths
 from modules.errors import AudioError, reason_of
 
 _BLOCK = 1 << 16  # samples per channel that libsndfile reads at once
@@ -35,7 +34,12 @@ def open_sound(path: Path) -> Sound:
         if not stat.st_size:
             raise AudioError(f"{path}: is empty (0 bytes)")
         with path.open("rb") as file:
-            if file.read(4) == b"OggS":
+            magic = file.read(4)
+            if magic == b"fLaC":
+                starts = find_flac(file, stat.st_size)
+                ends = [*starts[1:], stat.st_size]
+                return _join(path, [open_ffmpeg(path, start, end) for start, end in zip(starts, ends)])
+            if magic == b"OggS":
                 return _open_ogg(path, find_pages(file, stat.st_size), stat.st_size)
             if parts := find_parts(file, stat.st_size):
                 return _join(path, [_open_part(path, part) for part in parts])
@@ -50,7 +54,7 @@ def open_sound(path: Path) -> Sound:
 
 def _open_part(path: Path, part: Part) -> Sound:
     """The samples of one container, as many as there are whatever its header says."""
-    with _Window(path, part.start, part.end) as window:
+    with FileRange(path, part.start, part.end) as window:
         try:
             with _open_soundfile(path, window) as file:
                 rate, channels, subtype = check_rate(path, file.samplerate), file.channels, file.subtype
@@ -103,7 +107,7 @@ def _open_ogg(path: Path, pages: OggPages, size: int) -> Sound:
     sounds = []
     for start, stop in pages.links:
         try:
-            with _Window(path, start, stop) as window, _open_soundfile(path, window) as file:
+            with FileRange(path, start, stop) as window, _open_soundfile(path, window) as file:
                 found = check_rate(path, file.samplerate), file.channels, file.frames
         except AudioError:  # Speex, or with a video: ffmpeg reads it
             return open_ffmpeg(path)
@@ -148,35 +152,7 @@ def _open_other(path: Path) -> Sound:
             raise error from None
 
 
-class _Window(io.RawIOBase):
-    """Bytes `start` to `stop` of a file, as a file of their own."""
-
-    def __init__(self, path: Path, start: int, stop: int | None) -> None:
-        self._file = path.open("rb")
-        self._start, self._size = start, (path.stat().st_size if stop is None else stop) - start
-        self._at = 0
-        self.is_whole = self._start == 0 and self._size == path.stat().st_size
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:
-        room = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
-        self._file.seek(self._start + self._at)
-        n_read = self._file.readinto(room)
-        self._at += n_read
-        return n_read
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def _open_soundfile(path: Path, source: "Path | _Window", **raw: object) -> soundfile.SoundFile:
+def _open_soundfile(path: Path, source: "Path | FileRange", **raw: object) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(source, **raw)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
@@ -190,7 +166,7 @@ def _open_soundfile(path: Path, source: "Path | _Window", **raw: object) -> soun
 
 def _read_soundfile(path: Path, start: int, stop: int | None, raw: dict | None = None) -> Iterator[np.ndarray]:
     """What libsndfile makes of the bytes from `start` to `stop`."""
-    with _Window(path, start, stop) as window:
+    with FileRange(path, start, stop) as window:
         source = path if raw is None and window.is_whole else window  # a path is faster
         with _open_soundfile(path, source, **(raw or {})) as file:
             yield from _blocks_of(path, file)

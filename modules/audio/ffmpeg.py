@@ -6,13 +6,14 @@ decoded becomes a note, or an error of ours.
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modules.audio.sound import Sound, check_rate, compare_lengths
+from modules.audio.sound import FileRange, Sound, check_rate, compare_lengths
 from modules.errors import AudioError, UsageError
 
 if TYPE_CHECKING:
@@ -32,32 +33,35 @@ _FEW_PACKETS = 4  # that are left out at the ends, where the encoder needed room
 _LARGEST_LOSS = 0.1  # share of a file that may be undecodable
 
 
-def open_ffmpeg(path: Path) -> Sound:
-    """What a file holds; an AudioError where ffmpeg finds no sound in it that it can decode."""
-    with _opened(path) as (container, stream):
+def open_ffmpeg(path: Path, start: int = 0, stop: int | None = None) -> Sound:
+    """What a file, or a range of its bytes, holds; an AudioError where ffmpeg finds no sound that it can decode."""
+    part = partial(FileRange, path, start, stop)
+    with _opened(path, part) as (container, stream):
         announced = _announced(path, container, stream)
         frame = next((frame for _, frames in _decoded(container, stream) for frame in frames or ()), None)
         if frame is None:
             codec = f" ({stream.codec_context.name})" if stream.codec_context else ""
-            advice = "It may be protected or damaged. Save it as wav or flac with the program that plays it"
+            advice = "It may be truncated, damaged or protected. Save it as wav or flac with the program that plays it"
             raise AudioError(f"{path}: its sound{codec} cannot be decoded. {advice}.")
         sound = Sound(check_rate(path, frame.sample_rate), frame.layout.nb_channels, None, lambda: iter(()))
         tracks = container.streams.audio
         if len(tracks) > 1:
             number = [track.index for track in tracks].index(stream.index) + 1
             sound.note(f"it has {len(tracks)} audio tracks; only number {number} was taken")
-    sound.blocks = lambda: _blocks(path, sound, announced)
+    sound.blocks = lambda: _blocks(path, part, sound, announced)
     return sound
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple["av.container.InputContainer", "av.AudioStream"]]:
+def _opened(
+    path: Path, part: Callable[[], FileRange]
+) -> Iterator[tuple["av.container.InputContainer", "av.AudioStream"]]:
     """The file and its audio track: the one that is marked as the usual one, else the best, as players choose."""
     try:
         import av
     except ImportError as error:
         raise UsageError(f"{path}: reading it needs PyAV ({error}). Run: pip install -r requirements.txt") from None
-    with path.open("rb") as file:
+    with part() as file:
         try:
             container = av.open(file, metadata_errors="ignore", options={"format_whitelist": _CONTAINERS})
         except (av.error.FFmpegError, ValueError):
@@ -87,12 +91,12 @@ def _decoded(
             yield packet, None
 
 
-def _blocks(path: Path, sound: Sound, announced: float | None) -> Iterator[np.ndarray]:
+def _blocks(path: Path, part: Callable[[], FileRange], sound: Sound, announced: float | None) -> Iterator[np.ndarray]:
     """(n, channels) float32 to the end; notes and errors say what is not as it should be."""
     import av
 
     rate, done, lost, gap, first_lost, n_packets, n_mute = sound.rate, 0, 0, 0, None, 0, 0
-    with _opened(path) as (container, stream):
+    with _opened(path, part) as (container, stream):
         kind = container.format.name.split(",")[0]
         skip = _DELAYS.get(stream.codec_context.name, 0) if kind in _DELAYED else 0
         n_listed = stream.frames

@@ -88,7 +88,7 @@ def choose_weights(powers: np.ndarray) -> tuple[np.ndarray, str | None]:
     """
     n, own = len(powers), np.diag(powers)
     mean = np.full(n, 1 / n, np.float32)
-    loudest = int(own.argmax())
+    loudest = int(np.argmax(own >= 0.99 * own.max()))  # of equal ones the first
     if own[loudest] <= 0:
         return mean, None
     carries = (own > _SILENT * own[loudest]).astype(np.float64)

@@ -1,5 +1,6 @@
 """An audio file that has been opened: what it holds, how to read it, and what is unusual about it."""
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,3 +56,37 @@ def compare_lengths(path: Path, sound: Sound, announced: float, there: float, mi
     if abs(missing) > SMALL_SECONDS:
         told = f"{announced:.2f} s, but {there:.2f} s are there"
     return sound.note(f"its header announces {told}; all that is there was taken")
+
+
+class FileRange(io.RawIOBase):
+    """Bytes `start` to `stop` (None: to the end) of a file, as a file of their own."""
+
+    def __init__(self, path: Path, start: int, stop: int | None) -> None:
+        self._file = path.open("rb")
+        size = path.stat().st_size
+        self._start, self._size, self._at = start, (size if stop is None else stop) - start, 0
+        self.is_whole = self._size == size
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        room = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
+        self._file.seek(self._start + self._at)
+        n_read = self._file.readinto(room)
+        self._at += n_read
+        return n_read
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -190,9 +190,9 @@ def test_joined_flac_files_are_both_read_and_two_rates_are_refused(tmp_path):
     path, data = tmp_path / "a.flac", flac(tmp_path)
     path.write_bytes(2 * data)
     wav, notes = read_with_notes(path)
-    assert len(wav) == 2 * len(TAKE) and "announces 2.00 s, but 4.00 s are there" in notes[0]
+    assert len(wav) == 2 * len(TAKE) and "2 recordings are joined" in notes[0]
     path.write_bytes(data + flac(tmp_path, rate=22050))
-    with pytest.raises(AudioError, match=r"from 2\.0 s on it has 22050 Hz"):
+    with pytest.raises(AudioError, match="44100 Hz, 1 channels, then 22050 Hz"):
         read(path)
 
 
