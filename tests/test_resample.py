@@ -99,7 +99,7 @@ def broken_files(folder):
         "short.wav": "shorter than 0.3 s (0.29", "short inside.wav": "without the silence at its ends",
         "nan.wav": "not numbers (NaN or infinity), the first at 0.50 s", "inf.wav": "not numbers",
         "cut wav.wav": "truncated", "cut flac.flac": "truncated", "cut ogg.ogg": "truncated",
-        "cut mp3.mp3": "truncated", "cut aiff.aiff": "truncated", "phone.m4a": "ffmpeg",
+        "cut mp3.mp3": "truncated", "cut aiff.aiff": "truncated", "phone.m4a": "not an audio file",
     }  # fmt: skip
 
 
