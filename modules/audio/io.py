@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ import soxr
 
 from modules.audio.decoding import open_sound
 from modules.audio.mono import MonoFile
-from modules.errors import AudioError, UsageError
+from modules.errors import AudioError, UsageError, reason_of
 from modules.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -83,8 +85,20 @@ def write(path: Path | str, wav: np.ndarray, rate: int) -> None:
     try:
         with atomic_path(path) as temporary:
             soundfile.write(temporary, to_int16(wav), rate, subtype="PCM_16", format="WAV")
-    except (OSError, soundfile.SoundFileError) as error:
-        raise AudioError(f"{path}: cannot be written ({error})") from None
+    except (OSError, RuntimeError) as error:
+        raise _unwritten(Path(path), error) from None
+
+
+def _unwritten(path: Path, error: Exception) -> AudioError:
+    """Why a file could not be written: libsndfile does not say, so the folder is asked."""
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as refusal:
+        error = refusal
+    return AudioError(f"{path}: cannot be written ({reason_of(error, path)})")
 
 
 class StreamWriter:
@@ -127,10 +141,15 @@ class StreamWriter:
         samples = to_int16(wav) if self._subtype == "PCM_16" else np.clip(wav, -1.0, 1.0)
         try:
             self._file.write(samples)
-        except (OSError, RuntimeError, soundfile.SoundFileError) as error:
-            raise AudioError(f"{self.path}: writing failed ({error}). Is the disk full?") from None
+        except (OSError, RuntimeError) as error:
+            raise _unwritten(self.path, error) from None
         self.n_samples += len(wav)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
-        self._file.close()
+        try:
+            self._file.close()
+        except (OSError, RuntimeError) as problem:  # the last samples and the header are written now
+            failure = _unwritten(self.path, problem)
+            self._replacement.__exit__(type(failure), failure, None)
+            raise failure from None
         return bool(self._replacement.__exit__(kind, error, trace))

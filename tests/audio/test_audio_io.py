@@ -170,5 +170,5 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
         "except AudioError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(ROOT)], cwd=tmp_path, capture_output=True, text=True)
-    assert "out.wav: writing failed" in done.stdout, done.stderr
+    assert "out.wav: cannot be written" in done.stdout, done.stderr
     assert not list(tmp_path.iterdir())
