@@ -17,7 +17,7 @@ from modules.config.audio import AudioSpec
 
 KEY_RANGE = 5.0  # semitones, up and down
 GAIN_LIMIT = 1.0  # log10: at most ten times louder or quieter
-WINDOW_SECONDS = 60.0  # of a clip that are computed at once: its spectrum takes 0.1 GB
+WHOLE_SECONDS = 60.0  # a clip up to here is computed at once: its spectrum takes 0.1 GB
 
 
 def augment(wav: torch.Tensor, mel: AudioSpec, seed: int, digest: str) -> tuple[torch.Tensor, torch.Tensor, float]:
@@ -29,10 +29,16 @@ def augment(wav: torch.Tensor, mel: AudioSpec, seed: int, digest: str) -> tuple[
 
 
 def in_windows(
-    compute: Callable[[torch.Tensor], torch.Tensor], wav: torch.Tensor, audio: AudioSpec, context_seconds: float = 0.5
+    compute: Callable[[torch.Tensor], torch.Tensor],
+    wav: torch.Tensor,
+    audio: AudioSpec,
+    window_seconds: float = 10.0,
+    context_seconds: float = 0.5,
 ) -> torch.Tensor:
-    """`compute(wav)`, (..., N) of a clip (T,) at the hop of `audio`, a minute of it at a time."""
-    longest, context = (math.ceil(seconds * audio.frame_rate) for seconds in (WINDOW_SECONDS, context_seconds))
+    """`compute(wav)`, (..., N) of a clip (T,) at the hop of `audio`, at once up to a minute, else window by window."""
+    if len(wav) <= WHOLE_SECONDS * audio.sampling_rate:
+        return compute(wav)
+    longest, context = (math.ceil(seconds * audio.frame_rate) for seconds in (window_seconds, context_seconds))
     return compute_in_windows(compute, wav, audio.hop_length, longest, context)
 
 

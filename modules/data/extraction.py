@@ -26,7 +26,7 @@ from modules.audio.mel import spectrogram, vocoder_mel
 from modules.batching import group_by_length
 from modules.config.audio import AudioSpec
 from modules.contracts import F0Predictor, SpeechEncoder
-from modules.data.augmentation import WINDOW_SECONDS, augment, in_windows
+from modules.data.augmentation import WHOLE_SECONDS, augment, in_windows
 from modules.data.features import FeatureRecipe, missing, read_clip, read_pitch, store
 from modules.errors import AudioError, UserError
 from modules.f0.base import fill_gaps
@@ -37,7 +37,7 @@ Item = TypeVar("Item")
 QUEUE_CLIPS = 32  # that may wait for the networks; one of ten seconds takes 2.4 MB
 BATCH_SECONDS = 120.0  # most audio in a batch on a GPU, padding included
 LONGEST_MINUTES = 10  # of a clip; a spectrum takes 21 MB a minute, and training reads it whole for one window of it
-_CONTEXT_SECONDS = 4.0  # around a window for F0, which follows paths and fills gaps
+_F0_SECONDS, _F0_CONTEXT = 30.0, 4.0  # windows of a long clip, and seconds around each: predictors follow paths
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,7 @@ def extract(
     names = missing(wav_path, recipe)
     if not names:
         return Extracted()
-    seconds = probe(wav_path).seconds
-    if seconds > 60 * LONGEST_MINUTES:
-        raise AudioError(
-            f"{wav_path}: lasts {seconds / 60:.0f} minutes, a clip may last {LONGEST_MINUTES}; in each epoch training "
-            "hears one window of a few seconds. Cut it into clips of 3 to 15 s, and put those in its place"
-        )
+    seconds = require_length(wav_path)
     array = read_clip(wav_path, recipe.audio)
     wav, rate, hop = torch.from_numpy(array), recipe.audio.sampling_rate, recipe.audio.hop_length
     left = [name for name in names if name in later]
@@ -87,10 +82,22 @@ def extract(
     if made:
         store(wav_path, recipe, {name: makers[name] for name in made})
     unvoiced = "f0" in made and not read_pitch(wav_path)[1].any()
-    if seconds > WINDOW_SECONDS:  # whoever makes the rest reads it again
+    if seconds > WHOLE_SECONDS:  # whoever makes the rest reads it again
         return Extracted(made, unvoiced, left)
     encoder_wav = resample(array, rate, encoder_rate) if "units" in left else None
     return Extracted(made, unvoiced, left, encoder_wav, array if "f0" in left else None)
+
+
+def require_length(wav_path: Path) -> float:
+    """Seconds of a clip; an AudioError where it is too long to be one."""
+    seconds = probe(wav_path).seconds
+    if seconds > 60 * LONGEST_MINUTES:
+        raise AudioError(
+            f"{wav_path}: lasts {seconds / 60:.0f} minutes, a clip may last {LONGEST_MINUTES} (in an epoch training "
+            "hears a few seconds of it). Cut it into clips of 3 to 15 s, put those in its place, and run "
+            "preprocess_flist_config.py and this again"
+        )
+    return seconds
 
 
 @dataclass
@@ -204,14 +211,14 @@ def in_background(items: Iterable[Item], size: int) -> Iterator[Item]:
 
 
 def _predict_f0(wav: np.ndarray, predictor: F0Predictor, audio: AudioSpec) -> np.ndarray:
-    """F0 and voicing, (2, N) float32; of a long clip in windows, unless the predictor has windows of its own."""
+    """F0 and voicing, (2, N) float32; of a long clip in windows: most predictors take 0.2 GB a minute."""
 
     def voiced_pitch(part: torch.Tensor) -> torch.Tensor:
         found = predictor.predict(part.numpy())
         return torch.from_numpy(found.f0 * found.uv)
 
-    if len(wav) <= WINDOW_SECONDS * audio.sampling_rate or predictor.is_network:
+    if len(wav) <= WHOLE_SECONDS * audio.sampling_rate:
         found = predictor.predict(wav)
     else:  # gaps are filled at the end: one may go on from window to window
-        found = fill_gaps(in_windows(voiced_pitch, torch.from_numpy(wav), audio, _CONTEXT_SECONDS).numpy())
+        found = fill_gaps(in_windows(voiced_pitch, torch.from_numpy(wav), audio, _F0_SECONDS, _F0_CONTEXT).numpy())
     return np.stack([found.f0, found.uv])
