@@ -94,8 +94,7 @@ def require_length(wav_path: Path) -> float:
     if seconds > 60 * LONGEST_MINUTES:
         raise AudioError(
             f"{wav_path}: lasts {seconds / 60:.0f} minutes, a clip may last {LONGEST_MINUTES} (in an epoch training "
-            "hears a few seconds of it). Cut it into clips of 3 to 15 s, put those in its place, and run "
-            "preprocess_flist_config.py and this again"
+            "hears a few seconds of it). Cut it into clips of 3 to 15 s and put those in its place"
         )
     return seconds
 
