@@ -12,7 +12,7 @@ import torch
 
 from modules.data.clips import COMMAND, path_of, sidecar_of
 from modules.errors import DataError, reason_of
-from modules.files import atomic_path
+from modules.files import atomic_path, read_bytes
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LARGEST = 1e6  # in magnitude; Hz, units, spectra and natural logarithms all stay far below
@@ -61,14 +61,13 @@ def read_numbers(wav_path: Path, name: str, found: torch.Tensor, command: str = 
     raise DataError(f"{path_of(wav_path, name)}: {problem}; delete it. Make it again with: {command}")
 
 
-def require_regular(path: Path) -> int:
-    """The size of a file in bytes; a DataError where it is a folder, a pipe or a device."""
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
+def require_regular(path: Path) -> None:
+    """Refuses a folder, a pipe or a device with a DataError, and what is not there with an OSError."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
         raise DataError(f"{path}: is a folder; remove it")
-    if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+    if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
         raise DataError(f"{path}: is no regular file; remove it")
-    return found.st_size
 
 
 def write_file(wav_path: Path, name: str, value: torch.Tensor | np.ndarray | list[float]) -> None:
@@ -99,12 +98,9 @@ def stamp_of(path: Path) -> list[int] | None:
 
 def read_sidecar(wav_path: Path) -> dict:
     """The sidecar's content, or nothing where it is absent or not ours."""
-    path = sidecar_of(wav_path)
     try:
-        if require_regular(path) > _LARGEST_SIDECAR:
-            return {}
-        stored = json.loads(path.read_text("utf-8"))
-    except (DataError, OSError, ValueError, RecursionError):
+        stored = json.loads(read_bytes(sidecar_of(wav_path), _LARGEST_SIDECAR))
+    except (OSError, ValueError, RecursionError):
         return {}
     is_ours = isinstance(stored, dict) and isinstance(stored.get("features"), dict)
     is_ours = is_ours and isinstance(stored.setdefault("files", {}), dict)
