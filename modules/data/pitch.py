@@ -10,9 +10,9 @@ from typing import Any
 
 from modules.data.features import COMMAND, read_pitch
 from modules.data.filelist import speaker_of
-from modules.errors import CheckpointError, DataError
+from modules.errors import CheckpointError, DataError, reason_of
 from modules.f0.histogram import PitchHistogram
-from modules.files import write_text
+from modules.files import read_bytes, write_text
 from modules.weights.card import HISTOGRAMS, read_card
 from modules.weights.checkpoint import load_weights
 
@@ -39,13 +39,13 @@ def write_histograms(in_dir: Path, clips: Iterable[Path]) -> None:
 def read_histograms(path: Path) -> dict[str, PitchHistogram]:
     """Speaker to histogram; nothing where there is no such file."""
     try:
-        return _parse(json.loads(path.read_bytes().decode("utf-8-sig")), path)
+        return _parse(json.loads(read_bytes(path).decode("utf-8-sig")), path)
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError):
         problem = f"{path}: is not readable JSON"
     except OSError as error:
-        problem = f"{path}: cannot be read ({error.strerror})"
+        problem = f"{path}: cannot be read ({reason_of(error, path)})"
     except DataError as error:
         problem = str(error)
     raise DataError(f"{problem}. Make it again with: {COMMAND}")

@@ -1,6 +1,7 @@
 """The file of pitch histograms: from clips to disk, into checkpoints, and back."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,18 @@ def test_a_damaged_file_is_named_with_the_command_that_makes_it(tmp_path, conten
     path = tmp_path / FILE_NAME
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"f0_histograms\.json.*python preprocess_hubert_f0\.py$"):
+        read_histograms(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_or_a_folder_in_its_place_is_named(tmp_path):
+    path = tmp_path / FILE_NAME
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=r"f0_histograms\.json: cannot be read \(is no regular file\)"):
+        read_histograms(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match=r"f0_histograms\.json: cannot be read \(is a folder"):
         read_histograms(path)
 
 
