@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -20,48 +20,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from modules.audio.loudness import limit_peaks
 from modules.batching import halve_on_out_of_memory
-from modules.contracts import F0
-from modules.errors import AudioError, UsageError, UserError
+from modules.errors import AudioError, DataError, UsageError, UserError
+from modules.f0.histogram import PitchHistogram
 from modules.inference.chunks import Chunk, join, plan_chunks, silence, split_chunk, trim, unfinished
 from modules.inference.options import ConversionOptions
 from modules.inference.pipeline import Pipeline
+from modules.inference.report import ConversionReport
 from modules.inference.resume import PartialResult
 from modules.inference.stream import Song
-from modules.weights.card import song_metadata
+from modules.text import printable
+from modules.weights.card import HISTOGRAMS, song_metadata
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_SPLIT_SECONDS = 4.0  # a chunk shorter than this is not cut again when memory runs out
-
-
-@dataclass
-class ConversionReport:
-    """What a conversion amounts to; filled in as it goes."""
-
-    seconds: float = 0.0  # its duration
-    elapsed: float = 0.0  # seconds that it took
-    voiced_seconds: float = 0.0  # how much of it went through the networks
-    resumed_seconds: float = 0.0  # how much of it an earlier run had left
-    f0_range: tuple[float, float] | None = None  # lowest and highest note of the result in Hz; None without any pitch
-    warnings: list[str] = field(default_factory=list)  # what the user should know
-
-    @property
-    def realtime_factor(self) -> float:
-        """Computing time over duration of what was computed: below 1 is faster than playing."""
-        return self.elapsed / max(self.seconds - self.resumed_seconds, 1e-9)
-
-    def warn(self, text: str) -> None:
-        """Logs a warning and keeps it."""
-        self.warnings.append(text)
-        logger.warning("%s", text)
-
-    def add_pitch(self, curve: F0, transpose: float) -> None:
-        """Takes note of a chunk's pitch before it was transposed."""
-        voiced = curve.f0[curve.uv > 0] * 2.0 ** (transpose / 12)
-        if len(voiced):
-            low, high = self.f0_range or (float("inf"), 0.0)
-            self.f0_range = min(low, float(voiced.min())), max(high, float(voiced.max()))
 
 
 class VoiceConverter:
@@ -135,6 +109,7 @@ class VoiceConverter:
             except KeyboardInterrupt:
                 logger.warning("%s: stopped.%s", path_in, _kept(result.n_samples / rate) or " Nothing was finished.")
                 raise
+        report.conclude(song, options, self._notes_of(options))
         report.seconds, report.voiced_seconds = result.n_samples / rate, n_voiced / rate
         report.elapsed = time.perf_counter() - started
         return report
@@ -160,14 +135,13 @@ class VoiceConverter:
                 for chunk in batch:
                     wav = next(wavs) if chunk.is_loud else silence(chunk, song)
                     wav, tail = join(tail, wav, chunk, song, options.overlap_retain)
+                    wav = limit_peaks(wav, song.out_rate)  # two sounds that meet in a join
+                    if chunk.is_loud:
+                        origin = chunk.read_start - chunk.pad_left
+                        report.add_sound(chunk.audio[chunk.start - origin : chunk.fade_start - origin], wav)
                     new = wav[max(0, n_done - song.at(chunk.start)) :]
                     if len(new):
                         yield new, chunk.voiced
-        if report.f0_range is None and any(chunk.voiced for chunk in chunks):
-            report.warn(
-                f"{song.name}: no pitch was found anywhere, so the result is toneless. Is it music without a voice, or "
-                "very noisy? Try another -f0p, or a lower threshold (-ft)"
-            )
 
     def _batches(self, chunks: list[Chunk], song: Song) -> Iterator[list[Chunk]]:
         """Chunks with their audio, as many at once as are worth it."""
@@ -213,7 +187,8 @@ class VoiceConverter:
                 if not np.isfinite(wav).all():
                     place = _place(song, [chunk])
                     raise AudioError(f"{place}: the model produced numbers that are not finite. Try --precision fp32.")
-            return [trim(wav, chunk, song, options) for wav, chunk in zip(wavs, chunks)]
+            trimmed = [trim(wav, chunk, song, options) for wav, chunk in zip(wavs, chunks)]
+            return [limit_peaks(wav, song.out_rate) for wav in trimmed]
         if len(chunks) > 1:  # one of them is too long even alone
             return [self._synthesize([chunk], song, options, report)[0] for chunk in chunks]
         return [self._synthesize_parts(chunks[0], song, options, report)]
@@ -244,6 +219,16 @@ class VoiceConverter:
         self._batch_frames = int(sum(self._n_frames(chunk, song) for chunk in chunks) / 2)
         report.warn(f"{_place(song, chunks)}: {len(chunks)} chunks at once are too much for this memory; halving that")
 
+    def _notes_of(self, options: ConversionOptions) -> PitchHistogram | None:
+        """What the voice's card says of the notes that it was trained on; None for a mix of voices."""
+        known = self.pipeline.card.get(HISTOGRAMS)
+        plain = known.get(options.speaker) if isinstance(known, dict) and options.mix is None else None
+        try:
+            return None if plain is None else PitchHistogram.from_plain(plain, "the voice's card")
+        except DataError as error:
+            logger.debug("%s", error)
+            return None
+
     def _metadata(self, path_in: Path, options: ConversionOptions) -> dict[str, str]:
         """What the result says about itself."""
         if not options.with_metadata:
@@ -256,7 +241,7 @@ class VoiceConverter:
             "mix": None if options.mix is None else options.mix.description,
             "diffusion": self.pipeline.refiner is not None,
         }
-        return song_metadata(self.pipeline.card, path_in.name, options.speaker, settings)
+        return song_metadata(self.pipeline.card, printable(path_in.name), options.speaker, settings)
 
 
 def _with_pitch(waiting: list[tuple[Chunk, Future[None] | None]], song: Song) -> list[Chunk]:
