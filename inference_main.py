@@ -60,10 +60,10 @@ def main(argv: list[str] | None = None) -> int:
     from assemble import load_converter
     from modules.inference.batch import each_once, run_jobs
 
-    converter = load_converter(voice_request(args, wanted))
-    jobs, all_usable = make_jobs(args, wanted, converter)
-    jobs = each_once(jobs)
     try:
+        converter = load_converter(voice_request(args, wanted))
+        jobs, all_usable = make_jobs(args, wanted, converter)
+        jobs = each_once(jobs)
         finished = run_jobs(jobs, converter, args.resume, print_json if args.json else None, args.overwrite)
     except KeyboardInterrupt:
         words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
@@ -187,10 +187,10 @@ def make_jobs(args: argparse.Namespace, wanted: Wanted, converter: "VoiceConvert
     jobs, all_usable = [], True
     for source in wanted.sources:
         for speaker in wanted.speakers:
-            key, warnings = wanted.keys[source.position], ()
+            key = wanted.keys[source.position]
             try:
                 if isinstance(key, str):
-                    key, warnings = chooser.choose(source.path, speaker, key)
+                    key = chooser.choose(source.path, speaker, key)
             except (*FAILURES, torch.OutOfMemoryError) as error:
                 if len(wanted.sources) == 1:
                     raise
@@ -199,7 +199,7 @@ def make_jobs(args: argparse.Namespace, wanted: Wanted, converter: "VoiceConvert
                 break
             options = make_options(args, speaker, key, wanted.mix)
             name = result_name(source.label, options, predictor_name(args), kind_of(args))
-            jobs.append(Job(source.path, RESULTS / name, options, warnings))
+            jobs.append(Job(source.path, RESULTS / name, options))
     return jobs, all_usable
 
 
@@ -230,7 +230,7 @@ def print_json(job: "Job", report: "ConversionReport | None") -> None:
             "level_db": None if report.level_db is None else round(report.level_db, 1),
             "clipped_samples": report.clipped_samples,
             "f0_range_hz": report.f0_range and [round(hz, 1) for hz in report.f0_range],
-            "warnings": [*job.warnings, *report.warnings],
+            "warnings": report.warnings,
         }
     print(json.dumps(about, ensure_ascii=False), flush=True)
 

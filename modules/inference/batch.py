@@ -25,7 +25,6 @@ class Job:
     source: Path  # the file to convert
     result: Path  # the file to write
     options: ConversionOptions
-    warnings: tuple[str, ...] = ()  # what is known to be doubtful about it beforehand
 
 
 def each_once(jobs: list[Job]) -> list[Job]:

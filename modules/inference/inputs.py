@@ -160,7 +160,7 @@ def _listing(folder: Path) -> str:
 def _why_unusable(path: Path) -> str:
     try:
         path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # the latter for what cannot be a name
         return "is a link to nothing" if os.path.lexists(path) else _MISSING
     except OSError as error:
         return reason_of(error, path)

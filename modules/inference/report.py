@@ -15,7 +15,7 @@ from modules.inference.stream import Song
 
 logger = logging.getLogger(__name__)
 
-AUDIBLE_DB = -30.0  # what is silenced is missed from here on, against the loudest of the song; hiss and hum lie below
+AUDIBLE_DB = -35.0  # what is silenced is missed from here on, against the loudest of the song; hiss and hum lie below
 AS_GOOD_AS_SILENT_DB = -80.0
 MISSED_SECONDS = 0.5  # of audible sound left silent, from which on it is said
 LEVEL_DB = 6.0  # difference from the song that is said
@@ -73,9 +73,9 @@ class ConversionReport:
         """Warns of what the user must know once all is converted; `voice` holds the notes it was trained on."""
         for text in getattr(song, "notes", ()):
             self.warn(f"{song.name}: {text}")
-        is_silent = self._warn_of_silence(song, options)
+        hardly_sung = self._warn_of_silence(song, options)
         level = self.level_db
-        if level is None or is_silent:
+        if level is None or hardly_sung:
             return
         if self.f0_range is None:
             self.warn(
@@ -97,7 +97,7 @@ class ConversionReport:
                 self.warn(f"{song.name}: {warning}")
 
     def _warn_of_silence(self, song: Song, options: ConversionOptions) -> bool:
-        """Says what was left silent though there is something to hear; returns whether there is nothing at all."""
+        """Says what was left silent though there is something to hear; returns whether most of the song is silent."""
         loudest = float(song.rms.max())
         if decibels(loudest) < AS_GOOD_AS_SILENT_DB:
             what = f"nothing in it is above {decibels(loudest):.0f} dB" if loudest else "the song is silent"
@@ -113,6 +113,7 @@ class ConversionReport:
                 f"loudest of it at {decibels(float(left.max())):.0f} dB; -sd {threshold_for(song, audible)} sings it "
                 "too"
             )
+            return self.silent_seconds > song.seconds / 2
         return False
 
 
@@ -127,9 +128,9 @@ def left_silent(song: Song, slice_db: float) -> np.ndarray:
 
 
 def threshold_for(song: Song, audible: np.ndarray) -> int:
-    """The highest silence threshold, in steps of 5 dB, that leaves out nothing to speak of."""
+    """The highest silence threshold, in steps of 5 dB from the usual one, that leaves out nothing to speak of."""
     lowest, seconds = float(audible.min()), song.rms_hop / song.rate
-    threshold = int(decibels(float(audible.max())) // 5 * 5)
+    threshold = min(int(decibels(float(audible.max())) // 5 * 5), int(ConversionOptions.slice_db))
     while threshold > -195 and np.count_nonzero(left_silent(song, threshold) >= lowest) * seconds >= MISSED_SECONDS:
         threshold -= 5
     return threshold
