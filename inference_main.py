@@ -209,7 +209,7 @@ def make_chooser(args: argparse.Namespace, wanted: Wanted, converter: "VoiceConv
     from modules.inference.auto_transpose import KeyChooser
 
     model, pipeline = wanted.model or wanted.diffusion[0], converter.pipeline
-    voices = voice_histograms(model, card=pipeline.card)
+    converter.voices = voices = voice_histograms(model, card=pipeline.card)
     return KeyChooser(voices, wanted.speakers, model, pipeline, args.slice_db)
 
 

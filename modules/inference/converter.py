@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ class VoiceConverter:
         refiner_frames = 0 if pipeline.refiner is None else pipeline.refiner.batch_frames
         self._batch_frames = max(pipeline.batch_frames, refiner_frames)  # worth collecting; less once memory runs out
         self._longest_seconds = float("inf")  # of a chunk; found when memory runs out, and kept
+        self.voices = _notes_on(pipeline.card)  # the notes that each speaker was trained on, where they are known
 
     def check(self, options: ConversionOptions) -> None:
         """Refuses a request that this voice cannot fulfil."""
@@ -109,7 +111,7 @@ class VoiceConverter:
             except KeyboardInterrupt:
                 logger.warning("%s: stopped.%s", path_in, _kept(result.n_samples / rate) or " Nothing was finished.")
                 raise
-        report.conclude(song, options, self._notes_of(options))
+        report.conclude(song, options, self.voices.get(options.speaker))
         report.seconds, report.voiced_seconds = result.n_samples / rate, n_voiced / rate
         report.elapsed = time.perf_counter() - started
         return report
@@ -219,16 +221,6 @@ class VoiceConverter:
         self._batch_frames = int(sum(self._n_frames(chunk, song) for chunk in chunks) / 2)
         report.warn(f"{_place(song, chunks)}: {len(chunks)} chunks at once are too much for this memory; halving that")
 
-    def _notes_of(self, options: ConversionOptions) -> PitchHistogram | None:
-        """What the voice's card says of the notes that it was trained on; None for a mix of voices."""
-        known = self.pipeline.card.get(HISTOGRAMS)
-        plain = known.get(options.speaker) if isinstance(known, dict) and options.mix is None else None
-        try:
-            return None if plain is None else PitchHistogram.from_plain(plain, "the voice's card")
-        except DataError as error:
-            logger.debug("%s", error)
-            return None
-
     def _metadata(self, path_in: Path, options: ConversionOptions) -> dict[str, str]:
         """What the result says about itself."""
         if not options.with_metadata:
@@ -242,6 +234,15 @@ class VoiceConverter:
             "diffusion": self.pipeline.refiner is not None,
         }
         return song_metadata(self.pipeline.card, printable(path_in.name), options.speaker, settings)
+
+
+def _notes_on(card: dict[str, Any]) -> dict[str, PitchHistogram]:
+    """The notes of the speakers on a voice's card; what is damaged there is left out."""
+    known, found = card.get(HISTOGRAMS), {}
+    for speaker, plain in known.items() if isinstance(known, dict) else ():
+        with contextlib.suppress(DataError):
+            found[speaker] = PitchHistogram.from_plain(plain, speaker)
+    return found
 
 
 def _with_pitch(waiting: list[tuple[Chunk, Future[None] | None]], song: Song) -> list[Chunk]:
