@@ -18,21 +18,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("result", type=Path, help="the song after conversion")
     parser.add_argument("-o", "--output", type=Path, help="picture to write (default: the result's name with .png)")
     parser.add_argument("-f0p", "--f0_predictor", default="fcpe", help="pitch predictor used for both")
+    parser.add_argument("--overwrite", action="store_true", help="replace a picture that compare.py did not make")
     arguments = parser.parse_args(argv)
+    source, result = arguments.source, arguments.result
+    output = arguments.output or result.with_suffix(".png")
 
     from modules.audio import io
-    from modules.config.audio import AudioSpec
-    from modules.f0.base import build_predictor
-    from modules.metrics.melody import draw_comparison, match_melody
+    from modules.files import check_output
 
     configure_logging()
+    for path in (source, result):
+        io.probe(path)  # a wrong name ends here, before torch is imported
+
+    from modules.config.audio import AudioSpec
+    from modules.f0.base import build_predictor
+    from modules.metrics.melody import draw_comparison, is_own_picture, match_melody
+
+    is_ours = output.is_file() and is_own_picture(output)
+    check_output(output, [source, result], arguments.overwrite or is_ours, (".png",))
     audio = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
     predictor = build_predictor(arguments.f0_predictor, audio)
-    names = {"source: " + arguments.source.name: arguments.source, "result: " + arguments.result.name: arguments.result}
+    names = {f"source: {source.name}": source, f"result: {result.name}": result}
     sounds = {name: io.load(path, audio.sampling_rate) for name, path in names.items()}
     curves = {name: predictor.predict(wav) for name, wav in sounds.items()}
     match = match_melody(*curves.values(), audio.frame_rate)
-    output = arguments.output or arguments.result.with_suffix(".png")
     draw_comparison(output, sounds, curves, audio, f"{match} ({arguments.f0_predictor})")
     print(match)
     print(f"Picture: {output}")

@@ -2,9 +2,9 @@
 
 Reads the model and its config, and recordings of a voice alone: names under raw/, paths, folders, patterns; of each at
 most --max_seconds. With the speaker encoder (pretrain/README.md) it also says how like the target the voice sounds,
-with faster-whisper and speechmos (requirements-extras.txt) how many words are lost and how natural it sounds; without
-them these columns stay empty. Recordings of the targets are looked for in dataset/44k/SPEAKER/, a target's own takes of
-the sources in PARALLEL/SPEAKER/SOURCE.wav.
+with faster-whisper (pip install faster-whisper) how many words are lost, with speechmos (pip install speechmos
+onnxruntime requests) how natural it sounds; without them these columns stay empty. Recordings of the targets are looked
+for in dataset/44k/SPEAKER/, a target's own takes of the sources in PARALLEL/SPEAKER/SOURCE.wav.
 Writes scores.csv (a row for each source and speaker), summary.csv (means with 95 % bootstrap intervals), report.html
 (tables, players and pictures in one file) and audio/ with the results.
 

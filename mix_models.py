@@ -16,7 +16,7 @@ from typing import Any
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import CheckpointError, UsageError
-from modules.files import check_output
+from modules.files import check_inputs, check_output
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     inputs, output = arguments.input, arguments.output
     shares = shares_of(arguments.weights, len(inputs), arguments.mode)
     check_output(output, inputs, arguments.overwrite)
+    check_inputs(*(("-i/--input", path) for path in inputs))
 
     from modules.weights.checkpoint import save_weights
 
@@ -51,8 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     config, beside = content.get("config"), inputs[0].with_name("config.json")
     speakers = config.get("spk") if isinstance(config, dict) else None
     speaker = next(iter(speakers), "SPEAKER") if isinstance(speakers, dict) else "SPEAKER"
-    flag = f' -c "{beside.as_posix()}"' if beside.is_file() else ""
-    print(next_step(f'python inference_main.py -m "{output.as_posix()}"{flag} -n SONG.wav -s "{speaker}"'))
+    flag = ["-c", beside.as_posix()] if beside.is_file() else []
+    print(next_step("python inference_main.py -m", output.as_posix(), *flag, "-n", "SONG.wav", "-s", speaker))
     return 0
 
 

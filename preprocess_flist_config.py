@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import ConfigError, UsageError
+from modules.files import set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -34,24 +35,27 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.tiny + arguments.small + arguments.micro > 1:
         raise UsageError("--tiny, --small and --micro are presets: choose one")
 
-    from modules.data.filelist import scan, split_clips, write_list
-    from modules.encoders.base import encoder_dim
+    from modules.data.filelist import check_lists, scan, split_clips, write_list
 
     configure_logging()
-    width = encoder_dim(arguments.speech_encoder)
-    found = scan(arguments.source_dir)
+    check_lists(arguments.train_list, arguments.val_list)
+    found, n_left_out = scan(arguments.source_dir)
     train, validation = split_clips(found, arguments.seed)
-    ids = _write_config(arguments, width, list(found))
-    _write_diffusion_config(arguments, width, ids)
+
+    from modules.encoders.base import encoder_dim  # imports torch
+
+    width = encoder_dim(arguments.speech_encoder)
     write_list(arguments.train_list, train)
     write_list(arguments.val_list, validation)
+    ids = _write_config(arguments, width, list(found))
+    _write_diffusion_config(arguments, width, ids)
 
     for speaker, clips in found.items():
         kept, minutes = len(clips.keys() & set(validation)), sum(clips.values()) / 60
         print(f"{speaker}: id {ids[speaker]}, {len(clips)} clips, {minutes:.1f} min, {kept} for validation")
     print(f"{arguments.train_list}: {len(train)} clips · {arguments.val_list}: {len(validation)} clips")
     print(next_step("python preprocess_hubert_f0.py"))
-    return 0
+    return 1 if n_left_out else 0
 
 
 def _preset(arguments) -> str:
@@ -60,51 +64,59 @@ def _preset(arguments) -> str:
 
 def _write_config(arguments, width: int, speakers: list[str]) -> dict[str, int]:
     """Writes configs/config.json, in which the user's edits stay, and returns the speakers' ids."""
+    from modules.config.edits import Design, keep_edits
     from modules.config.io import load_config, parse_config, read_json, save_config, to_plain
-    from modules.config.presets import preset_values
 
     path = Path("configs/config.json")
     old = _load_or_set_aside(load_config, path)
     old = old and to_plain(old)
     ids = _assign_ids(speakers, old)
-    values = preset_values(_preset(arguments), arguments.speech_encoder, width)
-    values["model"].update({"n_speakers": max(ids.values()) + 1, "vol_embedding": arguments.vol_aug})
-    values.setdefault("train", {})["vol_aug"] = arguments.vol_aug
-    values["data"]["training_files"] = arguments.train_list.as_posix()
-    values["data"]["validation_files"] = arguments.val_list.as_posix()
-    if arguments.tf_flow:
-        values["model"].update({"use_transformer_flow": True, "flow_share_parameter": True})
-    new = _keep_edits(path, old, parse_config({**values, "spk": ids}).model_dump(mode="json"))
-    config = parse_config(new, path)
-    if not path.exists() or new != read_json(path):
+    design = Design(_preset(arguments), arguments.speech_encoder, width, arguments.vol_aug, arguments.tf_flow)
+    new, changes = keep_edits(old, design)
+    new["data"]["training_files"] = arguments.train_list.as_posix()
+    new["data"]["validation_files"] = arguments.val_list.as_posix()
+    new["model"]["n_speakers"] = max(ids.values()) + 1
+    config = parse_config({**new, "spk": ids}, path)
+    _report_changes(path, changes)
+    if old is None or to_plain(config) != read_json(path):
         save_config(config, path)
     return ids
 
 
 def _write_diffusion_config(arguments, width: int, ids: dict[str, int]) -> None:
-    """Writes configs/diffusion.yaml; all that encoder and speakers do not decide stays as it is."""
+    """Writes configs/diffusion.yaml, in which the user's edits stay."""
     from modules.config import diffusion
-    from modules.config.presets import DIFFUSION_PRESETS
+    from modules.config.edits import keep_diffusion_edits
+    from modules.config.io import to_plain
 
     path = Path("configs/diffusion.yaml")
-    config = _load_or_set_aside(diffusion.load_diffusion_config, path)
-    config = config or diffusion.parse_diffusion_config(DIFFUSION_PRESETS[_preset(arguments)])
+    old = _load_or_set_aside(diffusion.load_diffusion_config, path)
+    new, changes = keep_diffusion_edits(old and to_plain(old), _preset(arguments))
+    _report_changes(path, changes)
+    config = diffusion.parse_diffusion_config(new, path)
     config.data.encoder, config.data.encoder_out_channels = arguments.speech_encoder, width
     config.data.training_files = arguments.train_list.as_posix()
     config.data.validation_files = arguments.val_list.as_posix()
     config.model.n_spk, config.spk = max(ids.values()) + 1, ids
-    if not path.exists() or path.read_text("utf-8") != diffusion.dump_diffusion_config(config):
+    if old is None or path.read_text("utf-8") != diffusion.dump_diffusion_config(config):
         diffusion.save_diffusion_config(config, path)
 
 
+def _report_changes(path: Path, changes: list[str]) -> None:
+    """Keeps a config that is about to become another network's, and says what is reset in the new one."""
+    if changes:
+        text = "%s describes another network now (%s); your other edits stay, and the old one is kept as %s"
+        logger.warning(text, path, ", ".join(changes), set_aside(path, copy=True))
+
+
 def _load_or_set_aside(load, path: Path):
-    """The existing config, or None; one that cannot be read is set aside under another name."""
+    """The existing config, or None; one that cannot be read is kept under another name."""
     if not path.exists():
         return None
     try:
         return load(path)
     except ConfigError as error:
-        logger.warning("%s. It was set aside as %s and is written anew", error, _back_up(path))
+        logger.warning("%s. It is kept as %s and written anew", error, set_aside(path, copy=True))
         return None
 
 
@@ -117,30 +129,6 @@ def _assign_ids(speakers: list[str], old: dict | None) -> dict[str, int]:
     if gone:
         logger.info("speakers without clips keep their ids: %s", ", ".join(gone))
     return dict(sorted(ids.items(), key=lambda item: item[1]))
-
-
-def _keep_edits(path: Path, old: dict | None, new: dict) -> dict:
-    """The old config with the new speakers and lists, where both describe the same network; else the new one."""
-    from modules.config.presets import DECIDED_MODEL_KEYS
-
-    if old is None:
-        return new
-    changed = [key for key in DECIDED_MODEL_KEYS if old["model"][key] != new["model"][key]]
-    if changed:
-        what = ", ".join(f"{key} {old['model'][key]} -> {new['model'][key]}" for key in changed[:4])
-        logger.warning("%s describes another network now (%s); the old one is kept as %s", path, what, _back_up(path))
-        return new
-    lists = {key: new["data"][key] for key in ("training_files", "validation_files")}
-    model = {**old["model"], "n_speakers": new["model"]["n_speakers"]}
-    return {**old, "spk": new["spk"], "model": model, "data": {**old["data"], **lists}}
-
-
-def _back_up(path: Path) -> Path:
-    """Renames a file to the next free `NAME.bak-N`."""
-    number = 1
-    while (backup := path.with_name(f"{path.name}.bak-{number}")).exists():
-        number += 1
-    return path.rename(backup)
 
 
 if __name__ == "__main__":

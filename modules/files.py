@@ -1,11 +1,14 @@
 """Safe writing: every artefact goes to a temporary name and is renamed when it is whole."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
 import re
+import shutil
+import stat
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -53,6 +56,19 @@ def write_json(path: Path | str, value: object, indent: int | None = 2) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
+def read_bytes(path: Path | str, limit: int = 1 << 26) -> bytes:
+    """A small file's content. OSError where it cannot be had: also for a pipe or a device, which would never end, and
+    for more than `limit` bytes."""
+    status = Path(path).stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    if status.st_size > limit:
+        raise OSError(errno.EINVAL, f"has {status.st_size >> 20} MB, which is no file of this kind", str(path))
+    return Path(path).read_bytes()
+
+
 def make_folder(folder: Path) -> None:
     """Makes a folder with all above it; a UsageError where something else is in its place or it may not be made."""
     try:
@@ -62,13 +78,17 @@ def make_folder(folder: Path) -> None:
         raise UsageError(f"{problem}; remove what is in its place, or use another folder") from None
 
 
-def set_aside(path: Path) -> Path:
-    """Renames a file or folder to the next free `NAME.bak-N`, and returns that."""
+def set_aside(path: Path, copy: bool = False) -> Path:
+    """Renames a file or folder to the next free `NAME.bak-N`, or copies a file to it, and returns that."""
     number = 1
     while os.path.lexists(backup := path.with_name(f"{path.name}.bak-{number}")):
         number += 1
     try:
-        return path.rename(backup)
+        if not copy:
+            return path.rename(backup)
+        with atomic_path(backup) as temporary:
+            shutil.copyfile(path, temporary)
+        return backup
     except OSError as error:
         raise UsageError(f"{path}: cannot be set aside as {backup.name} ({reason_of(error, path)})") from None
 
@@ -79,7 +99,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     path = folder / ".lock"
     with path.open("a+", encoding="ascii") as file:
         try:
-            _lock(file.fileno())
+            take_lock(file.fileno())
         except (BlockingIOError, PermissionError):
             file.seek(0)
             owner = file.read(20).strip() or "unknown"
@@ -93,9 +113,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def _lock(descriptor: int) -> None:
-    """Takes the system's lock of an open file, which ends with the process; BlockingIOError or PermissionError where
-    another has it."""
+def take_lock(descriptor: int) -> None:
+    """Takes the system's lock of an open file, which ends with the process, however that ends; BlockingIOError or
+    PermissionError where another process has it."""
     if os.name == "nt":
         import msvcrt
 
@@ -107,6 +127,23 @@ def _lock(descriptor: int) -> None:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def check_inputs(*named: tuple[str, Path]) -> None:
+    """Refuses files that cannot be read, all at once; each comes with the flag that named it."""
+    problems = []
+    for flag, path in named:
+        try:
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                path.open("rb").close()
+            else:
+                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+                problems.append(f"{flag} {path}: is {kind}, expected a file")
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            problems.append(f"{flag} {path}: {reason_of(error, path)}")
+    if problems:
+        raise UsageError("; ".join(problems))
+
+
 def check_output(
     output: Path, inputs: Iterable[Path], overwrite: bool, suffixes: tuple[str, ...] = (".pth", ".pt")
 ) -> None:
@@ -116,7 +153,7 @@ def check_output(
             problem = f"is the input {path}, and inputs are never overwritten: use another name"
             raise UsageError(f"-o/--output {output}: {problem}")
     if output.suffix.lower() not in suffixes:
-        raise UsageError(f"-o/--output {output}: the name of a model ends in {' or '.join(suffixes)}")
+        raise UsageError(f"-o/--output {output}: expected a name that ends in {' or '.join(suffixes)}")
     if output.is_dir():
         raise UsageError(f"-o/--output {output}: is a folder; name a file")
     if output.exists() and not overwrite:

@@ -6,7 +6,7 @@ import shlex
 import unicodedata
 
 _JOINERS = "\u200c\u200d"  # invisible, but part of how some scripts and emoji are written
-_PLAIN_WORD = re.compile(r"[\w./\\:,+=@~-]+")
+_PLAIN_WORD = re.compile(r"[\w./:,+=@-]+")
 
 
 def printable(text: object, limit: int | None = 200) -> str:
@@ -21,9 +21,10 @@ def quote(word: object) -> str:
     Windows has two shells without a common way to escape; what either would expand becomes `?` there.
     """
     text = printable(word, None)
-    if os.name != "nt":
-        return shlex.quote(text)
-    return text if _PLAIN_WORD.fullmatch(text) else '"' + re.sub(r'["%$`!]', "?", text) + '"'
+    is_windows = os.name == "nt"
+    if _PLAIN_WORD.fullmatch(text.replace("\\", "/") if is_windows else text):
+        return text
+    return '"' + re.sub(r'["%$`!]', "?", text) + '"' if is_windows else shlex.quote(text)
 
 
 def _escape(letter: str) -> str:

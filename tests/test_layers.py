@@ -47,9 +47,15 @@ SAME_LAYER = {
     "modules/device.py": {"modules/errors.py"},
     "modules/parallel.py": {"modules/errors.py"},
     "modules/pretrained": {"modules/errors.py", "modules/files.py", "modules/registry.py"},
-    "modules/config": {"modules/errors.py", "modules/files.py", "modules/pretrained"},
-    "modules/weights": {"modules/errors.py", "modules/files.py", "modules/config", "modules/pretrained"},
-    "modules/audio": {"modules/errors.py", "modules/files.py", "modules/config"},
+    "modules/config": {"modules/errors.py", "modules/files.py", "modules/text.py", "modules/pretrained"},
+    "modules/weights": {
+        "modules/errors.py",
+        "modules/files.py",
+        "modules/text.py",
+        "modules/config",
+        "modules/pretrained",
+    },
+    "modules/audio": {"modules/errors.py", "modules/files.py", "modules/text.py", "modules/config"},
     "modules/training": {"modules/data"},
     "modules/evaluation": {"modules/inference"},
 }

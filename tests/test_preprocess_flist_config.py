@@ -1,5 +1,6 @@
 """Step 2: stable ids, widths from the encoder, and a user's edits that no run takes away."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -104,10 +105,74 @@ def test_another_network_keeps_the_old_config_beside_the_new(workspace, caplog):
     assert go("--micro") == 0
     edit(train_batch_size=3)
     assert go() == 0
-    assert backups() == ["config.json.bak-1"] and "config.json.bak-1" in caplog.text
+    assert backups() == ["config.json.bak-1", "diffusion.yaml.bak-1"] and "config.json.bak-1" in caplog.text
     assert json.loads(Path("configs/config.json.bak-1").read_text())["train"]["batch_size"] == 3
     assert config()["model"]["hidden_channels"] == 192
-    assert go("--micro") == 0 and backups() == ["config.json.bak-1", "config.json.bak-2"]
+    assert go("--micro") == 0 and backups()[:2] == ["config.json.bak-1", "config.json.bak-2"]
+
+
+def test_one_more_flag_keeps_every_edit_and_names_what_is_reset(workspace, caplog):
+    assert go() == 0
+    edit(train_batch_size=3, train_learning_rate=5e-5, train_keep_ckpts=9, train_mine="x", model_p_dropout=0.3)
+    edit(model_use_automatic_f0_prediction=False, model_n_layers=5)
+    assert go("--vol_aug") == 0
+    values = config()
+    assert (values["train"]["batch_size"], values["train"]["learning_rate"], values["train"]["keep_ckpts"]) == (
+        3,
+        5e-5,
+        9,
+    )
+    assert values["train"]["mine"] == "x" and values["model"]["p_dropout"] == 0.3 and values["model"]["n_layers"] == 5
+    assert not values["model"]["use_automatic_f0_prediction"]
+    assert values["model"]["vol_embedding"] and values["train"]["vol_aug"] and values["model"]["n_speakers"] == 2
+    assert "(train.vol_aug False -> True, model.vol_embedding False -> True)" in caplog.text
+    caplog.clear()
+    assert go("--vol_aug", "--small") == 0
+    values = config()
+    assert (values["train"]["batch_size"], values["train"]["keep_ckpts"]) == (3, 9)
+    assert values["model"]["n_layers"] == 4 and values["train"]["window_frames"] == 128
+    assert "model.n_layers 5 -> 4" in caplog.text and "train.c_kl" in caplog.text
+    assert load_config("configs/config.json").model.hidden_channels == 96
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("--tiny",), ("--small",), ("--micro",), ("--vol_aug",), ("--tf_flow", "--tiny")]
+)
+def test_an_edited_network_stays_when_the_same_flags_come_again(workspace, flags):
+    assert go(*flags) == 0
+    edit(model_n_layers=7, model_filter_channels=640, train_batch_size=3)
+    before = config()
+    assert go(*flags) == 0
+    assert config() == before and backups() == []
+
+
+def test_a_full_disk_loses_no_config(workspace, monkeypatch):
+    assert go() == 0
+    edit(train_batch_size=3)
+    before = Path("configs/config.json").read_bytes()
+
+    def write_json(path, *rest):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("modules.config.io.write_json", write_json)
+    with pytest.raises(OSError, match="No space"):
+        go("--vol_aug")
+    assert Path("configs/config.json").read_bytes() == before
+
+
+def test_lists_never_replace_a_recording_or_each_other(workspace):
+    Path("raw").mkdir()
+    soundfile.write("raw/song.wav", np.zeros(100), 44100)
+    before = Path("raw/song.wav").read_bytes()
+    for flags in (("--train_list", "raw/song.wav"), ("--train_list", "a.txt", "--val_list", "./a.txt")):
+        with pytest.raises(UsageError):
+            go(*flags)
+    assert Path("raw/song.wav").read_bytes() == before and not Path("configs").exists()
+
+
+def test_what_is_left_out_makes_the_code_one(workspace):
+    Path("dataset/44k/alto/broken.wav").write_text("no audio")
+    assert go() == 1 and len(read_list(Path("filelists/train.txt"))) == 12
 
 
 def test_a_broken_config_is_set_aside_and_not_lost(workspace, caplog):
@@ -115,7 +180,7 @@ def test_a_broken_config_is_set_aside_and_not_lost(workspace, caplog):
     Path("configs/config.json").write_text('{"train": ')
     Path("configs/diffusion.yaml").write_text("[1")
     assert go() == 0
-    assert Path("configs/config.json.bak-1").read_text() == '{"train": ' and "set aside" in caplog.text
+    assert Path("configs/config.json.bak-1").read_text() == '{"train": ' and "is kept as" in caplog.text
     assert backups() == ["config.json.bak-1", "diffusion.yaml.bak-1"] and config()["spk"] == {"alto": 0, "tenor": 1}
 
 

@@ -1,13 +1,14 @@
 """The typed mirror of diffusion.yaml: field name = key = so-vits-svc's key; every default lives here."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
 
-from modules.config.io import report_unknown_keys, to_plain, validate
+from modules.config.io import read_text, report_unknown_keys, to_plain, validate
 from modules.config.schema import Depth, Positive, Section, Width, denoiser_parameters, refuse_absurd
 from modules.errors import ConfigError
 from modules.files import write_text
@@ -100,6 +101,7 @@ class DiffusionConfig(Section):
     spk: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
 
 
+_MOST_VALUES = 100_000
 # What Diffusion-SVC and DDSP-SVC call the encoders that go by other names here.
 ENCODER_ALIASES = {"contentvec768l12": "vec768l12", "contentvec": "vec256l9"}
 
@@ -108,15 +110,26 @@ def load_diffusion_config(path: Path | str) -> DiffusionConfig:
     """A checked config from a YAML file; a ConfigError names the file and what is wrong in it."""
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. Make it with: python preprocess_flist_config.py") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2001-99-99 for a date
+        values = yaml.safe_load(read_text(path))
+        if _n_values(values, {}) > _MOST_VALUES:
+            raise ConfigError(f"{path}: its aliases repeat more than {_MOST_VALUES} values. Restore it from a copy.")
+    except (ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2001-99-99 for a date
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise ConfigError(f"{path}: cannot be read as YAML ({reason}). Fix it.") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds a {type(values).__name__}; expected sections data, model, train, ...")
     return parse_diffusion_config(values, path)
+
+
+def _n_values(value: Any, known: dict[int, float]) -> float:
+    """How many values there are with all aliases written out; each object is counted once."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # of one that contains itself
+        items = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_n_values(item, known) for item in items)
+    return known[id(value)]
 
 
 def parse_diffusion_config(values: dict[str, Any], path: Path | None = None) -> DiffusionConfig:

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from modules.config.schema import Config, ModelConfig, Section
-from modules.errors import ConfigError
-from modules.files import write_json
+from modules.errors import ConfigError, reason_of
+from modules.files import read_bytes, write_json
+from modules.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ ALIASES = {
     "data": {"block_size": "hop_length", "hop_size": "hop_length"},
     "model": {"encoder": "speech_encoder", "encoder_out_channels": "ssl_dim"},
 }
+LARGEST_BYTES = 1 << 24
 # Unlike 0.8, this cutoff takes `hop_lenght` for a mistake but leaves keys that forks really have (see the tests).
 _MISTAKE_CUTOFF = 0.85
 
@@ -32,11 +34,7 @@ def load_config(path: Path | str) -> Config:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; a byte-order mark is accepted, what is not one is a ConfigError."""
     try:
-        value = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. Make it with: python preprocess_flist_config.py") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}). Save it as UTF-8 text.") from None
+        value = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. Fix that line."
@@ -47,6 +45,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: holds a {type(value).__name__}; expected an object with train, data, model, spk")
     return value
+
+
+def read_text(path: Path) -> str:
+    """The text of a config; a ConfigError where it cannot be had."""
+    try:
+        return read_bytes(path, LARGEST_BYTES).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. Make it with: python preprocess_flist_config.py") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text. Save it as UTF-8 text.") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ConfigError(f"{path}: {reason_of(error, path)}. Give a config file that can be read.") from None
 
 
 def parse_config(values: dict[str, Any], path: Path | None = None) -> Config:
@@ -116,7 +126,7 @@ def report_unknown_keys(schema: type[BaseModel], values: dict[str, Any], name: s
                 raise ConfigError(f"{name}: unknown key {prefix}{key}. Did you mean {prefix}{near[0]}?")
             unknown.append(prefix + key)
     if unknown:
-        logger.warning("%s: unknown keys kept but not used: %s", name, ", ".join(unknown))
+        logger.warning("%s: unknown keys kept but not used: %s", name, printable(", ".join(unknown)))
 
 
 def _in_order(values: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:

@@ -78,13 +78,6 @@ DIFFUSION_PRESETS: dict[str, dict[str, Any]] = {
 }
 DIFFUSION_PRESETS |= {"tiny": DIFFUSION_PRESETS["base"], "small": DIFFUSION_PRESETS["micro"]}
 
-# Keys of `model` that a preset, the encoder or a flag decides; all else in that section is the user's.
-DECIDED_MODEL_KEYS = (
-    "speech_encoder ssl_dim gin_channels filter_channels inter_channels hidden_channels n_layers "
-    "upsample_initial_channel discriminator_channels use_depthwise_conv flow_share_parameter vol_embedding "
-    "use_transformer_flow use_automatic_f0_prediction"
-).split()
-
 
 def preset_values(name: str, encoder: str, encoder_dim: int) -> dict[str, Any]:
     """The values of a new config.json: a preset, and what it leaves to the encoder.

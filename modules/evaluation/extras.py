@@ -32,7 +32,7 @@ class Transcriber:
     """
 
     def __init__(self, model: str = "small", device: str = "cpu") -> None:
-        _require("faster_whisper")
+        _require("faster-whisper")
         try:
             from faster_whisper import WhisperModel
 
@@ -85,8 +85,8 @@ class NaturalnessScorer:
 
 def _require(*packages: str) -> None:
     for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise UsageError(f"{package.replace('_', '-')} is not installed: pip install -r requirements-extras.txt")
+        if importlib.util.find_spec(package.replace("-", "_")) is None:
+            raise UsageError(f"{package} is not installed: pip install {' '.join(packages)}")
 
 
 def _one_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """How well a converted song follows the melody of its source, in numbers and as a picture."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from modules.audio.mel import mel_spectrogram
 from modules.config.audio import AudioSpec
 from modules.contracts import F0
 from modules.files import atomic_path
+from modules.text import printable
+
+PICTURE_MARK = "compare.py of VITS-SVC"  # in a picture's metadata
 
 
 @dataclass(frozen=True)
@@ -60,22 +64,34 @@ def draw_comparison(
 
     figure = Figure(figsize=(14, 9), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(_plain(title), fontsize=10)
     rows = [[f"{kind} {index}" for index in range(len(sounds))] for kind in ("wave", "mel")]
     axes = figure.subplot_mosaic([*rows, ["f0"] * len(sounds)])
     for index, (name, wav) in enumerate(sounds.items()):
         seconds = len(wav) / audio.sampling_rate
         step = max(1, len(wav) // 20000)
         axes[f"wave {index}"].plot(np.arange(len(wav))[::step] / audio.sampling_rate, wav[::step], linewidth=0.4)
-        axes[f"wave {index}"].set(title=name, xlim=(0, seconds), ylim=(-1, 1), ylabel="amplitude")
+        axes[f"wave {index}"].set(title=_plain(name), xlim=(0, seconds), ylim=(-1, 1), ylabel="amplitude")
         mel = mel_spectrogram(torch.from_numpy(wav), audio).numpy()
         extent = 0, seconds, 0, len(mel)
         axes[f"mel {index}"].imshow(mel, origin="lower", aspect="auto", extent=extent, vmin=-11, vmax=2)
         axes[f"mel {index}"].set(ylabel="mel band")
     for name, curve in curves.items():
         voiced = np.where(curve.uv > 0, curve.f0, np.nan)
-        axes["f0"].plot(np.arange(len(voiced)) / audio.frame_rate, voiced, linewidth=1.2, label=name, alpha=0.8)
+        axes["f0"].plot(np.arange(len(voiced)) / audio.frame_rate, voiced, linewidth=1.2, label=_plain(name), alpha=0.8)
     axes["f0"].set(yscale="log", ylabel="f0 (Hz)", xlabel="seconds")
     axes["f0"].legend(loc="upper right")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=80, format="png")
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of letters that the font lacks there is a box in the picture
+        figure.savefig(temporary, dpi=80, format="png", metadata={"Software": PICTURE_MARK})
+
+
+def is_own_picture(path: Path) -> bool:
+    """Whether `draw_comparison` has written a file."""
+    with path.open("rb") as file:
+        return PICTURE_MARK.encode() in file.read(1024)
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib shows as it is: a name with two $ is no formula."""
+    return printable(text).replace("$", r"\$")

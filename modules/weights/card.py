@@ -10,11 +10,13 @@ from typing import Any
 from modules.config.io import to_plain
 from modules.config.schema import Config
 from modules.errors import CheckpointError
+from modules.text import printable
 from modules.weights.checkpoint import load_checkpoint
 from modules.weights.onnx import read_metadata
 
 CARD_KEY = "card"
 HISTOGRAMS = "f0_histograms"
+_LONGEST_VALUE, _MOST_KEYS = 1000, 100  # letters of a value, and values of a card, that a song carries
 
 
 def make_card(
@@ -70,9 +72,10 @@ def read_card(path: Path | str) -> dict[str, Any] | None:
 def song_metadata(card: dict[str, Any], source: str, speaker: str, settings: dict[str, Any]) -> dict[str, str]:
     """What a song says of how it was made, under the names that audio files have for such texts; `source` is the name
     of the recording that was converted, `settings` are plain values."""
+    voice = {str(key): _short(value) for key, value in list(card.items())[:_MOST_KEYS] if key != HISTOGRAMS}
     about = {
         "converted_from": source,
-        "voice": {key: value for key, value in card.items() if key != HISTOGRAMS and value not in ("", None)},
+        "voice": {key: value for key, value in voice.items() if value not in ("", None)},
         "settings": settings,
     }
     texts = {
@@ -80,7 +83,13 @@ def song_metadata(card: dict[str, Any], source: str, speaker: str, settings: dic
         "artist": f"{speaker} (converted voice)",
         "software": "Singing voice conversion you train yourself (VITS-SVC)",
         "comment": json.dumps(about, ensure_ascii=False, sort_keys=True),
-        "license": str(card.get("licence") or ""),
-        "copyright": str(card.get("credits") or ""),
+        "license": str(_short(card.get("licence") or "")),
+        "copyright": str(_short(card.get("credits") or "")),
     }
-    return {name: text for name, text in texts.items() if text}
+    return {name: printable(text, None) for name, text in texts.items() if text}
+
+
+def _short(value: Any) -> Any:
+    """A value of a card as songs carry it: one that is too long is cut, so that no song grows by it."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return value if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

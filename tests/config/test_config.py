@@ -2,10 +2,12 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
 from modules.config.audio import AudioSpec
+from modules.config.diffusion import load_diffusion_config
 from modules.config.io import load_config, parse_config, save_config, to_plain
 from modules.config.schema import Config
 from modules.errors import ConfigError
@@ -163,3 +165,34 @@ def test_unknown_keys_that_resemble_nothing_are_one_warning(caplog):
 def test_the_generator_gets_its_own_keys_only():
     kwargs = Config().model.generator_kwargs()
     assert kwargs["inter_channels"] == 192 and "speech_encoder" not in kwargs and "discriminator_channels" not in kwargs
+
+
+def test_a_config_that_never_ends_is_refused_at_once(tmp_path):
+    for path in [tmp_path, *filter(Path.exists, [Path("/dev/zero")])]:
+        with pytest.raises(ConfigError, match=r"is a folder|no regular file"):
+            load_config(path)
+        with pytest.raises(ConfigError, match=r"is a folder|no regular file"):
+            load_diffusion_config(path)
+
+
+def test_aliases_that_multiply_are_refused_and_few_are_read(tmp_path):
+    path = tmp_path / "diffusion.yaml"
+    path.write_text("a: &a {x: 1}\ntrain: {other: *a, more: *a}\n")
+    load_diffusion_config(path)
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="aliases repeat"):
+        load_diffusion_config(path)
+    path.write_text("spk: &a [*a]\n")
+    with pytest.raises(ConfigError):
+        load_diffusion_config(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000])
+def test_a_config_that_is_nested_without_end_is_one_line(tmp_path, text):
+    path = tmp_path / "config"
+    path.write_text(text)
+    for load in (load_config, load_diffusion_config):
+        with pytest.raises(ConfigError, match="config: "):
+            load(path)

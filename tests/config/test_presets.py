@@ -14,9 +14,10 @@ from modules.config.diffusion import (
     parse_diffusion_config,
     save_diffusion_config,
 )
+from modules.config.edits import Design, keep_edits
 from modules.config.io import parse_config
-from modules.config.presets import DECIDED_MODEL_KEYS, DIFFUSION_PRESETS, PRESETS, preset_values
-from modules.config.schema import Config, ModelConfig
+from modules.config.presets import DIFFUSION_PRESETS, PRESETS, preset_values
+from modules.config.schema import Config
 from modules.errors import ConfigError
 from vdecoder.discriminators import MultiPeriodDiscriminator
 
@@ -50,7 +51,6 @@ def test_a_preset_holds_only_what_differs_from_the_defaults():
 def test_presets_of_one_call_do_not_share_state():
     preset_values("base", "a", 256)["data"]["unit_interpolate_mode"] = "left"
     assert preset_values("base", "a", 256)["data"]["unit_interpolate_mode"] == "nearest"
-    assert set(DECIDED_MODEL_KEYS) <= set(ModelConfig.model_fields)
 
 
 def keys_of(schema, prefix=""):
@@ -111,3 +111,12 @@ def test_the_small_voice_fits_twelve_megabytes_and_with_its_discriminators_twent
     nets = build_synthesizer(config), MultiPeriodDiscriminator(channels=config.model.discriminator_channels)
     sizes = [2 * sum(parameter.numel() for parameter in net.parameters()) for net in nets]
     assert sizes[0] < 12.5e6 and sum(sizes) < 20e6
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("width", [256, 512, 768, 1280])
+@pytest.mark.parametrize("flags", [(False, False), (True, False), (False, True)])
+def test_the_design_of_a_config_is_found_again(preset, width, flags):
+    design = Design(preset, "x", width, *flags)
+    assert Design.of(design.config()["model"]) == design
+    assert keep_edits(design.config(), design) == (design.config(), [])

@@ -77,3 +77,16 @@ def test_the_hash_of_a_config_is_of_its_content():
     assert config_hash(one) == config_hash(two)
     two.train.c_mel = 44
     assert config_hash(one) != config_hash(two)
+
+
+def test_a_song_carries_no_more_of_a_card_than_it_needs():
+    card = {
+        "notes": "x" * 10**6,
+        "speakers": ["a\x00\x1b[31m"],
+        "credits": "y" * 10**6,
+        "deep": {"z": ["w" * 10**5] * 10},
+    }
+    texts = song_metadata({**card, **{f"key {n}": n for n in range(10**4)}}, "song\x1b.wav", "a\x00b", {})
+    assert sum(map(len, texts.values())) < 8000
+    assert not any(ord(letter) < 32 for text in texts.values() for letter in text)
+    assert json.loads(texts["comment"])["converted_from"] == "song\x1b.wav"
