@@ -270,3 +270,52 @@ def test_a_song_carries_the_card_of_its_voice_unless_it_shall_not(workspace, voi
     with soundfile.SoundFile(path) as song:
         assert not {"comment", "title", "artist", "license"} & set(song.copy_metadata())
         assert np.array_equal(song.read(), with_metadata)
+
+
+def test_ctrl_c_in_a_batch_ends_with_the_command_that_goes_on(workspace, voice, monkeypatch, caplog):
+    honest = voice.load
+
+    def load(request):
+        converter = honest(request)
+        infer = voice.synthesizer.infer
+
+        def stop(*args):
+            if len(voice.synthesizer.seen) == 3:
+                raise KeyboardInterrupt
+            return infer(*args)
+
+        voice.synthesizer.infer = stop
+        return converter
+
+    monkeypatch.setattr(assemble, "load_converter", load)
+    soundfile.write("raw/album/my take.wav", soundfile.read("raw/album/one.wav")[0], 16000)
+    command = ["-n", "album/one", "album/my take.wav", "-s", "alto"]
+    with pytest.raises(KeyboardInterrupt):
+        inference_main.main(command)
+    said = caplog.records[-1].getMessage()
+    assert said.endswith("-n album/one 'album/my take.wav' -s alto --resume")
+    monkeypatch.setattr(assemble, "load_converter", honest)
+    assert inference_main.main([*command, "--resume"]) == 0
+    assert len(voice.synthesizer.seen) == 1, "only the segment that was missing"
+
+
+def test_one_file_in_two_keys_is_made_twice_and_the_same_request_once(workspace, voice):
+    names = ["album/one.wav", "album/one.wav", "album/one.wav", "album"]
+    assert inference_main.main(["-n", *names, "-s", "alto", "-t", "0", "12", "12", "3"]) == 0
+    ending = "key_alto_sovits_pm.flac"
+    assert results() == {
+        *(f"album/one.wav_{key}{ending}" for key in (0, 12, 3)),
+        f"album/two.flac_3{ending}",
+    }
+
+
+def test_requests_that_differ_in_any_option_keep_their_results(workspace, voice, capsys):
+    command = ["-n", "album/two.flac", "-s", "alto"]
+    for flags in ([], ["-lea", "0"], ["-ns", "0.1"], ["-lea", "0"], []):
+        assert inference_main.main([*command, *flags]) == 0
+    ending = "_0key_alto_sovits_pm"
+    assert results() == {f"album/two.flac{ending}{number}.flac" for number in ("", "_2", "_3")}
+    assert "is of another request and stays" in capsys.readouterr().err
+    assert inference_main.main([*command, "-lea", "0.5", "--overwrite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["result"] == f"results/album/two.flac{ending}.flac"
+    assert len(results()) == 3
