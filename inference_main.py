@@ -4,7 +4,8 @@ Reads the model and its config (logs/44k/), and recordings of a voice alone: nam
 Any format that soundfile reads (wav, flac, ogg, opus, mp3, aiff), any rate, any length.
 With -shd or -od also a diffusion model and the vocoder in pretrain/nsf_hifigan/.
 Writes results/NAME_KEYkey_SPEAKER_KIND_PREDICTOR.FORMAT, mono at the model's rate, exactly as long as the source; KIND
-is sovits, sovdiff (with -shd) or diff (with -od). Folders are mirrored below results/.
+is sovits, sovdiff (with -shd) or diff (with -od). Folders are mirrored below results/. A result of another request with
+the same name stays, and the new one gets a number (NAME_2.flac), unless --overwrite is given.
 
 Example: python inference_main.py -m logs/44k/G_8000.pth -c logs/44k/config.json -n song.wav -t 0 -s alto -f0p fcpe
 """

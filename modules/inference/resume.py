@@ -61,7 +61,7 @@ class PartialResult:
             self._stream.write(np.ascontiguousarray(wav, "<f4").tobytes())
             self._stream.flush()
         except OSError as error:
-            raise AudioError(f"{self.path}: writing failed ({reason_of(error, self._file)})") from None
+            raise AudioError(f"{self.path}: writing failed ({reason_of(error, self._file)}).") from None
         self.n_samples += len(wav)
 
     def finish(self, rate: int, output_format: str, tags: dict[str, str] | None = None) -> None:
