@@ -161,7 +161,7 @@ def convert(python: Path, workspace: Path, model: Path, config: Path, speaker: s
     flags = ["-m", shown(model, workspace), "-c", shown(config, workspace), "-n", SONG, "-s", speaker]
     flags += [*(["-t", str(key)] if key else []), "-f0p", "fcpe", "-lea", "0"]  # the last: as loud as the song
     run_script(python, workspace, "inference_main.py", *flags)
-    result = Path("results") / f"{SONG}_{key}key_{speaker}_sovits_fcpe.flac"
+    result = newest_result(workspace, f"{SONG}_{key}key_{speaker}_sovits_fcpe")
     picture = result.with_suffix(".png")
     run_script(python, workspace, "compare.py", f"raw/{SONG}", result.as_posix(), "-o", picture.as_posix())
     return f"Converted song: {workspace / result}\nPicture:        {workspace / picture}"
@@ -195,6 +195,12 @@ def run_script(python: Path, workspace: Path, script: str, *flags: str) -> None:
     if code:
         why = f"{script} ended with code {code}; the line above says why."
         raise Stop(f"{why} Fix that and run the same command again.")
+
+
+def newest_result(workspace: Path, stem: str) -> Path:
+    """The song that was just made, in the workspace: earlier ones, of other models, keep their names."""
+    found = sorted((workspace / "results").glob(f"{stem}*.flac"), key=lambda path: path.stat().st_mtime)
+    return (found[-1] if found else workspace / "results" / f"{stem}.flac").relative_to(workspace)
 
 
 def newest_model(folder: Path) -> Path:

@@ -168,6 +168,15 @@ def test_then_a_voice_is_trained_from_it_and_sings_the_same_song(commands, tmp_p
     assert len(set(results)) == 2, "the second song does not replace the first"
 
 
+def test_a_song_of_another_model_has_a_number_and_is_found(tmp_path):
+    (tmp_path / "results").mkdir()
+    assert quickstart.newest_result(tmp_path, "song") == Path("results/song.flac")
+    for age, name in enumerate(("song_2.flac", "song.flac", "other.flac")):
+        (tmp_path / "results" / name).touch()
+        os.utime(tmp_path / "results" / name, (1000 - age, 1000 - age))
+    assert quickstart.newest_result(tmp_path, "song") == Path("results/song_2.flac")
+
+
 def test_paths_are_shown_as_one_would_type_them(tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "CODE", tmp_path / "code")
     inside = tmp_path / "code/quickstart_workspace"
