@@ -44,7 +44,7 @@ def scan(source_dir: Path) -> tuple[dict[str, dict[Path, float]], int]:
         if paths:
             found[folder.name] = clips
     for text in left_out:
-        logger.warning("left out: %s", text)
+        logger.warning("left out: %s", printable(text, None))
     if not found:
         raise DataError(f"{source_dir}: holds no clips. {expected}")
     _refuse_equal_stems(found)
