@@ -50,14 +50,14 @@ def _find_part(file: BinaryIO, start: int, size: int) -> Part | None:
     first, announced, layout, alignment = found
     stop = first + (announced or 0)
     if announced is None or stop > size:
-        return Part(start, first, announced, size, size)
+        return Part(start, first, announced, max(first, size), size)
     padded = first + -(-announced // alignment) * alignment
     file.seek(stop)
     is_padding = not file.read(padded - stop)[1:].strip(b"\0")  # a single byte is no sample
     for behind in (padded, stop) if is_padding else ():  # some writers leave the padding out
         if (end := _end_of_chunks(file, behind, size, layout, alignment)) is not None:
             return Part(start, first, announced, stop, end)
-    return Part(start, first, announced or None, size, size)
+    return Part(start, first, announced or None, max(first, size), size)
 
 
 def _announced(file: BinaryIO, start: int, size: int) -> tuple[int, int | None, str, int] | None:

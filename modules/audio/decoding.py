@@ -43,7 +43,7 @@ def open_sound(path: Path) -> Sound:
                 return _open_ogg(path, find_pages(file, stat.st_size), stat.st_size)
             if parts := find_parts(file, stat.st_size):
                 return _join(path, [_open_part(path, part) for part in parts])
-        return _open_other(path)
+        return open_ffmpeg(path)
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file") from None
     except PermissionError:
@@ -137,19 +137,6 @@ def _join(path: Path, sounds: list[Sound]) -> Sound:
         joined.note(text)
     joined.note(f"{len(sounds)} recordings are joined in it; all were taken, one after the other")
     return joined
-
-
-def _open_other(path: Path) -> Sound:
-    """What ffmpeg reads; else what libsndfile has a decoder for."""
-    try:
-        return open_ffmpeg(path)
-    except AudioError as error:
-        try:
-            with _open_soundfile(path, path) as file:
-                rate = check_rate(path, file.samplerate)
-                return Sound(rate, file.channels, file.frames, lambda: _read_soundfile(path, 0, None))
-        except AudioError:
-            raise error from None
 
 
 def _open_soundfile(path: Path, source: "Path | FileRange", **raw: object) -> soundfile.SoundFile:

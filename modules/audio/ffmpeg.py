@@ -7,6 +7,7 @@ decoded becomes a note, or an error of ours.
 import contextlib
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,15 +22,27 @@ if TYPE_CHECKING:
 
 # What a file may be taken for: no playlists and scripts, which name other files, and no pictures and subtitles.
 _CONTAINERS = (
-    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,gsm,loas,matroska,mlp,mov,mp3,mpc,"
-    "mpc8,mpeg,mpegts,ogg,oma,qcp,rm,shn,tak,truehd,tta,voc,w64,wav,wv,xwma"
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,gsm,iff,ircam,loas,matroska,mlp,mov,mp3,"
+    "mpc,mpc8,mpeg,mpegts,nistsphere,ogg,oma,paf,qcp,rm,sds,shn,tak,truehd,tta,voc,w64,wav,wv,xwma"
 )
 # Containers that know how long they are (others estimate it), and the seconds that they may round it up by.
-_ROUNDING = {"mp3": 0.06, "mov": 0.1, "matroska": 0.3, "asf": 0.6, "flac": 0, "wv": 0, "tta": 0, "ape": 0, "caf": 0}
+_ROUNDING = {
+    "mp3": 0.06,
+    "mov": 0.1,
+    "matroska": 0.3,
+    "asf": 0.6,
+    "flac": 0,
+    "wv": 0,
+    "tta": 0,
+    "ape": 0,
+    "caf": 0,
+    "avi": 0.1,
+}
 # Decoded samples before the first of the take, where the container has no place to say so.
 _DELAYS = {"aac": 1024, "ac3": 256, "eac3": 256}
 _DELAYED = ("aac", "loas", "mpegts", "flv", "ac3", "eac3")
 _FEW_PACKETS = 4  # that are left out at the ends, where the encoder needed room
+_BARE = ("mp3", "aac", "ac3", "eac3", "loas", "amr", "dts", "gsm", "voc")  # nothing but packets, and tags at the ends
 _LARGEST_LOSS = 0.1  # share of a file that may be undecodable
 
 
@@ -73,7 +86,10 @@ def _opened(
                 raise AudioError(f"{path}: holds no sound")
             if stream.codec_context is not None:  # damage shows as an error, not as noise
                 stream.codec_context.options = {"err_detect": "crccheck+explode"}
-            yield container, stream
+            try:
+                yield container, stream
+            except av.error.FFmpegError as error:
+                raise AudioError(f"{path}: damaged or truncated ({error.strerror})") from None
 
 
 def _decoded(
@@ -91,43 +107,75 @@ def _decoded(
             yield packet, None
 
 
+@dataclass
+class _Tally:
+    """What was met on the way through a file."""
+
+    kind: str  # of the container
+    n_listed: int  # packets that it lists, 0 where it has no list
+    n_packets: int = 0
+    n_mute: int = 0  # packets that gave nothing
+    n_bytes: int = 0  # in packets
+    first: int | None = None  # where the first packet lies
+    done: int = 0  # samples
+    lost: int = 0  # of them silence in the place of what cannot be decoded
+    gap: int = 0  # the same at the end, where nothing follows
+    damaged_at: int | None = None  # samples before the first damage
+
+    def add(self, packet: "av.Packet", frames: list["av.AudioFrame"] | None, rate: int) -> None:
+        """Takes note of a packet and what came of it."""
+        if packet.size:
+            self.n_packets += 1
+            self.n_mute += frames == []
+            self.n_bytes += packet.size
+            self.first = packet.pos if self.first is None else self.first
+        if frames is None:
+            self.damaged_at = self.done if self.damaged_at is None else self.damaged_at
+            self.gap += min(round((packet.duration or 0) * (packet.time_base or 0) * rate), 10 * rate)
+
+
 def _blocks(path: Path, part: Callable[[], FileRange], sound: Sound, announced: float | None) -> Iterator[np.ndarray]:
     """(n, channels) float32 to the end; notes and errors say what is not as it should be."""
     import av
 
-    rate, done, lost, gap, first_lost, n_packets, n_mute = sound.rate, 0, 0, 0, None, 0, 0
     with _opened(path, part) as (container, stream):
-        kind = container.format.name.split(",")[0]
-        skip = _DELAYS.get(stream.codec_context.name, 0) if kind in _DELAYED else 0
-        n_listed = stream.frames
+        tally = _Tally(container.format.name.split(",")[0], stream.frames)
+        skip = _DELAYS.get(stream.codec_context.name, 0) if tally.kind in _DELAYED else 0
         try:
             for packet, frames in _decoded(container, stream):
-                n_packets += packet.size > 0
-                n_mute += packet.size > 0 and frames == []
-                if frames is None:
-                    first_lost = done / rate if first_lost is None else first_lost
-                    gap += min(round((packet.duration or 0) * (packet.time_base or 0) * rate), 10 * rate)
+                tally.add(packet, frames, sound.rate)
                 for frame in frames or ():
-                    if gap:  # silence, so that what follows stays where it was
-                        yield np.zeros((gap, sound.channels), np.float32)
-                        lost, done, gap = lost + gap, done + gap, 0
-                    block = _samples(path, sound, frame, done)[skip:]
+                    if tally.gap:  # silence, so that what follows stays where it was
+                        yield np.zeros((tally.gap, sound.channels), np.float32)
+                        tally.lost, tally.done, tally.gap = tally.lost + tally.gap, tally.done + tally.gap, 0
+                    block = _samples(path, sound, frame, tally.done)[skip:]
                     skip = max(0, skip - frame.samples)
-                    done += len(block)
+                    tally.done += len(block)
                     yield block
         except av.error.FFmpegError as error:
-            raise AudioError(f"{path}: damaged or truncated after {done / rate:.1f} s ({error.strerror})") from None
-    if lost > _LARGEST_LOSS * done:
-        raise AudioError(f"{path}: damaged: {lost / rate:.1f} of its {done / rate:.1f} s cannot be decoded")
+            seconds = tally.done / sound.rate
+            raise AudioError(f"{path}: damaged or truncated after {seconds:.1f} s ({error.strerror})") from None
+    _judge(path, sound, announced, tally)
+
+
+def _judge(path: Path, sound: Sound, announced: float | None, tally: _Tally) -> None:
+    """Notes what is not there, or not as it should be; an AudioError where that is too much."""
+    seconds, size = tally.done / sound.rate, path.stat().st_size
+    if tally.lost > _LARGEST_LOSS * tally.done:
+        raise AudioError(f"{path}: damaged: {tally.lost / sound.rate:.1f} of its {seconds:.1f} s cannot be decoded")
     if announced is not None:
-        compare_lengths(path, sound, announced, done / rate, _ROUNDING[kind])
-    if kind == "mov" and n_packets + _FEW_PACKETS < n_listed < path.stat().st_size:
-        sound.note(f"it was cut by a list of edits; {n_packets} of its {n_listed} packets were taken, as players do")
-    if n_mute > max(_FEW_PACKETS, n_packets // 20):
-        sound.note(f"{n_mute} of its {n_packets} packets gave no sound; it may be damaged")
-    if first_lost is not None:
-        told = f"{(lost + gap) / rate:.2f} s cannot be decoded" + (" and were taken as silence" if lost else "")
-        sound.note(f"it is damaged at {first_lost:.1f} s; {told}")
+        compare_lengths(path, sound, announced, seconds, _ROUNDING[tally.kind])
+    if tally.kind == "mov" and tally.n_packets + _FEW_PACKETS < tally.n_listed < size:
+        taken = f"{tally.n_packets} of its {tally.n_listed} packets were taken"
+        sound.note(f"it was cut by a list of edits; {taken}, as players do")
+    if tally.kind in _BARE and tally.n_bytes < (1 - _LARGEST_LOSS) * (size := size - (tally.first or 0)):
+        sound.note(f"{1 - tally.n_bytes / size:.0%} of its bytes are no sound that can be decoded, and were left out")
+    if tally.n_mute > max(_FEW_PACKETS, tally.n_packets // 20):
+        sound.note(f"{tally.n_mute} of its {tally.n_packets} packets gave no sound; it may be damaged")
+    if tally.damaged_at is not None:
+        told = " and were taken as silence" if tally.lost else ""
+        told = f"{(tally.lost + tally.gap) / sound.rate:.2f} s cannot be decoded{told}"
+        sound.note(f"it is damaged at {tally.damaged_at / sound.rate:.1f} s; {told}")
 
 
 def _samples(path: Path, sound: Sound, frame: "av.AudioFrame", done: int) -> np.ndarray:

@@ -82,6 +82,8 @@ class FileRange(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:
         room = memoryview(buffer).cast("B")[: max(0, self._size - self._at)]
+        if not room:
+            return 0
         self._file.seek(self._start + self._at)
         n_read = self._file.readinto(room)
         self._at += n_read
