@@ -203,7 +203,10 @@ class TrainingLoop:
         if self.group.lowest(error is None):
             self._saved_step = self.state.step
         elif is_last:
-            raise error or FailedElsewhere()
+            if error is None:
+                raise FailedElsewhere
+            since = f"{self.saved} is the newest checkpoint" if self.saved else "there is no checkpoint"
+            raise UserError(f"step {self.state.step} is not saved: {reason_of(error)} Of this run {since}.") from None
         elif error is not None:
             text = "step %d is not saved: %s Training goes on and tries again at the next checkpoint"
             logger.error(text, self.state.step, reason_of(error))
