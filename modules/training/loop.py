@@ -140,9 +140,8 @@ class TrainingLoop:
                 self.save()
                 if monitor:
                     monitor.validate(self.stop)
-                self._aim(last)
-            if self._saved_step == state.step:  # networks may have been evaluated since
                 self._set_training()
+                self._aim(last)
             self._turn_epoch(n_batches)
 
     def _count(self, batches: list, report: Any) -> None:
