@@ -22,6 +22,7 @@ from modules.training.checkpoints import (
     read_newest,
     read_place,
     report_changed_rate,
+    report_other_base,
     require_same_config,
     set_rank_random_state,
 )
@@ -42,6 +43,7 @@ def load_start(folder: Path, step: DiffusionStep, group: Group) -> tuple[TrainSt
     weights = weights_of(content, path)
     n_steps = step_of(path)
     if n_steps == 0:
+        report_other_base(path, content.get("config"), config, DIFFUSION_TRAINED_WITH)
         load_base(step.network, weights, path, "the diffusion config", key_of, sizes_of)
         logger.info("starting from the weights of %s", path)
         return TrainState(), None

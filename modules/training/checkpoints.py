@@ -46,6 +46,15 @@ def require_same_config(path: Path, stored: Any, config: Section, keys: Keys, re
         )
 
 
+def report_other_base(path: Path, stored: Any, config: Section, keys: Keys) -> None:
+    """Warns about a base whose own config differs in `keys`, though its tensors may fit."""
+    before = stored_config(stored, type(config), path)
+    differ = [text for text in changes(before, config, keys) if not text.startswith("spk")] if before else []
+    if differ:
+        text = "%s: this base was trained otherwise, so it helps less: %s"
+        logger.warning(text, path, "; ".join(differ))
+
+
 def load_base(
     net: nn.Module,
     found: dict[str, torch.Tensor],

@@ -140,9 +140,8 @@ class TrainingLoop:
                 self.save()
                 if monitor:
                     monitor.validate(self.stop)
-                self._aim(last)
-            if self._saved_step == state.step:  # networks may have been evaluated since
                 self._set_training()
+                self._aim(last)
             self._turn_epoch(n_batches)
 
     def _count(self, batches: list, report: Any) -> None:
@@ -203,7 +202,10 @@ class TrainingLoop:
         if self.group.lowest(error is None):
             self._saved_step = self.state.step
         elif is_last:
-            raise error or FailedElsewhere()
+            if error is None:
+                raise FailedElsewhere
+            since = f"{self.saved} is the newest checkpoint" if self.saved else "there is no checkpoint"
+            raise UserError(f"step {self.state.step} is not saved: {reason_of(error)} Of this run {since}.") from None
         elif error is not None:
             text = "step %d is not saved: %s Training goes on and tries again at the next checkpoint"
             logger.error(text, self.state.step, reason_of(error))

@@ -23,6 +23,7 @@ from modules.training.checkpoints import (
     read_newest,
     read_place,
     report_changed_rate,
+    report_other_base,
     require_same_config,
     set_rank_random_state,
 )
@@ -36,6 +37,8 @@ from modules.weights.state_dict import fit
 
 logger = logging.getLogger(__name__)
 
+# What a base should share with the run though no tensor's shape shows it.
+_HEARD = {"data": ("sampling_rate", "hop_length"), "model": ("speech_encoder", "vocoder_name")}
 BEST = "G_best.pth"  # the voice that scored best so far
 # In the file of a generator whose weights are averaged, "model" is the average and these are beside it.
 _TRAINED, _N_AVERAGED = "trained_model", "n_averaged"
@@ -175,7 +178,9 @@ def _load_base(folder: Path, step: VitsStep, base: Path | None) -> Path | None:
         if g is None:
             raise CheckpointError(f"--base {base}: holds no G_0.pth. Give a folder with G_0.pth and D_0.pth")
     if g is not None:
-        weights = voice_weights({"model": _with_own_speakers(load_weights(g), step.net_g, g, step.config)}, g)
+        content = load_weights(g)
+        report_other_base(g, content.get("config"), step.config, _HEARD)
+        weights = voice_weights({"model": _with_own_speakers(content, step.net_g, g, step.config)}, g)
         _require_whole(weights, g)
         load_base(step.net_g, weights, g, where, key_of, sizes_of)
     if d is not None:

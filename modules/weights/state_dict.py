@@ -28,7 +28,10 @@ def state_dict(content: Mapping[Any, Any], path: Path | str) -> dict[str, torch.
     """`tensors_of` the content of the file `path`, which must hold some."""
     found = tensors_of(content)
     if not found:
-        entries = ", ".join(sorted(map(str, content))[:6])[:200] or "none"
+        # Of other kinds, an attack may have made names that take minutes to write, or crash.
+        is_short = [isinstance(key, str) or (isinstance(key, int) and abs(key) < 2**63) for key in content]
+        names = sorted(str(key) if short else type(key).__name__ for key, short in zip(content, is_short))
+        entries = ", ".join(names[:6])[:200] or "none"
         text = f"{path}: holds no weights (its entries: {entries})"
         raise CheckpointError(f"{text}. Give a file that a training or a download has made.")
     return found

@@ -10,6 +10,7 @@ from damage import flip_a_bit
 from tiny_voices import tiny_config
 
 from models import build_synthesizer
+from modules.config.io import to_plain
 from modules.errors import CheckpointError
 from modules.training.distributed import Group, random_state
 from modules.training.loop import TrainState
@@ -311,6 +312,15 @@ def test_a_base_for_another_number_of_speakers_brings_no_warning(tmp_path, caplo
     like_published(tmp_path, make_step(tiny_config({"n_speakers": 200})), "0")
     assert resume(tmp_path, tiny_config()).has_base
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_base_of_another_encoder_that_fits_is_said(tmp_path, caplog):
+    step = make_step(tiny_config())
+    like_published(tmp_path, step, "0")
+    content, config = load_weights(tmp_path / "G_0.pth"), tiny_config({"speech_encoder": "other"})
+    save_weights(tmp_path / "G_0.pth", {**content, "config": to_plain(tiny_config())})
+    assert resume(tmp_path, config).has_base
+    assert "G_0.pth: this base was trained otherwise, so it helps less: model.speech_encoder was 'fake'" in caplog.text
 
 
 def test_a_base_of_another_preset_is_refused_by_the_values_that_differ(tmp_path):

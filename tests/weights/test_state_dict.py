@@ -27,6 +27,11 @@ def test_a_file_without_weights_says_what_is_in_it():
         state_dict({"epoch": 3, 1: torch.zeros(1)}, "a.pt")
 
 
+def test_names_that_cannot_be_written_are_named_by_their_kind():
+    with pytest.raises(CheckpointError, match=r"its entries: int, tuple"):
+        state_dict({10**5000: 1, (1, 2): 3}, "a.pt")
+
+
 def test_tensors_that_do_not_fit_are_named_with_both_shapes():
     found = {"emb_g.weight": torch.zeros(3, 16), "extra": torch.zeros(1)}
     wanted = {"emb_g.weight": torch.zeros(4, 16), "pre.bias": torch.zeros(2)}
