@@ -1,8 +1,8 @@
 """Step 1 of the recipe: recordings of any kind become training clips.
 
-Reads dataset_raw/SPEAKER/ (sub-folders too; wav, flac, ogg, opus, mp3, aiff, any rate and channel count).
+Reads dataset_raw/SPEAKER/ (sub-folders too; wav, flac, mp3, m4a, ogg, films, ...; any rate and channel count).
 Writes dataset/44k/SPEAKER/NAME.wav: mono, 16 bits, silence trimmed off the ends, at full level.
-Files that cannot be used are named with the reason and skipped. A second run makes only what is new or changed.
+What cannot be used is named with the reason and skipped. A second run makes only what is new or changed.
 
 Example: python resample.py --in_dir dataset_raw --out_dir2 dataset/44k
 """
@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.num_processes < 0:
         raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
 
-    from modules.data.recordings import Manifest, find_recordings
+    from modules.data.manifest import Manifest
+    from modules.data.recordings import find_recordings
     from modules.files import remove_leftovers
 
     configure_logging()
@@ -83,7 +84,10 @@ def _make_clips(manifest, todo, wanted_workers) -> dict[Path, str]:
                 failed[recording.source] = reason
                 logger.warning("%s: %s", recording.source, reason)
             else:
-                manifest.finish(recording, result)
+                output, notes = result
+                manifest.finish(recording, output)
+                for note in notes:
+                    logger.warning("%s: %s", recording.source, note)
     finally:
         if todo:
             manifest.flush()

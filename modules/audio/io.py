@@ -1,32 +1,36 @@
-"""Audio files in and out: mono float32 arrays, any format soundfile reads (not m4a and other AAC files)."""
+"""Audio files in and out: mono float32 arrays, any format that libsndfile or ffmpeg read."""
 
 import contextlib
+import logging
+import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISREG
 
 import numpy as np
 import soundfile
 import soxr
 
-from modules.audio.truncation import refuse_truncated
-from modules.errors import AudioError, UsageError
+from modules.audio.decoding import open_sound
+from modules.audio.mono import MonoFile
+from modules.errors import AudioError, UsageError, reason_of
 from modules.files import atomic_path
 
+logger = logging.getLogger(__name__)
+
 AUDIO_SUFFIXES = frozenset(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .snd .caf .w64 .rf64 .voc".split()
+    ".wav .wave .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .snd .caf .w64 .rf64 .bwf .voc "  # recorders, studios
+    ".m4a .m4b .mp4 .m4v .mov .3gp .3g2 .aac .adts .amr .awb .mkv .mka .webm .avi .flv .ts .mpg .mpeg .mp2 .wma .wmv "
+    ".asf .wv .ape .tta .tak .shn .mpc .ac3 .eac3 .dts .mlp .dsf .oma .qcp .ra .rm .spx .ogv .ogx .weba .mpga".split()
 )
-# Audio that people have but libsndfile cannot decode.
-UNREADABLE_SUFFIXES = frozenset(".m4a .mp4 .aac .wma .amr .ape .ac3 .webm .mka".split())
 _OUTPUT_FORMATS = {"opus": ("OGG", "OPUS"), "aif": ("AIFF", None), "oga": ("OGG", None), "wave": ("WAV", None)}
 _LONGEST_WAV = 0x7FFFFF00  # samples of 16 bits
-_RATES = range(1000, 1_000_001)  # a header that says anything else is damaged, and resampling from 1 Hz eats all memory
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a header announces."""
+    """What a file holds."""
 
     rate: int  # Hz
     n_samples: int  # per channel
@@ -35,40 +39,27 @@ class AudioInfo:
 
 
 def probe(path: Path | str) -> AudioInfo:
-    """Rate, length and channels from the header, without decoding; an AudioError where it is no audio file."""
-    with _open(Path(path)) as file:
-        return AudioInfo(file.samplerate, file.frames, file.channels, file.frames / file.samplerate)
+    """Rate, length and channels of what reading gives; an AudioError where it is no audio file.
+
+    A file whose header cannot be trusted with its length is decoded for it.
+    """
+    sound = open_sound(Path(path))
+    n_samples = sum(map(len, sound.blocks())) if sound.n_samples is None else sound.n_samples
+    return AudioInfo(sound.rate, n_samples, sound.channels, n_samples / sound.rate)
 
 
 def read(path: Path | str) -> tuple[np.ndarray, int]:
-    """A whole file as mono: wav (T,) float32, channels averaged, and its rate in Hz; else an AudioError."""
-    return np.concatenate(list(read_blocks(path))), probe(path).rate
+    """A whole file as mono: wav (T,) float32 and its rate in Hz; else an AudioError. What is unusual is logged."""
+    file = MonoFile(Path(path))
+    wav = np.concatenate(list(file.blocks()))
+    for text in file.notes:
+        logger.warning("%s: %s", path, text)
+    return wav, file.rate
 
 
 def read_blocks(path: Path | str, block_seconds: float = 10.0) -> Iterator[np.ndarray]:
     """The file in mono float32 blocks, the last one shorter; an AudioError where the reading reaches damage."""
-    path = Path(path)
-    with _open(path) as file:
-        refuse_truncated(path)
-        announced, rate, done = file.frames, file.samplerate, 0
-        if not announced:
-            raise AudioError(f"{path}: holds no samples")
-        while True:
-            try:
-                block = file.read(max(1, int(block_seconds * rate)), dtype="float32", always_2d=True)
-            except (soundfile.SoundFileError, RuntimeError) as error:
-                raise AudioError(f"{path}: damaged or truncated after {done / rate:.1f} s ({error})") from None
-            if not len(block):
-                break
-            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
-            if not np.isfinite(mono).all():
-                at = (done + int(np.flatnonzero(~np.isfinite(mono))[0])) / rate
-                raise AudioError(f"{path}: has samples that are not numbers (NaN or infinity), the first at {at:.2f} s")
-            done += len(mono)
-            yield np.ascontiguousarray(mono)
-        # mp3 headers round to whole packets and may count the encoder's padding: allow for two packets and 1 %.
-        if announced - done > max(2 * 1152, announced // 100):
-            raise AudioError(f"{path}: truncated: {done / rate:.1f} s of the {announced / rate:.1f} s it announces")
+    return MonoFile(Path(path)).blocks(block_seconds)
 
 
 def load(path: Path | str, rate: int) -> np.ndarray:
@@ -94,8 +85,20 @@ def write(path: Path | str, wav: np.ndarray, rate: int) -> None:
     try:
         with atomic_path(path) as temporary:
             soundfile.write(temporary, to_int16(wav), rate, subtype="PCM_16", format="WAV")
-    except (OSError, soundfile.SoundFileError) as error:
-        raise AudioError(f"{path}: cannot be written ({error})") from None
+    except (OSError, RuntimeError) as error:
+        raise _unwritten(Path(path), error) from None
+
+
+def _unwritten(path: Path, error: Exception) -> AudioError:
+    """Why a file could not be written: libsndfile does not say, so the folder is asked."""
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as refusal:
+        error = refusal
+    return AudioError(f"{path}: cannot be written ({reason_of(error, path)})")
 
 
 class StreamWriter:
@@ -138,43 +141,15 @@ class StreamWriter:
         samples = to_int16(wav) if self._subtype == "PCM_16" else np.clip(wav, -1.0, 1.0)
         try:
             self._file.write(samples)
-        except (OSError, RuntimeError, soundfile.SoundFileError) as error:
-            raise AudioError(f"{self.path}: writing failed ({error}). Is the disk full?") from None
+        except (OSError, RuntimeError) as error:
+            raise _unwritten(self.path, error) from None
         self.n_samples += len(wav)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
-        self._file.close()
+        try:
+            self._file.close()
+        except (OSError, RuntimeError) as problem:  # the last samples and the header are written now
+            failure = _unwritten(self.path, problem)
+            self._replacement.__exit__(type(failure), failure, None)
+            raise failure from None
         return bool(self._replacement.__exit__(kind, error, trace))
-
-
-def _open(path: Path) -> soundfile.SoundFile:
-    try:
-        if path.is_dir():
-            raise AudioError(f"{path}: is a folder, expected an audio file")
-        stat = path.stat()
-        if not S_ISREG(stat.st_mode):  # reading a pipe would wait for ever
-            raise AudioError(f"{path}: is not a regular file")
-        if not stat.st_size:
-            raise AudioError(f"{path}: is empty (0 bytes)")
-        with path.open("rb"):
-            pass
-        file = soundfile.SoundFile(path)
-    except FileNotFoundError:
-        raise AudioError(f"{path}: no such file") from None
-    except PermissionError:
-        raise AudioError(f"{path}: may not be read (permission denied)") from None
-    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
-        if path.suffix.lower() in UNREADABLE_SUFFIXES:
-            advice = f'soundfile cannot read this format. Convert it: ffmpeg -i "{path.name}" "{path.stem}.flac"'
-            raise AudioError(f"{path}: {advice}") from None
-        reason = str(error).split(": ", 1)[-1].strip().rstrip(".")
-        if "does not exist" in reason:  # what libsndfile says when its mp3 decoder finds nothing
-            reason = "no audio found in it"
-        raise AudioError(f"{path}: not an audio file that can be read ({reason})") from None
-    if file.format != "RAW" and file.samplerate in _RATES:
-        return file
-    file.close()
-    if file.format == "RAW":  # libsndfile takes any .au or .snd file without a header for 8 kHz telephone sound
-        raise AudioError(f"{path}: not an audio file that can be read (no header)")
-    wanted = f"expected {_RATES[0]} to {_RATES[-1]} Hz; it may be damaged"
-    raise AudioError(f"{path}: its header says {file.samplerate} Hz, {wanted}")

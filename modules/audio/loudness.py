@@ -1,4 +1,4 @@
-"""Level: RMS in windows and per frame, peaks, trimming of silence, a source's envelope and its pauses."""
+"""Level: RMS in windows and per frame, peaks, where silence ends, a source's envelope and its pauses."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-_TRIM_HOP, _TRIM_HOPS = 512, 4  # frames of 2048 samples
+TRIM_HOP = 512  # samples; frames of four hops
 _DB_FLOOR = 1e-5  # amplitude that counts as silence in decibels
 
 FULL_SCALE = 1 - 0.5 / 32767  # from here on a sample becomes the largest of 16 bits
@@ -59,19 +59,16 @@ def frame_volume(wav: "torch.Tensor", hop_length: int) -> "torch.Tensor":
     return padded[: n_frames * hop_length].reshape(n_frames, hop_length).mean(dim=-1).sqrt()
 
 
-def peak_normalise(wav: np.ndarray) -> np.ndarray:
-    """(T,) scaled so that its largest magnitude is 1; silence stays silence."""
-    peak = float(np.abs(wav).max(initial=0.0))
-    return wav if peak == 0 else (wav * (1 / peak)).astype(np.float32)
+def loud_range(rms: np.ndarray, n_samples: int, top_db: float = 40.0) -> tuple[int, int]:
+    """(start, stop) of what lies less than `top_db` below the loudest frame, as librosa.effects.trim; else (0, 0).
 
-
-def trim_silence(wav: np.ndarray, top_db: float = 40.0) -> np.ndarray:
-    """(T,) without the frames at both ends that lie more than `top_db` below the loudest, as librosa.effects.trim."""
-    if not len(wav):
-        return wav
-    rms = np.maximum(centered_rms(wav, _TRIM_HOP, _TRIM_HOPS), _DB_FLOOR)
+    `rms` is `centered_rms` of T = `n_samples` samples with hops of `TRIM_HOP` and four of them to a window.
+    """
+    if not n_samples:
+        return 0, 0
+    rms = np.maximum(rms, _DB_FLOOR)
     loud = np.flatnonzero(20 * np.log10(rms / rms.max()) > -top_db)
-    return wav[loud[0] * _TRIM_HOP : min(len(wav), (loud[-1] + 1) * _TRIM_HOP)]
+    return int(loud[0]) * TRIM_HOP, min(n_samples, (int(loud[-1]) + 1) * TRIM_HOP)
 
 
 def match_envelope(out: np.ndarray, out_rate: int, source: np.ndarray, source_rate: int, ratio: float) -> np.ndarray:

@@ -21,10 +21,10 @@ class Segment:
 
 
 class RmsMeter:
-    """Loudness of a stream, one value each 20 ms, whatever the sizes of the blocks it comes in."""
+    """Loudness of a stream, one value each hop (20 ms), whatever the sizes of the blocks it comes in."""
 
-    def __init__(self, rate: int) -> None:
-        self.hop_length = slicer_hop(rate)
+    def __init__(self, rate: int, hop_length: int | None = None) -> None:
+        self.hop_length = hop_length or slicer_hop(rate)
         self.n_samples = 0
         self._energies: list[np.ndarray] = []
         self._rest = np.zeros(0, dtype=np.float32)
@@ -39,7 +39,7 @@ class RmsMeter:
         self._rest = joined[whole:].copy()
 
     def finish(self) -> np.ndarray:
-        """Loudness of all that was pushed: (n_samples // hop_length + 1,), windows of 80 ms centred on each hop."""
+        """Loudness of all that was pushed: (n_samples // hop_length + 1,), windows of four hops centred on each."""
         parts = [*self._energies, hop_energies(self._rest, self.hop_length)]
         return rms_from_energies(np.concatenate(parts), self.n_samples, self.hop_length, WINDOW_HOPS)
 

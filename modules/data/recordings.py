@@ -1,32 +1,44 @@
-"""Recordings and the clips that they become: which there are, what is done already, and the conversion of one.
+"""Recordings and the clips that they become: which there are, and the conversion of one.
 
-A manifest remembers from which source and with which settings each clip was made, so that a second run does only what
-is new or changed, and never touches a file that somebody else wrote. numpy only: spawned workers start fast.
+Which clips are done already is for `modules/data/manifest.py`. numpy only: spawned workers start fast.
 """
 
+import codecs
 import hashlib
-import json
 import logging
 import os
-import time
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soxr
 
-from modules.audio.io import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES, read, resample, write
-from modules.audio.loudness import peak_normalise, trim_silence
-from modules.errors import AudioError, DataError
-from modules.files import sha256_of, write_json
+from modules.audio.decoding import open_sound
+from modules.audio.io import AUDIO_SUFFIXES, StreamWriter
+from modules.audio.loudness import TRIM_HOP, loud_range
+from modules.audio.mono import MonoFile
+from modules.audio.slicer import RmsMeter
+from modules.errors import FAILURES, AudioError, DataError, reason_of
+from modules.files import sha256_of
+from modules.text import printable
 
 logger = logging.getLogger(__name__)
 
 MIN_SECONDS = 0.3
 _SILENT_PEAK = 1e-4  # -80 dB: three steps of 16 bits
-_WORK_PER_FLUSH = 20  # the manifest is written as often as costs a twentieth of the time
+_LARGEST_OFFSET = 0.005  # of the mean from zero, as a share of the peak; trimming would take 0.01 for sound
+_LONG_TAKE = 90  # seconds
+_LONGEST_KEPT = 300  # seconds of a recording that are kept in memory
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and features add suffixes to a clip's name
+_NOT_LISTABLE = "\\|"  # file lists have "/" for the one, and end a path at the other
+_OTHER_NAMES = ("thumbs.db", "desktop.ini")
+_OTHER_SUFFIXES = frozenset(
+    ".txt .md .tsv .csv .json .xml .html .htm .pdf .doc .docx .rtf .log .ini .yaml .yml .py .cue .m3u .m3u8 .pls .lrc "
+    ".srt .ass .lab .textgrid .jpg .jpeg .png .gif .bmp .webp .heic .tif .tiff .svg .ico .mid .midi .nfo .url .lnk "
+    ".asd .pkf .sfk .reapeaks .rpp .sesx .aup .aup3 .npy .pt .pth".split()
+)
 
 
 @dataclass(frozen=True)
@@ -41,58 +53,112 @@ class Recording:
 
 
 def find_recordings(in_dir: Path, out_dir: Path, rate: int, normalise: bool) -> tuple[list[Recording], dict[Path, str]]:
-    """All audio below `in_dir/SPEAKER/`, sorted, and the reason for each that no clip can be named after.
+    """All audio below `in_dir/SPEAKER/`, sorted, and the reason for each path that cannot be used, which is logged.
 
-    Files in sub-folders become `sub_file.wav` beside the others. What else lies around is logged.
+    Files in sub-folders become `sub_file.wav` beside the others. What is obviously no recording is counted.
     """
     expected = f"Expected {in_dir}/SPEAKER/recording.wav (one folder for each voice)."
     if not in_dir.is_dir():
         raise DataError(f"{in_dir}: no such folder. {expected}")
     _refuse_nested(in_dir, out_dir)
-    recordings, misnamed, n_ignored = [], {}, 0
+    recordings, skipped, n_ignored = [], {}, 0
     for entry in sorted(path for path in in_dir.iterdir() if not path.name.startswith(".")):
-        if not entry.is_dir() and _is_audio(entry):
+        if not entry.is_dir() and entry.suffix.lower() in AUDIO_SUFFIXES:
             logger.warning("%s: lies outside any speaker folder, left out. Move it to %s/SPEAKER/", entry, in_dir)
-        if not entry.is_dir():
-            n_ignored += not _is_audio(entry)
-            continue
-        files = sorted(_files_below(entry))
-        sources = [path for path in files if _is_audio(path)]
-        n_ignored += len(files) - len(sources)
-        if not sources:
-            logger.warning("%s: speaker folder without audio", entry)
-        for source in sources:
-            if _is_misnamed(source):
-                misnamed[source] = "its name is not valid Unicode or has a line break"
-                logger.warning("%a: %s, skipped. Rename it.", str(source), misnamed[source])
-                continue
-            target = out_dir / entry.name / _clip_name(source.relative_to(entry))
-            recordings.append(Recording(source, target, source.relative_to(in_dir).as_posix(), rate, normalise))
+        elif not entry.is_dir():
+            n_ignored += 1
+        elif set(_NOT_LISTABLE) & set(entry.name):
+            skipped[entry] = "its name has a backslash or |, which no file list can hold. Rename it."
+        else:
+            sources, reasons, n_others = _sources_below(entry)
+            n_ignored += n_others
+            skipped |= reasons
+            if not sources and not reasons:
+                logger.warning("%s: speaker folder without audio", entry)
+            for source in sources:
+                target = out_dir / entry.name / _clip_name(source.relative_to(entry))
+                recordings.append(Recording(source, target, source.relative_to(in_dir).as_posix(), rate, normalise))
+    for path, reason in skipped.items():
+        logger.warning("%s: %s", printable(path, None), reason)
     if n_ignored:
         logger.info("%d files that are not audio were left out", n_ignored)
-    if not recordings and not misnamed:
+    if not recordings and not skipped:
         raise DataError(f"{in_dir}: no recordings found. {expected}")
     _refuse_collisions(recordings)
-    return recordings, misnamed
+    return recordings, skipped
 
 
-def make_clip(recording: Recording) -> tuple[int, int, str]:
-    """Writes the clip of one recording (trimmed, at its rate, 16 bits); returns its size, mtime in ns and SHA-256."""
-    wav, rate = read(recording.source)
-    _refuse_short(len(wav) / rate, "")
-    if np.abs(wav).max() < _SILENT_PEAK:
-        raise AudioError(f"{recording.source}: is silent")
-    wav = trim_silence(wav)
-    _refuse_short(len(wav) / rate, " without the silence at its ends")
-    peak = float(np.abs(wav).max())
-    if peak > 1:
-        wav = wav * (0.98 / peak)
-    wav = resample(np.ascontiguousarray(wav, dtype=np.float32), rate, recording.rate)
+def make_clip(recording: Recording) -> tuple[tuple[int, int, str], tuple[str, ...]]:
+    """Writes the clip of one recording: trimmed, at its rate, 16 bits; of any length, in memory that does not grow.
+
+    Returns the clip's size, mtime in ns and SHA-256, and what is unusual about the recording.
+    """
+    file = MonoFile(recording.source)
+    take = _measure(file)
+    # Full level is known once all of it has been resampled; what is short is kept for that, the rest is made again.
+    kept = list(_resampled(file, take, recording.rate)) if take.blocks else None
+    scale = 1.0
     if recording.normalise:
-        wav = peak_normalise(wav)
-    write(recording.target, wav, recording.rate)
-    stat = recording.target.stat()
-    return stat.st_size, stat.st_mtime_ns, sha256_of(recording.target)
+        scale = 1 / max(_peak(block) for block in kept or _resampled(file, take, recording.rate))
+    with StreamWriter(recording.target, recording.rate, "wav") as writer:
+        for block in kept or _resampled(file, take, recording.rate):
+            writer.write((block * scale).astype(np.float32))
+    notes, stat, seconds = file.notes, recording.target.stat(), (take.stop - take.start) / file.rate
+    if seconds > _LONG_TAKE:
+        advice = "training takes short parts of it at random. Takes of 5 to 15 s are best: cut it at its pauses"
+        notes += (f"becomes one clip of {seconds:.0f} s, and {advice}",)
+    return (stat.st_size, stat.st_mtime_ns, sha256_of(recording.target)), notes
+
+
+@dataclass(frozen=True)
+class _Take:
+    """What a recording holds, found by reading it once."""
+
+    start: int  # samples; where sound begins
+    stop: int  # where it ends
+    offset: np.float32  # constant part of the samples
+    peak: float  # largest magnitude without it
+    blocks: list[np.ndarray] | None  # all of it where it is short
+
+
+def _measure(file: MonoFile) -> _Take:
+    offset, kept = np.float32(0), []
+    for _ in range(2):
+        meter, total, low, high = RmsMeter(file.rate, TRIM_HOP), 0.0, np.inf, -np.inf
+        for block in file.blocks() if not offset else kept or file.blocks():
+            meter.push(block - offset if offset else block)
+            total += float(block.sum(dtype=np.float64))
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
+            if kept is not None and not offset:
+                kept = [*kept, block] if meter.n_samples < _LONGEST_KEPT * file.rate else None
+        mean = np.float32(total / meter.n_samples)
+        if offset or abs(mean) < _LARGEST_OFFSET * max(-low, high):
+            break
+        offset = mean
+    peak = float(max(high - offset, offset - low))
+    _refuse_short(meter.n_samples / file.rate, "")
+    if peak < _SILENT_PEAK:
+        raise AudioError(f"{file.path}: is silent")
+    start, stop = loud_range(meter.finish(), meter.n_samples)
+    _refuse_short((stop - start) / file.rate, " without the silence at its ends")
+    return _Take(start, stop, offset, peak, kept)
+
+
+def _resampled(file: MonoFile, take: _Take, rate: int) -> Iterator[np.ndarray]:
+    """Blocks of the trimmed recording at `rate`, soxr's high quality: the same samples as of the whole at once."""
+    stream = soxr.ResampleStream(file.rate, rate, 1, dtype="float32", quality="HQ") if rate != file.rate else None
+    gain, at = np.float32(0.98 / take.peak if take.peak > 1 else 1.0), 0
+    for block in take.blocks or file.blocks():
+        part = block[max(0, take.start - at) : max(0, take.stop - at)]
+        part = (part - take.offset if take.offset else part) * gain
+        yield stream.resample_chunk(part) if stream else part
+        at += len(block)
+    if stream:
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _peak(block: np.ndarray) -> float:
+    return float(np.abs(block).max(initial=0.0))
 
 
 def _refuse_short(seconds: float, how: str) -> None:
@@ -100,97 +166,61 @@ def _refuse_short(seconds: float, how: str) -> None:
         raise AudioError(f"is shorter than {MIN_SECONDS} s{how} ({seconds:.2f} s)")
 
 
-class Manifest:
-    """Which clips were made from what; kept in the output folder and written as work goes on.
-
-    An entry without an output was being made when it was written: after a crash its file is ours and is made again.
-    """
-
-    def __init__(self, out_dir: Path) -> None:
-        self._out_dir, self._path = out_dir, out_dir / ".resample.json"
-        self._entries: dict[str, dict] = {}
-        self._next_flush = 0.0
-        if self._path.is_file():
+def _sources_below(folder: Path) -> tuple[list[Path], dict[Path, str], int]:
+    """(recordings below, why other paths cannot be used, how many files are obviously no recordings)."""
+    sources, reasons, n_others = [], {}, 0
+    errors: list[OSError] = []
+    for path in sorted(_files_below(folder, errors)):
+        suffix = path.suffix.lower()
+        if suffix in _OTHER_SUFFIXES or path.name.lower() in _OTHER_NAMES:
+            n_others += 1
+        elif _is_misnamed(path):
+            reasons[path] = "its name is not valid Unicode or has a line break, skipped. Rename it."
+        elif suffix in AUDIO_SUFFIXES:
+            sources.append(path)
+        else:  # a name that says nothing: what is inside counts
             try:
-                self._entries = json.loads(self._path.read_text("utf-8"))
-                if not isinstance(self._entries, dict) or not all(map(_is_entry, self._entries.values())):
-                    raise ValueError("not a list of clips")
-            except (ValueError, OSError) as error:
-                raise DataError(f"{self._path}: damaged ({error}). Delete it and use --overwrite.") from None
-
-    def state_of(self, recording: Recording) -> str:
-        """ "new", "done", or "foreign": at the clip's place lies a file that resample.py did not write as it is now."""
-        entry = self._entries.get(self._key(recording))
-        if not recording.target.exists() or (entry and entry.get("output") is None):
-            return "new"
-        if entry is None:
-            return "foreign"
-        size, mtime_ns, digest = entry["output"]
-        stat = recording.target.stat()
-        if stat.st_size != size or (stat.st_mtime_ns != mtime_ns and sha256_of(recording.target) != digest):
-            return "foreign"  # a copy of our clip has another time but our content
-        return "done" if entry["made_from"] == _origin(recording) else "new"
-
-    def begin(self, recordings: list[Recording]) -> None:
-        """Writes down what is about to be made."""
-        self._entries |= {self._key(entry): {"made_from": _origin(entry), "output": None} for entry in recordings}
-        if recordings:
-            self.flush()
-
-    def finish(self, recording: Recording, output: tuple[int, int, str]) -> None:
-        """Notes a finished clip; on disk at once, or within about a second where there are many thousands."""
-        self._entries[self._key(recording)]["output"] = list(output)
-        if time.monotonic() > self._next_flush:
-            self.flush()
-
-    def orphans(self, recordings: list[Recording]) -> list[Path]:
-        """Clips of ours that exist although none of `recordings` would become them."""
-        wanted = {self._key(recording) for recording in recordings}
-        mine = (key for key, entry in self._entries.items() if entry["output"] and key not in wanted)
-        return [path for path in map(self._out_dir.joinpath, mine) if path.exists()]
-
-    def flush(self) -> None:
-        """Writes the manifest; a DataError where the output folder cannot be made or written."""
-        started = time.monotonic()
-        try:
-            write_json(self._path, self._entries, indent=None)
-        except OSError as error:
-            raise DataError(f"{self._out_dir}: clips cannot be written there ({error.strerror})") from None
-        done = time.monotonic()
-        self._next_flush = done + _WORK_PER_FLUSH * (done - started)
-
-    def _key(self, recording: Recording) -> str:
-        return recording.target.relative_to(self._out_dir).as_posix()
+                open_sound(path)
+                sources.append(path)
+            except FAILURES as error:
+                if _is_text(path):
+                    n_others += 1
+                else:
+                    reasons[path] = reason_of(error, path)
+    for error in errors:
+        reasons[Path(error.filename)] = f"the folder cannot be read ({reason_of(error, error.filename)})"
+    return sources, reasons, n_others
 
 
-def _is_entry(entry: object) -> bool:
-    output = entry.get("output") if isinstance(entry, dict) and "made_from" in entry else "not an entry"
-    return output is None or (isinstance(output, list) and len(output) == 3)
+def _files_below(folder: Path, errors: list[OSError]) -> Iterator[Path]:
+    """All files below, hidden ones left out; linked folders are followed, each real folder is entered once.
 
-
-def _origin(recording: Recording) -> dict:
-    origin = {"source": recording.name, "rate": recording.rate, "normalise": recording.normalise}
-    try:
-        stat = recording.source.stat()
-    except OSError:  # a broken link, say; reading it gives the message
-        return origin
-    return {**origin, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All files below, hidden ones left out; linked folders are followed, each real folder is entered once."""
+    So are empty folders that are named like recordings. Folders that cannot be read go to `errors`.
+    """
     entered = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=errors.append, followlinks=True):
         real = os.path.realpath(parent)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and real not in entered)
         if real not in entered:
             yield from (Path(parent, name) for name in files if not name.startswith("."))
+            if not folders and not files and Path(parent).suffix.lower() in AUDIO_SUFFIXES:
+                yield Path(parent)
         entered.add(real)
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return "\0" not in codecs.getincrementaldecoder("utf-8")().decode(file.read(4096))
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _clip_name(inside: Path) -> str:
     """`day 1/a.flac` -> `day 1_a.wav`; a name too long for the files made from it later is cut and gets a hash."""
-    stem = "_".join(inside.with_suffix("").parts)
+    stem = "_".join(inside.with_suffix("").parts).translate(dict.fromkeys(map(ord, _NOT_LISTABLE), "_"))
     if len(stem.encode()) + 4 <= _LONGEST_NAME:
         return f"{stem}.wav"
     digest = hashlib.sha256(stem.encode()).hexdigest()[:8]
@@ -200,10 +230,6 @@ def _clip_name(inside: Path) -> str:
 def _is_misnamed(path: Path) -> bool:
     """Whether the name is not Unicode or has line breaks and the like: file lists are UTF-8 with one path a line."""
     return any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in str(path))
-
-
-def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in AUDIO_SUFFIXES | UNREADABLE_SUFFIXES
 
 
 def _refuse_nested(in_dir: Path, out_dir: Path) -> None:

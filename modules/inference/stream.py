@@ -1,50 +1,56 @@
-"""A song of any length, read twice from start to end: once to measure it, once chunk by chunk.
+"""A song of any length, read from start to end: to measure it, and again chunk by chunk.
 
 Neither pass holds more than one block of audio and what the current chunk needs, so length costs no memory.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from modules.audio import io
+from modules.audio.mono import MonoFile
 from modules.audio.slicer import RmsMeter
 from modules.errors import AudioError
 
 BLOCK_SECONDS = 10.0
+LARGEST_OFFSET = 0.01  # of the mean from zero, as much as the quietest sound that counts as voice
 LOWEST_RATE = 1000  # Hz
 
 
 class Song:
     """Audio that has been measured and can be read once, in ascending ranges."""
 
-    def __init__(self, name: str, rate: int, out_rate: int, open_blocks: Callable[[], Iterable[np.ndarray]]) -> None:
-        """Measures what `open_blocks` gives from the start of the audio: (T,) float32 mono blocks; called twice."""
+    def __init__(
+        self,
+        name: str,
+        rate: int,
+        out_rate: int,
+        open_blocks: Callable[[], Iterable[np.ndarray]],
+        notes: Callable[[], tuple[str, ...]] = tuple,
+    ) -> None:
+        """Measures what `open_blocks` gives from the start of the audio: (T,) float32 mono blocks, again at each call.
+
+        `notes` gives what was found unusual in the file, once it has been read to its end.
+        """
         self.name, self.rate, self.out_rate = name, rate, out_rate  # for messages; Hz; Hz of the conversion
-        meter, peak = RmsMeter(rate), 0.0
-        self.n_samples = 0
-        for block in open_blocks():
-            if not np.isfinite(block).all():
-                seconds = (self.n_samples + int(np.argmin(np.isfinite(block)))) / rate
-                raise AudioError(
-                    f"{name}: the sample at {seconds:.3f} s is not a finite number. Export the file again."
-                )
-            meter.push(block)
-            self.n_samples += len(block)
-            peak = max(peak, float(np.abs(block).max(initial=0.0)))
-        if self.n_samples == 0:
-            raise AudioError(f"{name}: holds no audio")
+        self._open_blocks, self._offset = open_blocks, np.float32(0)
+        mean, peak = self._measure()
+        self.notes = notes()  # for the user, without the name
+        if abs(mean) > LARGEST_OFFSET:
+            self._offset = np.float32(mean)
+            _, peak = self._measure()
+            self.notes += (f"it lies on a constant offset of {mean:.2f}, which was taken out",)
         self.gain = 1.0 / peak if peak > 1.0 else 1.0  # brings the peak down to 1
-        self.rms, self.rms_hop = meter.finish() * self.gain, meter.hop_length  # (n,) loudness each `rms_hop` samples
-        self._blocks = iter(open_blocks())
+        self.rms *= self.gain
+        self._blocks = self._centred()
         self._held: list[np.ndarray] = []
         self._start = self._stop = 0  # positions of the first held sample and behind the last
 
     @classmethod
     def from_file(cls, path: Path, out_rate: int) -> "Song":
-        """A file of any format that soundfile reads; an `AudioError` where it is missing, empty or not audio."""
-        return cls(str(path), io.probe(path).rate, out_rate, lambda: io.read_blocks(path, BLOCK_SECONDS))
+        """A file of any format that can be decoded; an `AudioError` where it is missing, empty or not audio."""
+        file = MonoFile(path)
+        return cls(str(path), file.rate, out_rate, lambda: file.blocks(BLOCK_SECONDS), lambda: file.notes)
 
     @classmethod
     def from_array(cls, wav: np.ndarray, rate: int, out_rate: int) -> "Song":
@@ -79,6 +85,29 @@ class Song:
             self._forget(start)
         joined = np.concatenate([np.zeros(0, np.float32), *self._held])
         return joined[start - self._start : stop - self._start] * np.float32(self.gain)
+
+    def _centred(self) -> Iterator[np.ndarray]:
+        """The blocks without the constant offset."""
+        for block in self._open_blocks():
+            yield block - self._offset if self._offset else block
+
+    def _measure(self) -> tuple[float, float]:
+        """Reads it to the end: length, loudness; returns its mean and its largest magnitude."""
+        meter, peak, total, self.n_samples = RmsMeter(self.rate), 0.0, 0.0, 0
+        for block in self._centred():
+            if not np.isfinite(block).all():
+                seconds = (self.n_samples + int(np.argmin(np.isfinite(block)))) / self.rate
+                raise AudioError(
+                    f"{self.name}: the sample at {seconds:.3f} s is not a finite number. Export the file again."
+                )
+            meter.push(block)
+            self.n_samples += len(block)
+            total += float(block.sum(dtype=np.float64))
+            peak = max(peak, float(np.abs(block).max(initial=0.0)))
+        if self.n_samples == 0:
+            raise AudioError(f"{self.name}: holds no audio")
+        self.rms, self.rms_hop = meter.finish(), meter.hop_length  # (n,) loudness each `rms_hop` samples
+        return total / self.n_samples, peak
 
     def _forget(self, start: int) -> None:
         """Drops whole blocks that end at or before `start`."""

@@ -68,8 +68,8 @@ def test_blocks_are_the_whole_file_in_pieces(tmp_path):
 
 @pytest.mark.parametrize(("name", "content", "reason"), [
     ("a.wav", b"", "is empty"), ("a.wav", b"just text " * 50, "not an audio file"),
-    ("a.mp3", bytes(5000), "not an audio file"), ("a.au", bytes(range(256)) * 20, "no header"),
-    ("a.m4a", b"\0\0\0\x20ftypM4A " + bytes(500), "ffmpeg -i"),
+    ("a.mp3", bytes(5000), "not an audio file"), ("a.au", bytes(range(256)) * 20, "not an audio file"),
+    ("a.m4a", b"\0\0\0\x20ftypM4A " + bytes(500), "not an audio file"),
     ("a.flac", b"fLaC" + bytes(100), "not an audio file"), ("a.wav", b"RIFF\0\0\0\0WAVE" + bytes(5000), "not an audio"),
 ])  # fmt: skip
 def test_what_is_not_audio_is_named_in_one_line(tmp_path, name, content, reason):
@@ -170,5 +170,5 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
         "except AudioError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(ROOT)], cwd=tmp_path, capture_output=True, text=True)
-    assert "out.wav: writing failed" in done.stdout, done.stderr
+    assert "out.wav: cannot be written" in done.stdout, done.stderr
     assert not list(tmp_path.iterdir())
