@@ -1,7 +1,7 @@
 """Step 5 of the recipe: converts recordings to a trained voice.
 
 Reads the model and its config (logs/44k/), and recordings of a voice alone: names under raw/, paths, folders, patterns.
-Any format that soundfile reads (wav, flac, ogg, opus, mp3, aiff), any rate, any length.
+Any format (wav, flac, ogg, opus, mp3, m4a, video ...), any rate, any length.
 With -shd or -od also a diffusion model and the vocoder in pretrain/nsf_hifigan/.
 Writes results/NAME_KEYkey_SPEAKER_KIND_PREDICTOR.FORMAT, mono at the model's rate, exactly as long as the source; KIND
 is sovits, sovdiff (with -shd) or diff (with -od). Folders are mirrored below results/. A result of another request with
