@@ -25,7 +25,7 @@ from modules.f0.base import PREDICTORS, build_predictor
 from modules.inference.converter import VoiceConverter
 from modules.inference.onnx_voice import OnnxVoice
 from modules.inference.pipeline import GPU_BATCH_FRAMES, Pipeline
-from modules.inference.requests import DIFFUSION_FLAG, check_model, read_config
+from modules.inference.requests import DIFFUSION_FLAG, check_model, check_same_units, choose_k_step, read_config
 from modules.weights.card import HISTOGRAMS, card_of, read_card, stand_in_card
 from modules.weights.checkpoint import load_checkpoint
 from vdecoder.enhancer import NsfHifiganEnhancer
@@ -178,13 +178,13 @@ def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtyp
     wanted = request.diffusion
     config, where = wanted.config, wanted.config_path
     check_method(config.infer.method, where)
-    k_step = _choose_k_step(wanted)
+    k_step = choose_k_step(config, where, wanted.model_path, wanted.k_step)
     check_model(wanted.model_path, DIFFUSION_FLAG, "model")
     if config.data.encoder not in ENCODERS:
         known = ", ".join(ENCODERS.names())
         raise ConfigError(f"{where}: data.encoder {config.data.encoder!r} is not in this version. Known: {known}.")
     if request.config is not None:
-        _check_same_units(config, where, request.config)
+        check_same_units(config, where, request.config)
     elif not config.spk:
         raise ConfigError(f"{where}: spk names no speaker. Add the names and ids of the model's speakers to it.")
     elif encoder_dim(config.data.encoder) != config.data.encoder_out_channels:
@@ -199,38 +199,6 @@ def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtyp
     require_same_frames(audio, request.config.path if request.config else where, vocoder.audio, config.vocoder.ckpt)
     network = load_unit2mel(wanted.model_path, config, vocoder.audio.n_mels, device, dtype, str(where))
     return DiffusionRefiner(network, vocoder, k_step, config.infer.method, max(1, config.infer.speedup))
-
-
-def _choose_k_step(wanted: DiffusionRequest) -> int:
-    """The noise levels that the request asks for, if the model was trained on so many."""
-    model, where = wanted.config.model, wanted.config_path
-    trained = model.k_step_max if model.k_step_max and model.k_step_max < model.timesteps else model.timesteps
-    k_step = trained if wanted.k_step is None else wanted.k_step
-    if wanted.k_step is None and trained < model.timesteps:
-        raise UsageError(
-            f"-od/--only_diffusion: {wanted.model_path} has learnt {trained} of {model.timesteps} noise levels "
-            f"(model.k_step_max in {where}) and cannot start from noise alone. Use it with -shd."
-        )
-    if not 1 <= k_step <= trained:
-        raise UsageError(
-            f"-ks/--k_step is {k_step}; {wanted.model_path} has learnt {trained} noise levels (model.k_step_max "
-            f"in {where}), so it must lie between 1 and {trained}"
-        )
-    return k_step
-
-
-def _check_same_units(diffusion: DiffusionConfig, where: Path, voice: Config) -> None:
-    """Refuses a diffusion model whose content encoder is another than the voice's."""
-    pairs = (
-        ("data.encoder", diffusion.data.encoder, "model.speech_encoder", voice.model.speech_encoder),
-        ("data.encoder_out_channels", diffusion.data.encoder_out_channels, "model.ssl_dim", voice.model.ssl_dim),
-    )
-    for key, theirs, our_key, ours in pairs:
-        if theirs != ours:
-            raise ConfigError(
-                f"{where}: {key} is {theirs}, but {our_key} of {voice.path or 'the voice'} is {ours}. "
-                "Use a diffusion model that was trained with the voice's encoder."
-            )
 
 
 def _diffusion_speakers(request: VoiceRequest) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Step 5 of the recipe: converts recordings to a trained voice.
 
 Reads the model and its config (logs/44k/), and recordings of a voice alone: names under raw/, paths, folders, patterns.
-Any format that soundfile reads (wav, flac, ogg, opus, mp3, aiff), any rate, any length.
+Any format (wav, flac, ogg, opus, mp3, m4a, video ...), any rate, any length.
 With -shd or -od also a diffusion model and the vocoder in pretrain/nsf_hifigan/.
 Writes results/NAME_KEYkey_SPEAKER_KIND_PREDICTOR.FORMAT, mono at the model's rate, exactly as long as the source; KIND
 is sovits, sovdiff (with -shd) or diff (with -od). Folders are mirrored below results/. A result of another request with
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import check_retriever
+from modules.audio.io import probe
 from modules.cli import configure_logging, next_step, run
 from modules.errors import FAILURES, UsageError, reason_of
 from modules.inference import requests
@@ -26,6 +27,7 @@ from modules.inference.arguments import is_mixed, kind_of, make_arguments, predi
 from modules.inference.inputs import find_sources
 from modules.inference.options import MIX_NAME, ConversionOptions
 from modules.inference.requests import Problems
+from modules.inference.results import RESULTS, result_name
 from modules.text import quote
 
 if TYPE_CHECKING:
@@ -101,16 +103,10 @@ def read_request(args: argparse.Namespace) -> Wanted:
     problems.attempt(requests.check_device, args.device)
     keys = (args.trans + args.trans[:1] * len(args.clean_names))[: len(args.clean_names)]
     sources, complete = problems.attempt(find_sources, args.clean_names, keys=keys) or ([], False)
-    model = config = diffusion = None
-    if (files := requests.choose_diffusion(args)) is not None:
-        problems.attempt(requests.check_model, files[0], requests.DIFFUSION_FLAG, "model")
-        diffusion = *files, problems.attempt(requests.read_diffusion_config, files[1])
-    if diffusion is not None or args.enhance:
-        problems.attempt(requests.check_vocoder, diffusion and diffusion[2])
-    if not args.only_diffusion:
-        model = requests.choose_model(args.model_path)
-        problems.attempt(requests.check_model, model)
-        config = problems.attempt(requests.read_config, requests.choose_config(args.config_path, args.model_path))
+    if len(sources) == 1:  # a batch goes on past those that are no audio
+        problems.attempt(probe, sources[0].path)
+    problems.attempt(requests.check_results_folder, RESULTS)
+    model, config, diffusion = read_models(args, problems)
     if (retrieval := requests.choose_retrieval(args, model)) is not None:
         problems.attempt(check_retriever, retrieval, args.feature_retrieval)
     mix, speakers, sung_by = None, [], diffusion and diffusion[2] if args.only_diffusion else config
@@ -123,6 +119,28 @@ def read_request(args: argparse.Namespace) -> Wanted:
     problems.raise_all()
     speakers = [MIX_NAME] if mix is not None else speakers
     return Wanted(sources, complete, model, config, diffusion, retrieval, speakers, mix, keys)
+
+
+def read_models(
+    args: argparse.Namespace, problems: Problems
+) -> tuple[Path | None, "Config | None", "tuple[Path, Path, DiffusionConfig] | None"]:
+    """The model with its config, and the diffusion model, as in `Wanted`."""
+    model = config = diffusion = None
+    if (files := requests.choose_diffusion(args)) is not None:
+        problems.attempt(requests.check_model, files[0], requests.DIFFUSION_FLAG, "model")
+        diffusion = *files, problems.attempt(requests.read_diffusion_config, files[1])
+    if diffusion is not None or args.enhance:
+        problems.attempt(requests.check_vocoder, diffusion and diffusion[2])
+    if not args.only_diffusion:
+        model = requests.choose_model(args.model_path)
+        problems.attempt(requests.check_model, model)
+        config = problems.attempt(requests.read_config, requests.choose_config(args.config_path, args.model_path))
+    if diffusion is not None and diffusion[2] is not None:
+        k_step = None if args.only_diffusion else args.k_step
+        problems.attempt(requests.choose_k_step, diffusion[2], files[1], files[0], k_step)
+        if config is not None:
+            problems.attempt(requests.check_same_units, diffusion[2], files[1], config)
+    return model, config, diffusion
 
 
 def voice_request(args: argparse.Namespace, wanted: Wanted) -> "VoiceRequest":
@@ -182,7 +200,6 @@ def make_jobs(args: argparse.Namespace, wanted: Wanted, converter: "VoiceConvert
     import torch
 
     from modules.inference.batch import Job
-    from modules.inference.results import RESULTS, result_name
 
     chooser = make_chooser(args, wanted, converter) if any(isinstance(key, str) for key in wanted.keys) else None
     jobs, all_usable = [], True

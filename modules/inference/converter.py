@@ -57,10 +57,10 @@ class VoiceConverter:
             wanted = [name for name, number in pipeline.speakers.items() if number in used]
         for speaker in wanted:
             if speaker not in pipeline.speakers:
-                known = ", ".join(pipeline.speakers)
+                known = ", ".join(map(printable, pipeline.speakers))
                 raise UsageError(f"-s/--spk_list: the model has no speaker {speaker!r}. It has: {known}.")
             if pipeline.refiner_speakers is not None and speaker not in pipeline.refiner_speakers:
-                known = ", ".join(pipeline.refiner_speakers)
+                known = ", ".join(map(printable, pipeline.refiner_speakers))
                 raise UsageError(
                     f"-s/--spk_list: the diffusion model has no speaker {speaker!r}. It has: {known}. Leave out "
                     "-shd, or use a diffusion model of that voice."
@@ -98,7 +98,14 @@ class VoiceConverter:
         if report.resumed_seconds:
             logger.info("%s: going on after %s", path_in, _clock(report.resumed_seconds))
         total, n_voiced = round(song.seconds), 0
-        bar = tqdm(total=total, unit="s", desc=path_in.name, leave=False, dynamic_ncols=True, disable=not progress)
+        bar = tqdm(
+            total=total,
+            unit="s",
+            desc=printable(path_in.name, 60),
+            leave=False,
+            dynamic_ncols=True,
+            disable=not progress,
+        )
         with partial_result as result, bar:
             try:
                 for wav, is_voiced in self._blocks(song, options, report, result.n_samples):

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from modules.config.io import load_config
 from modules.config.schema import Config
 from modules.config.vocoder import find_vocoder
 from modules.errors import CheckpointError, ConfigError, UsageError, UserError, reason_of
+from modules.files import make_folder
 from modules.inference.arguments import (
     DEFAULT_CONFIG,
     DEFAULT_MODEL,
@@ -104,6 +106,45 @@ def read_diffusion_config(path: Path) -> DiffusionConfig:
 def check_vocoder(config: DiffusionConfig | None = None) -> None:
     """Refuses to go on without the vocoder of a diffusion model, or else of the enhancer."""
     find_vocoder((config.vocoder if config is not None else DiffusionVocoder()).ckpt)
+
+
+def choose_k_step(config: DiffusionConfig, where: Path, model_path: Path, k_step: int | None) -> int:
+    """The noise levels that are asked for (None: all, from noise), if the diffusion model was trained on so many."""
+    model = config.model
+    trained = model.k_step_max if model.k_step_max and model.k_step_max < model.timesteps else model.timesteps
+    if k_step is None and trained < model.timesteps:
+        raise UsageError(
+            f"-od/--only_diffusion: {model_path} has learnt {trained} of {model.timesteps} noise levels "
+            f"(model.k_step_max in {where}) and cannot start from noise alone. Use it with -shd."
+        )
+    k_step = trained if k_step is None else k_step
+    if not 1 <= k_step <= trained:
+        raise UsageError(
+            f"-ks/--k_step is {k_step}; {model_path} has learnt {trained} noise levels (model.k_step_max "
+            f"in {where}), so it must lie between 1 and {trained}"
+        )
+    return k_step
+
+
+def check_same_units(diffusion: DiffusionConfig, where: Path, voice: Config) -> None:
+    """Refuses a diffusion model whose content encoder is another than the voice's."""
+    pairs = (
+        ("data.encoder", diffusion.data.encoder, "model.speech_encoder", voice.model.speech_encoder),
+        ("data.encoder_out_channels", diffusion.data.encoder_out_channels, "model.ssl_dim", voice.model.ssl_dim),
+    )
+    for key, theirs, our_key, ours in pairs:
+        if theirs != ours:
+            raise ConfigError(
+                f"{where}: {key} is {theirs}, but {our_key} of {voice.path or 'the voice'} is {ours}. "
+                "Use a diffusion model that was trained with the voice's encoder."
+            )
+
+
+def check_results_folder(folder: Path) -> None:
+    """Refuses a folder of results that cannot be made or written."""
+    make_folder(folder)
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{folder}: may not be written (permission denied). Change that, or work in another folder.")
 
 
 def _check_readable(path: Path, flag: str, hint: str, kind: type[UserError]) -> None:

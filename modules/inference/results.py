@@ -72,7 +72,7 @@ def reserve(wanted: Path, key: str, keep: Collection[str] = (), overwrite: bool 
                 logger.info(text, wanted.as_posix(), path.name)
             yield path
             return
-    raise AudioError(f"{wanted}: another process is making it. Wait for it, or give --overwrite.")
+    raise AudioError(f"{wanted}: another process is making it. Wait for it.")
 
 
 def _numbered(path: Path, number: int) -> Path:

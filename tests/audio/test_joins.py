@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 
 from modules.audio.crossfade import crossfade, join_pieces, split_forced
-from modules.audio.loudness import (
-    TRIM_HOP,
-    centered_rms,
-    keep_pauses,
-    limit_peaks,
-    loud_range,
-    match_envelope,
-)
+from modules.audio.loudness import TRIM_HOP, centered_rms, keep_pauses, limit_peaks, loud_range, match_envelope
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens" / "rule"
 
@@ -106,10 +99,6 @@ def test_trimming_equals_librosa(lead):
     assert loud_range(centered_rms(wav, TRIM_HOP, 4), len(wav)) == tuple(wanted)
 
 
-def test_nothing_to_trim_stays_nothing():
-    assert loud_range(centered_rms(np.zeros(0, np.float32), TRIM_HOP, 4), 0) == (0, 0)
-
-
 def tone(seconds: float, level: float, hz: float = 220.0) -> np.ndarray:
     return (level * np.sin(2 * np.pi * hz * np.arange(int(seconds * 44100)) / 44100)).astype(np.float32)
 
@@ -150,3 +139,7 @@ def test_what_does_not_clip_is_not_touched():
     wav = np.array([0.5, 1.0, -1.0], np.float32)
     assert limit_peaks(wav, 44100) is wav
     assert limit_peaks(np.zeros(0, np.float32), 44100).shape == (0,)
+
+
+def test_nothing_to_trim_stays_nothing():
+    assert loud_range(centered_rms(np.zeros(0, np.float32), TRIM_HOP, 4), 0) == (0, 0)

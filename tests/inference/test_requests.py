@@ -24,6 +24,10 @@ def workspace(tmp_path_factory):
         (folder / f"logs/44k/G_{step}.pth").touch()
     (folder / "raw").mkdir()
     soundfile.write(folder / "raw/song.flac", sung(0.5, 16000), 16000)
+    (folder / "raw/notes.txt").write_text("no audio")
+    (folder / "d").mkdir()
+    (folder / "d/model_1.pt").touch()
+    (folder / "d/config.yaml").write_text("data: {encoder_out_channels: 256}")
     (folder / "no_torch/torch").mkdir(parents=True)
     (folder / "no_torch/torch/__init__.py").write_text("raise SystemExit('torch was imported')")
     return folder
@@ -56,6 +60,11 @@ def convert(workspace: Path, *flags: str) -> tuple[int, list[str]]:
         (["-shd"], ["model_0.pt: no such file", "config.yaml: no such file", "nsf_hifigan/model"]),
         (["-c", "raw"], ["-c/--config_path raw: is not a file"]),
         (["-m", "x\nG.pth"], ["no such file"]),
+        (["-n", "notes.txt"], ["raw/notes.txt: ", "not an audio file"]),
+        (
+            ["-shd", "-dm", "d/model_1.pt", "-ks", "0"],
+            ["-ks/--k_step is 0", "nsf_hifigan", "data.encoder_out_channels"],
+        ),
     ],
 )
 def test_a_mistake_is_refused_before_torch_is_imported(workspace, flags, named):
@@ -87,3 +96,11 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(workspace):
 def test_a_right_request_goes_on_to_torch(workspace):
     code, said = convert(workspace, "-s", "alto")
     assert code == 1 and said[-1] == "torch was imported"
+
+
+def test_a_file_in_the_place_of_the_results_is_named(workspace):
+    (workspace / "results").rmdir()
+    (workspace / "results").touch()
+    code, said = convert(workspace, "-s", "alto")
+    (workspace / "results").unlink()
+    assert code == 2 and "results: the folder cannot be made" in said[-1]
