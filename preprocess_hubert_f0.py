@@ -28,7 +28,7 @@ from modules.text import quote
 logger = logging.getLogger(__name__)
 
 DIFFUSION_CONFIG = Path("configs/diffusion.yaml")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # EFBIG: `ulimit -f`; features are small
 
 
 def main(argv: list[str] | None = None) -> int:
