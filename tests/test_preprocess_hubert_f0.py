@@ -131,6 +131,8 @@ def test_a_bad_clip_is_named_and_the_others_are_made(workspace, caplog, capsys):
 @pytest.mark.parametrize("kind", ["broken link", "link to itself", "folder", "pipe", "unreadable", "empty"])
 @pytest.mark.parametrize("with_features", [False, True])
 def test_what_is_no_clip_is_named_and_the_others_are_made(workspace, caplog, monkeypatch, kind, with_features):
+    if "link" in kind and os.name == "nt":
+        pytest.skip("links need rights on Windows")
     path = Path("dataset/44k/alto/a.wav")
     if with_features:
         assert run() == 0

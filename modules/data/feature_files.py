@@ -4,6 +4,7 @@ the index share. What they hold is said in `modules.data.features`, what they ar
 import json
 import math
 import stat
+import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -129,10 +130,12 @@ def read_sidecar(wav_path: Path) -> dict:
 
 def _map(path: Path) -> torch.Tensor | np.ndarray:
     """What the file holds, its numbers still in the file: a header may announce more than there is memory."""
-    if path.suffix == ".pt":
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     try:
-        return np.load(path, mmap_mode="c", allow_pickle=False)
+        with warnings.catch_warnings():  # both warn of oddities of files that are refused anyway
+            warnings.simplefilter("ignore")
+            if path.suffix == ".pt":
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return np.load(path, mmap_mode="c", allow_pickle=False)
     except ValueError as error:
         if "allow_pickle" in str(error) or "Python objects" in str(error):
             raise DataError("is in so-vits-svc's pickled form, which could run code") from None
