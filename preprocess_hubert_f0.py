@@ -28,7 +28,7 @@ from modules.text import quote
 logger = logging.getLogger(__name__)
 
 DIFFUSION_CONFIG = Path("configs/diffusion.yaml")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # EFBIG: `ulimit -f`; features are small
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     n_skipped += len(failed)
     write_histograms(arguments.in_dir, [clip for clip in clips if clip not in failed])
     report_orphans(arguments.in_dir)
-    _report_unlisted(config.data, arguments.in_dir, clips)
+    _report_lists(config.data, arguments.in_dir, clips)
     detail = ", ".join(f"{made[name]} {name}" for name in VERSIONS if made[name])
     shown = f"{made['clips']} made ({detail})" if detail else "0 made"
     logger.info("%d clips: %s, %d up to date, %d skipped", len(clips), shown, n_current, n_skipped)
@@ -94,25 +94,23 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _report_unlisted(data, in_dir: Path, clips: list[Path]) -> None:
-    """Warns of clips that step 2 has not seen: training would not hear them."""
+def _report_lists(data, in_dir: Path, clips: list[Path]) -> None:
+    """Warns of clips that step 2 has not seen, which training would not hear, and of clips that are gone since."""
     from modules.data.clips import shorten
     from modules.data.filelist import read_list
 
+    lists = data.training_files, data.validation_files
     try:
-        paths = [path for name in (data.training_files, data.validation_files) for path in read_list(Path(name))]
+        paths = [path for name in lists for path in read_list(Path(name))]
     except (DataError, OSError):  # training says what is wrong with the lists
         return
-    listed = {path.absolute() for path in paths}
-    if unlisted := [clip for clip in clips if clip.absolute() not in listed]:
-        logger.warning(
-            "%d clips are in neither %s nor %s (%s): training does not hear them. Add them with: "
-            "python preprocess_flist_config.py",
-            len(unlisted),
-            data.training_files,
-            data.validation_files,
-            shorten(unlisted, in_dir),
-        )
+    listed, remedy = {path.absolute() for path in paths}, "Mend the lists with: python preprocess_flist_config.py"
+    if unlisted := [clip.relative_to(in_dir) for clip in clips if clip.absolute() not in listed]:
+        text = "%d clips are in neither %s nor %s (%s): training does not hear them. %s"
+        logger.warning(text, len(unlisted), *lists, shorten(unlisted), remedy)
+    if gone := [path for path in paths if not os.path.lexists(path)]:
+        text = "%d clips of %s and %s do not exist (%s): training refuses such lists. %s"
+        logger.warning(text, len(gone), *lists, shorten(gone), remedy)
 
 
 def _make_recipe(config, predictor: str, use_diff: bool):

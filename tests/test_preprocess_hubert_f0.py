@@ -131,6 +131,8 @@ def test_a_bad_clip_is_named_and_the_others_are_made(workspace, caplog, capsys):
 @pytest.mark.parametrize("kind", ["broken link", "link to itself", "folder", "pipe", "unreadable", "empty"])
 @pytest.mark.parametrize("with_features", [False, True])
 def test_what_is_no_clip_is_named_and_the_others_are_made(workspace, caplog, monkeypatch, kind, with_features):
+    if "link" in kind and os.name == "nt":
+        pytest.skip("links need rights on Windows")
     path = Path("dataset/44k/alto/a.wav")
     if with_features:
         assert run() == 0
@@ -262,13 +264,14 @@ def test_features_of_clips_that_are_gone_and_clips_that_no_list_has_are_named(wo
     Path("filelists/train.txt").write_text("dataset/44k/alto/a.wav\ndataset/44k/bass/c.wav\n")
     Path("filelists/val.txt").write_text("./dataset/44k/bass/d.wav\n")
     Path("dataset/44k/alto/b.wav").unlink()
-    assert run() == 0
+    assert run() == 0 and "do not exist" not in caplog.text
     assert "44k: holds features of 1 clips that are gone (alto/b.wav). They are not used" in caplog.text
     assert "neither" not in caplog.text
     Path("filelists/val.txt").write_text("other.wav\n")
     assert run() == 0
     text = "1 clips are in neither filelists/train.txt nor filelists/val.txt (bass/d.wav): training does not hear them"
     assert text in caplog.text
+    assert "1 clips of filelists/train.txt and filelists/val.txt do not exist (other.wav)" in caplog.text
 
 
 def test_leftovers_of_killed_runs_are_removed(workspace):

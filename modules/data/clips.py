@@ -62,13 +62,13 @@ def report_orphans(folder: Path) -> None:
             "%s: holds features of %d clips that are gone (%s). They are not used: delete them, or put the clips back",
             folder,
             len(gone),
-            shorten(gone, folder),
+            shorten([clip.relative_to(folder) for clip in gone]),
         )
 
 
-def shorten(paths: list[Path], folder: Path) -> str:
-    """The first three of some paths below `folder`, and how many more there are."""
-    shown = ", ".join(printable(path.relative_to(folder).as_posix()) for path in paths[:3])
+def shorten(paths: list[Path]) -> str:
+    """The first three of some paths, and how many more there are."""
+    shown = ", ".join(printable(path.as_posix()) for path in paths[:3])
     return shown + (f", and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 

@@ -1,11 +1,12 @@
 """The files of a clip's features: how they are written, and the one check that preprocessing, training, k-means and
 the index share. What they hold is said in `modules.data.features`, what they are called in `modules.data.clips`."""
 
-import io
 import json
 import math
 import stat
+import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -75,16 +76,36 @@ def write_file(wav_path: Path, name: str, value: torch.Tensor | np.ndarray | lis
     path = path_of(wav_path, name)
     if path.is_dir():
         raise DataError(f"{path}: is a folder, where a file of features belongs; remove it")
-    # Both formats go through a file of Python's, or their libraries hide that the disk is full.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
+        sink = _Sink(file)
         if path.suffix == ".pt":
             tensor = value.float().cpu().contiguous()
             is_part = tensor.untyped_storage().nbytes() > tensor.nbytes  # a view would drag its whole storage along
-            torch.save(tensor.clone() if is_part else tensor, file)
+            torch.save(tensor.clone() if is_part else tensor, sink)
         else:
-            buffer = io.BytesIO()
-            np.save(buffer, np.ascontiguousarray(value, np.float32), allow_pickle=False)
-            file.write(buffer.getbuffer())
+            np.save(sink, np.ascontiguousarray(value, np.float32), allow_pickle=False)
+        if sink.error is not None:
+            raise sink.error
+
+
+class _Sink:
+    """A file that keeps why it could not be written: numpy and torch lose that, and torch ends with a RuntimeError."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Writes, until the first error."""
+        try:
+            if self.error is None:
+                self._file.write(data)
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing: closing the file writes the rest."""
 
 
 def stamp_of(path: Path) -> list[int] | None:
@@ -109,10 +130,12 @@ def read_sidecar(wav_path: Path) -> dict:
 
 def _map(path: Path) -> torch.Tensor | np.ndarray:
     """What the file holds, its numbers still in the file: a header may announce more than there is memory."""
-    if path.suffix == ".pt":
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     try:
-        return np.load(path, mmap_mode="c", allow_pickle=False)
+        with warnings.catch_warnings():  # both warn of oddities of files that are refused anyway
+            warnings.simplefilter("ignore")
+            if path.suffix == ".pt":
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return np.load(path, mmap_mode="c", allow_pickle=False)
     except ValueError as error:
         if "allow_pickle" in str(error) or "Python objects" in str(error):
             raise DataError("is in so-vits-svc's pickled form, which could run code") from None

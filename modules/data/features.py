@@ -44,7 +44,7 @@ DIFFUSION_COMMAND = COMMAND + " --use_diff"
 NAMES = ("units", "f0", "spec", "volume")
 DIFFUSION_NAMES = ("units", "f0", "volume", "mel", "augmented")
 # Raise a number when the way that a feature is computed changes; stored ones are then made again.
-VERSIONS = {"units": 1, "f0": 1, "spec": 1, "volume": 1, "mel": 1, "augmented": 1}
+VERSIONS = {"units": 1, "f0": 2, "spec": 1, "volume": 1, "mel": 1, "augmented": 1}
 _TOLERANCE_FRAMES = 3  # features of one clip may differ by less than this; they are cut to the shortest
 _ENCODER_FRAMES_PER_SECOND = 50
 _AUGMENTED = ("aug_mel", "aug_volume", "aug_shift")

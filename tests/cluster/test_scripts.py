@@ -123,8 +123,8 @@ def test_units_of_a_clip_that_was_replaced_are_named_and_not_used(main, caplog):
 @pytest.mark.parametrize("main", [train_cluster.main, train_index.main])
 @pytest.mark.parametrize("kind", ["broken link", "folder", "pipe", "not audio", "another length", "pipe of units"])
 def test_a_clip_that_is_none_is_named_and_the_others_are_used(main, kind, caplog):
-    if "pipe" in kind and not hasattr(os, "mkfifo"):
-        pytest.skip("no pipes here")
+    if ("pipe" in kind and not hasattr(os, "mkfifo")) or ("link" in kind and os.name == "nt"):
+        pytest.skip("no pipes here, or links need rights")
     clip = Path("dataset/44k/alto/a.wav")
     clip.unlink()
     if kind == "broken link":

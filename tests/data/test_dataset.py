@@ -205,6 +205,8 @@ def test_a_missing_clip_or_feature_is_refused_before_training(workspace, tmp_pat
     ],
 )
 def test_an_entry_of_a_list_that_is_no_clip_is_one_line(workspace, tmp_path, kind, text):
+    if "link" in kind and os.name == "nt":
+        pytest.skip("links need rights on Windows")
     path = tmp_path / "dataset/44k/alto/clip 0.wav"
     path.unlink()
     entry = "dataset/44k/alto/clip 0.wav"

@@ -169,8 +169,8 @@ half, cut, brackets, archive, missing, link to nothing, pipe""".replace("\n", " 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", FILES)
 def test_what_training_refuses_preprocessing_makes_again(clip, name, fault):
-    if fault == "pipe" and not hasattr(os, "mkfifo"):
-        pytest.skip("no pipes here")
+    if (fault == "pipe" and not hasattr(os, "mkfifo")) or ("link" in fault and os.name == "nt"):
+        pytest.skip("no pipes here, or links need rights")
     path = path_of(clip, name)
     spoil(path, fault)
     with pytest.raises(DataError) as caught:
