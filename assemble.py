@@ -105,10 +105,6 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         check_model(request.model_path)
     dtype = _choose_precision(request, device)
     refiner = _load_refiner(request, device, dtype) if diffusion is not None else None
-    if config is None:
-        voice, card = None, {"name": diffusion.model_path.stem, "speakers": list(diffusion.config.spk)}
-    else:
-        voice, card = _load_voice(request, device, dtype)
     audio = config.audio if config is not None else refiner.vocoder.audio
     name = config.model.speech_encoder if config is not None else diffusion.config.data.encoder
     encoder = build_encoder(name, device)
@@ -117,6 +113,10 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
     if (wanted := request.retrieval) is not None:
         ids = {speaker: known[speaker] for speaker in wanted.speakers}
         retriever = load_retriever(wanted.path, ids, encoder_dim(name), wanted.is_index, name)
+    if config is None:
+        voice, card = None, {"name": diffusion.model_path.stem, "speakers": list(diffusion.config.spk)}
+    else:
+        voice, card = _load_voice(request, device, dtype)
     vocoder = load_vocoder(ENHANCER_VOCODER, device, dtype) if request.enhance else None
     has_pitch_decoder = config is not None and config.model.use_automatic_f0_prediction and not request.is_onnx
     pipeline = Pipeline(
