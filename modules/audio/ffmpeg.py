@@ -74,9 +74,11 @@ def _opened(
         import av
     except ImportError as error:
         raise UsageError(f"{path}: reading it needs PyAV ({error}). Run: pip install -r requirements.txt") from None
+    # From version 19 on PyAV reads tags in other encodings by itself; the flag can go with Python 3.11.
+    about_tags = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
     with part() as file:
         try:
-            container = av.open(file, metadata_errors="ignore", options={"format_whitelist": _CONTAINERS})
+            container = av.open(file, options={"format_whitelist": _CONTAINERS}, **about_tags)
         except (av.error.FFmpegError, ValueError):
             reason = "its content is of no known format, or damaged"
             raise AudioError(f"{path}: not an audio file that can be read ({reason})") from None

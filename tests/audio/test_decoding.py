@@ -186,6 +186,13 @@ def test_a_flac_header_with_another_length_loses_nothing(tmp_path, announced):
     assert len(wav) == len(TAKE) == probe(path).n_samples and bool(notes) == (announced > 0)
 
 
+def test_tags_in_another_encoding_do_no_harm(tmp_path):
+    path, data = tmp_path / "a.flac", flac(tmp_path)
+    at = data.index(b"libFLAC") if b"libFLAC" in data else data.index(b"reference")
+    path.write_bytes(data[:at] + b"\xe9\xff\xfe" + data[at + 3 :])
+    assert len(read(path)[0]) == len(TAKE)
+
+
 def test_joined_flac_files_are_both_read_and_two_rates_are_refused(tmp_path):
     path, data = tmp_path / "a.flac", flac(tmp_path)
     path.write_bytes(2 * data)
