@@ -28,7 +28,7 @@ _CONTAINERS = (
 # Containers that know how long they are (others estimate it), and the seconds that they may round it up by.
 _ROUNDING = {
     "mp3": 0.06,
-    "mov": 0.1,
+    "mov": 0.3,
     "matroska": 0.3,
     "asf": 0.6,
     "flac": 0,
@@ -39,8 +39,8 @@ _ROUNDING = {
     "avi": 0.1,
 }
 # Decoded samples before the first of the take, where the container has no place to say so.
-_DELAYS = {"aac": 1024, "ac3": 256, "eac3": 256}
-_DELAYED = ("aac", "loas", "mpegts", "flv", "ac3", "eac3")
+_DELAYS = {"aac": 1024, "ac3": 256, "eac3": 256, "mp2": 481, "mp2float": 481}
+_DELAYED = ("aac", "loas", "mpegts", "flv", "ac3", "eac3", "mp3", "mpeg")
 _FEW_PACKETS = 4  # that are left out at the ends, where the encoder needed room
 _BARE = ("mp3", "aac", "ac3", "eac3", "loas", "amr", "dts", "gsm", "voc")  # nothing but packets, and tags at the ends
 _LARGEST_LOSS = 0.1  # share of a file that may be undecodable

@@ -20,7 +20,7 @@ KINDS = {
     "aac": ("adts", "aac", 1024),
     "webm": ("webm", "libopus", 1000), "opus": ("ogg", "libopus", 1000), "mp3": ("mp3", "libmp3lame", 1152),
     "ac3": ("ac3", "ac3", 1536), "wv": ("wv", "wavpack", 0), "tta": ("tta", "tta", 0),
-    "ts": ("mpegts", "aac", 1024), "flv": ("flv", "aac", 1024), "avi": ("avi", "pcm_s16le", 0),
+    "ts": ("mpegts", "aac", 1024), "flv": ("flv", "aac", 1024), "avi": ("avi", "pcm_s16le", 0), "mp2": ("mp2", "mp2", 1152),
 }  # fmt: skip
 
 
@@ -142,6 +142,20 @@ def test_chained_ogg_streams_are_read_to_the_sample(tmp_path, subtype):
     wav, notes = read_with_notes(path)
     assert len(wav) == sum(map(len, parts)) == probe(path).n_samples and "3 recordings are joined" in notes[0]
     assert shift(wav[len(TAKE) : len(TAKE) + RATE], TAKE[:RATE]) == 0
+
+
+def test_mp3_files_of_two_kinds_joined_are_refused_with_the_place(tmp_path):
+    path, data = tmp_path / "a.mp3", mp3(tmp_path, TAKE)
+    path.write_bytes(data + mp3(tmp_path, np.stack([TAKE, TAKE[::-1]], axis=1)))
+    with pytest.raises(AudioError, match=r"from 2\.0 s on it has 44100 Hz with 2 channels.*Cut it in two"):
+        read(path)
+
+
+def test_what_no_decoder_knows_is_named(tmp_path):
+    path = encode(tmp_path / "a.mkv", "matroska", ["aac"])
+    path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    with pytest.raises(AudioError, match=r"a\.mkv: its sound cannot be decoded.*protected"):
+        read(path)
 
 
 def test_chained_streams_of_two_rates_are_refused_with_both(tmp_path):
