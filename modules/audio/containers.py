@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 _W64_LAYOUT = "<16sQ"  # Sony's chunks: a name of 16 bytes, and a size that counts the header
+_ALIGNMENT = {"<4sI": 2, ">4sI": 2, _W64_LAYOUT: 8, ">4sq": 1, "": 1}  # of wav, aiff, w64, caf, and au without chunks
 _MOST_CHUNKS = 10_000  # gigabytes of zeros would read as hundreds of millions of empty chunks
 _TAGS = (b"TAG", b"ID3", b"APETAGEX")  # of mp3 files; some programs append them to others
 _NOTICE = re.compile(rb"([\t\n\r -~]*\0+)?")  # what an au file says about itself in front of its samples
@@ -47,43 +48,44 @@ def _find_part(file: BinaryIO, start: int, size: int) -> Part | None:
     found = _announced(file, start, size)
     if found is None:
         return None
-    first, announced, layout, alignment = found
+    first, announced, layout = found
     stop = first + (announced or 0)
     if announced is None or stop > size:
         return Part(start, first, announced, max(first, size), size)
+    alignment = _ALIGNMENT[layout]
     padded = first + -(-announced // alignment) * alignment
     file.seek(stop)
     is_padding = not file.read(padded - stop)[1:].strip(b"\0")  # a single byte is no sample
     for behind in (padded, stop) if is_padding else ():  # some writers leave the padding out
-        if (end := _end_of_chunks(file, behind, size, layout, alignment)) is not None:
+        if (end := _end_of_chunks(file, behind, size, layout)) is not None:
             return Part(start, first, announced, stop, end)
     return Part(start, first, announced or None, max(first, size), size)
 
 
-def _announced(file: BinaryIO, start: int, size: int) -> tuple[int, int | None, str, int] | None:
-    """(where the samples start, their size by the header or None, layout of the chunks, their alignment)."""
+def _announced(file: BinaryIO, start: int, size: int) -> tuple[int, int | None, str] | None:
+    """(where the samples start, their size by the header or None, layout of the chunks)."""
     file.seek(start)
     head = file.read(40)
     kind, form = head[:4], head[8:12]
     if kind in (b"RIFF", b"RF64", b"BW64") and form == b"WAVE":
-        layout, at, wanted, alignment = "<4sI", 12, b"data", 2
+        layout, at, wanted = "<4sI", 12, b"data"
     elif kind == b"FORM" and form in (b"AIFF", b"AIFC"):
-        layout, at, wanted, alignment = ">4sI", 12, b"SSND", 2
+        layout, at, wanted = ">4sI", 12, b"SSND"
     elif kind == b"riff" and head[24:28] == b"wave":
-        layout, at, wanted, alignment = _W64_LAYOUT, 40, b"data", 8
+        layout, at, wanted = _W64_LAYOUT, 40, b"data"
     elif kind == b"caff":
-        layout, at, wanted, alignment = ">4sq", 8, b"data", 1
+        layout, at, wanted = ">4sq", 8, b"data"
     elif kind in (b".snd", b"dns.") and len(head) >= 24:
         first, announced = struct.unpack(">II" if kind == b".snd" else "<II", head[4:12])
         file.seek(start + 24)
         notice = file.read(min(max(0, first - 24), size))
         if first < 24 or len(notice) < first - 24 or not _NOTICE.fullmatch(notice):
-            return start + 24, None, "", 1  # these are samples
-        return start + first, _known(announced), "", 1
+            return start + 24, None, ""  # these are samples
+        return start + first, _known(announced), ""
     else:
         return None
     large = None  # above 4 GB the data chunk of a wav says 0xFFFFFFFF, and a ds64 chunk in front of it the true size
-    for name, length, content in _chunks(file, size, layout, start + at, alignment):
+    for name, length, content in _chunks(file, size, layout, start + at):
         if name == b"ds64":
             file.seek(content)
             _, large = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))
@@ -96,7 +98,7 @@ def _announced(file: BinaryIO, start: int, size: int) -> tuple[int, int | None, 
                 offset = struct.unpack(">I", file.read(8)[:4].ljust(4, b"\0"))[0]
                 skipped = 8 if offset > size or file.read(offset).strip(b"\0") else 8 + offset
             announced = _known(length)
-            return content + skipped, announced and max(announced - skipped, 0), layout, alignment
+            return content + skipped, announced and max(announced - skipped, 0), layout
     return None
 
 
@@ -106,7 +108,7 @@ def _known(size: int) -> int | None:
     return None if is_open else size
 
 
-def _chunks(file: BinaryIO, size: int, layout: str, at: int, alignment: int) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(file: BinaryIO, size: int, layout: str, at: int) -> Iterator[tuple[bytes, int, int]]:
     """(name, length, where its content starts) of each chunk."""
     header = struct.calcsize(layout)
     for _ in range(_MOST_CHUNKS):
@@ -117,10 +119,10 @@ def _chunks(file: BinaryIO, size: int, layout: str, at: int, alignment: int) -> 
         if layout == _W64_LAYOUT:
             length -= header
         yield name, length, at + header
-        at += header + -(-max(length, 0) // alignment) * alignment
+        at += header + -(-max(length, 0) // _ALIGNMENT[layout]) * _ALIGNMENT[layout]
 
 
-def _end_of_chunks(file: BinaryIO, at: int, size: int, layout: str, alignment: int) -> int | None:
+def _end_of_chunks(file: BinaryIO, at: int, size: int, layout: str) -> int | None:
     """Where the chunks from `at` on end: at the next container or the file's end; None where they are no chunks."""
     if at >= size:
         return size
@@ -130,7 +132,7 @@ def _end_of_chunks(file: BinaryIO, at: int, size: int, layout: str, alignment: i
     if _announced(file, at, size) is not None:
         return at
     end = None
-    for name, length, content in _chunks(file, size, layout, at, alignment) if layout else ():
+    for name, length, content in _chunks(file, size, layout, at) if layout else ():
         if end is not None and _announced(file, start := content - struct.calcsize(layout), size) is not None:
             return start
         if not re.fullmatch(rb"[ -~]{4}", name[:4]):

@@ -66,7 +66,7 @@ def _open_part(path: Path, part: Part) -> Sound:
                 raise
             return _open_disagreeing(path, part)
     frame = _WIDTHS.get(subtype, 0) * channels
-    if not frame and part.agrees:  # coded in packets, as ADPCM is
+    if not frame and part.agrees and not subtype.startswith("MPEG"):  # coded in packets, as ADPCM is
         return Sound(rate, channels, n_samples, lambda: _read_soundfile(path, part.start, part.end))
     if not frame:
         return _open_disagreeing(path, part)

@@ -28,7 +28,7 @@ _CONTAINERS = (
 # Containers that know how long they are (others estimate it), and the seconds that they may round it up by.
 _ROUNDING = {
     "mp3": 0.06,
-    "mov": 0.1,
+    "mov": 0.3,
     "matroska": 0.3,
     "asf": 0.6,
     "flac": 0,
@@ -39,8 +39,8 @@ _ROUNDING = {
     "avi": 0.1,
 }
 # Decoded samples before the first of the take, where the container has no place to say so.
-_DELAYS = {"aac": 1024, "ac3": 256, "eac3": 256}
-_DELAYED = ("aac", "loas", "mpegts", "flv", "ac3", "eac3")
+_DELAYS = {"aac": 1024, "ac3": 256, "eac3": 256, "mp2": 481, "mp2float": 481}
+_DELAYED = ("aac", "loas", "mpegts", "flv", "ac3", "eac3", "mp3", "mpeg")
 _FEW_PACKETS = 4  # that are left out at the ends, where the encoder needed room
 _BARE = ("mp3", "aac", "ac3", "eac3", "loas", "amr", "dts", "gsm", "voc")  # nothing but packets, and tags at the ends
 _LARGEST_LOSS = 0.1  # share of a file that may be undecodable
@@ -74,9 +74,11 @@ def _opened(
         import av
     except ImportError as error:
         raise UsageError(f"{path}: reading it needs PyAV ({error}). Run: pip install -r requirements.txt") from None
+    # From version 19 on PyAV reads tags in other encodings by itself; the flag can go with Python 3.11.
+    about_tags = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
     with part() as file:
         try:
-            container = av.open(file, metadata_errors="ignore", options={"format_whitelist": _CONTAINERS})
+            container = av.open(file, options={"format_whitelist": _CONTAINERS}, **about_tags)
         except (av.error.FFmpegError, ValueError):
             reason = "its content is of no known format, or damaged"
             raise AudioError(f"{path}: not an audio file that can be read ({reason})") from None

@@ -21,6 +21,7 @@ KINDS = {
     "webm": ("webm", "libopus", 1000), "opus": ("ogg", "libopus", 1000), "mp3": ("mp3", "libmp3lame", 1152),
     "ac3": ("ac3", "ac3", 1536), "wv": ("wv", "wavpack", 0), "tta": ("tta", "tta", 0),
     "ts": ("mpegts", "aac", 1024), "flv": ("flv", "aac", 1024), "avi": ("avi", "pcm_s16le", 0),
+    "mp2": ("mp2", "mp2", 1152),
 }  # fmt: skip
 
 
@@ -144,6 +145,20 @@ def test_chained_ogg_streams_are_read_to_the_sample(tmp_path, subtype):
     assert shift(wav[len(TAKE) : len(TAKE) + RATE], TAKE[:RATE]) == 0
 
 
+def test_mp3_files_of_two_kinds_joined_are_refused_with_the_place(tmp_path):
+    path, data = tmp_path / "a.mp3", mp3(tmp_path, TAKE)
+    path.write_bytes(data + mp3(tmp_path, np.stack([TAKE, TAKE[::-1]], axis=1)))
+    with pytest.raises(AudioError, match=r"from 2\.0 s on it has 44100 Hz with 2 channels.*Cut it in two"):
+        read(path)
+
+
+def test_what_no_decoder_knows_is_named(tmp_path):
+    path = encode(tmp_path / "a.mkv", "matroska", ["aac"])
+    path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    with pytest.raises(AudioError, match=r"a\.mkv: its sound cannot be decoded.*protected"):
+        read(path)
+
+
 def test_chained_streams_of_two_rates_are_refused_with_both(tmp_path):
     path = tmp_path / "a.ogg"
     path.write_bytes(ogg(tmp_path, TAKE) + ogg(tmp_path, TAKE, rate=22050))
@@ -184,6 +199,13 @@ def test_a_flac_header_with_another_length_loses_nothing(tmp_path, announced):
     path.write_bytes(data)
     wav, notes = read_with_notes(path)
     assert len(wav) == len(TAKE) == probe(path).n_samples and bool(notes) == (announced > 0)
+
+
+def test_tags_in_another_encoding_do_no_harm(tmp_path):
+    path, data = tmp_path / "a.flac", flac(tmp_path)
+    at = data.index(b"libFLAC") if b"libFLAC" in data else data.index(b"reference")
+    path.write_bytes(data[:at] + b"\xe9\xff\xfe" + data[at + 3 :])
+    assert len(read(path)[0]) == len(TAKE)
 
 
 def test_joined_flac_files_are_both_read_and_two_rates_are_refused(tmp_path):
