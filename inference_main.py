@@ -28,6 +28,7 @@ from modules.inference.inputs import find_sources
 from modules.inference.options import MIX_NAME, ConversionOptions
 from modules.inference.requests import Problems
 from modules.inference.results import RESULTS, result_name
+from modules.pretrained.needs import require_parts
 from modules.text import quote
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def read_request(args: argparse.Namespace) -> Wanted:
     problems = Problems()
     furthest = max((key for key in args.trans if isinstance(key, int)), key=abs, default=0)
     problems.attempt(make_options, args, speaker="", transpose=furthest)
-    problems.attempt(requests.check_predictor, predictor_name(args))
+    problems.attempt(require_parts, predictor=predictor_name(args))
     problems.attempt(requests.check_device, args.device)
     keys = (args.trans + args.trans[:1] * len(args.clean_names))[: len(args.clean_names)]
     sources, complete = problems.attempt(find_sources, args.clean_names, keys=keys) or ([], False)
@@ -109,6 +110,8 @@ def read_request(args: argparse.Namespace) -> Wanted:
     model, config, diffusion = read_models(args, problems)
     if (retrieval := requests.choose_retrieval(args, model)) is not None:
         problems.attempt(check_retriever, retrieval, args.feature_retrieval)
+    if config is not None:
+        problems.attempt(require_parts, config.model.speech_encoder)
     mix, speakers, sung_by = None, [], diffusion and diffusion[2] if args.only_diffusion else config
     if sung_by is not None:
         mix = problems.attempt(requests.choose_mix, args, sung_by.spk, sources)

@@ -26,7 +26,7 @@ from modules.inference.arguments import (
 )
 from modules.inference.inputs import Named
 from modules.inference.speaker_mix import SpeakerMix, constant_mix, load_mix
-from modules.registry import listed_names, unknown_name
+from modules.registry import declared_names
 from modules.text import printable
 from modules.weights.names import list_checkpoints
 
@@ -63,13 +63,6 @@ class Problems:
             raise UsageError(" ".join(f"({number}) {text}" for number, text in enumerate(texts, 1)))
 
 
-def check_predictor(name: str) -> None:
-    """Refuses the name of an F0 predictor that does not exist."""
-    known = listed_names("modules.f0")
-    if known is not None and name not in known:
-        raise UsageError(f"-f0p/--f0_predictor: {unknown_name('f0 predictor', name, known)}")
-
-
 def check_device(name: str | None) -> None:
     """Refuses what names no device anywhere; whether it is here, torch knows."""
     if not re.fullmatch(r"(auto|cpu|mps|cuda(:\d+)?)?", name or ""):
@@ -93,6 +86,9 @@ def read_config(path: Path) -> Config:
     config = load_config(path)
     if not config.spk:
         raise ConfigError(f"{path}: spk names no speaker. Use the config.json that was saved with the model.")
+    name, known = config.model.speech_encoder, declared_names("modules.encoders")
+    if known is not None and name not in known:
+        raise ConfigError(f"{path}: model.speech_encoder {name!r} is not in this version. Known: {', '.join(known)}.")
     return config
 
 
