@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def workspace(tmp_path_factory):
     """A workspace with a voice whose weights are nothing, songs, and a torch that must not be imported."""
     folder = tmp_path_factory.mktemp("workspace")
-    save_config(Config(spk={"alto": 0, "tenor": 1}), folder / "logs/44k/config.json")
+    config = Config(spk={"alto": 0, "tenor": 1})
+    config.model.speech_encoder, config.model.ssl_dim = "whisper-ppg-base", 512  # which is in the repository
+    save_config(config, folder / "logs/44k/config.json")
     for step in (800, 8000):
         (folder / f"logs/44k/G_{step}.pth").touch()
     (folder / "raw").mkdir()
@@ -27,7 +29,7 @@ def workspace(tmp_path_factory):
     (folder / "raw/notes.txt").write_text("no audio")
     (folder / "d").mkdir()
     (folder / "d/model_1.pt").touch()
-    (folder / "d/config.yaml").write_text("data: {encoder_out_channels: 256}")
+    (folder / "d/config.yaml").write_text("data: {encoder: whisper-ppg-base, encoder_out_channels: 256}")
     (folder / "no_torch/torch").mkdir(parents=True)
     (folder / "no_torch/torch/__init__.py").write_text("raise SystemExit('torch was imported')")
     return folder
