@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import CheckpointError, ConfigError, UsageError
-from modules.files import atomic_path, check_output
+from modules.files import atomic_path, check_inputs, check_output
 
 if TYPE_CHECKING:
     from modules.config.schema import Config
@@ -51,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.output is None and source.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"-i {source}: expected a model, whose name ends in {' or '.join(_SUFFIXES)}")
     output = arguments.output or source.with_name(f"{source.stem}_release{shrink and '_'}{shrink}{source.suffix}")
-    check_output(output, [source], arguments.overwrite, _SUFFIXES)
+    configs = [arguments.config] if arguments.config is not None else []
+    check_output(output, [source, *configs], arguments.overwrite, _SUFFIXES)
+    check_inputs(("-i/--input", source), *(("-c/--config", path) for path in configs))
     content, (config, where) = compress(source, arguments.config, shrink)
     write(output, content)
     print(f"{source}: {source.stat().st_size / 1e6:.1f} MB\nModel: {output}: {output.stat().st_size / 1e6:.1f} MB")
@@ -62,17 +64,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _make_base(path: Path, config_path: Path | None, shrink: str, folder: Path, overwrite: bool) -> int:
-    from modules.config.io import save_config
-    from modules.files import make_folder
-    from modules.weights.checkpoint import check_whole, load_weights, save_together
-    from modules.weights.state_dict import tensors_of
-
     if not path.name.startswith("G"):
         raise UsageError(f"--base with -i {path}: expected a G_STEP.pth, with its D_STEP.pth beside it")
     d_path = path.with_name("D" + path.name[1:])
     targets = [folder / name for name in ("G_0.pth", "D_0.pth", "config.json")]
     for target in targets:
         check_output(target, [path, d_path], overwrite, (target.suffix,))
+    check_inputs(("-i/--input", path), ("the discriminators beside it,", d_path))
+
+    from modules.config.io import save_config
+    from modules.files import make_folder
+    from modules.weights.checkpoint import check_whole, load_weights, save_together
+    from modules.weights.state_dict import tensors_of
+
     g, (config, _) = compress(path, config_path, shrink, for_training=True)
     found = tensors_of(load_weights(d_path))
     check_whole(d_path)

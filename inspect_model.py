@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.cli import configure_logging, make_parser, run
-from modules.errors import CheckpointError, ConfigError, UsageError, UserError
+from modules.errors import FAILURES, CheckpointError, ConfigError, UsageError, UserError, reason_of
 from modules.files import is_zip, sha256_of
 from modules.pretrained.catalogue import PACKAGES, Weights, package, package_with
 from modules.pretrained.find import find
@@ -68,8 +68,8 @@ def inspect(path: Path) -> Report:
     report: Report = {"path": path.as_posix()}
     readers = {".onnx": _onnx, ".faiss": _index, ".json": _index, ".pkl": _index}
     try:
-        if not path.is_file():
-            raise CheckpointError(f"{path}: no such file")
+        if not path.is_file() and path.exists():
+            raise CheckpointError(f"{path}: is no regular file")
         report |= {"size_bytes": path.stat().st_size, "sha256": sha256_of(path, show=True)}
         report |= readers.get(path.suffix.lower(), _weights)(path)
         report["is_published_file"] = _is_published(path, report["sha256"])
@@ -78,10 +78,8 @@ def inspect(path: Path) -> Report:
         names = error.args[0]
         text = f"asks for {', '.join(names[:8])}: reading it could run code, so it was not read"
         report |= {"error": f"{path}: {text}. Get the file from its original source.", "asks_for": names}
-    except OSError as error:
-        report["error"] = f"{path}: cannot be read ({error.strerror or error})"
-    except UserError as error:
-        report["error"] = str(error)
+    except FAILURES as error:
+        report["error"] = f"{path}: {reason_of(error, path)}"
     return report
 
 

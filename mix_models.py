@@ -16,7 +16,7 @@ from typing import Any
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import CheckpointError, UsageError
-from modules.files import check_output
+from modules.files import check_inputs, check_output
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     inputs, output = arguments.input, arguments.output
     shares = shares_of(arguments.weights, len(inputs), arguments.mode)
     check_output(output, inputs, arguments.overwrite)
+    check_inputs(*(("-i/--input", path) for path in inputs))
 
     from modules.weights.checkpoint import save_weights
 

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import ConfigError, UsageError
-from modules.files import check_output, write_json
+from modules.files import check_inputs, check_output, write_json
 
 if TYPE_CHECKING:
     from modules.config.schema import Config
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_NAME = "TransformerFlow"
+FOLDER, DEFAULT_NAME = Path("checkpoints"), "TransformerFlow"
 _CHECKED_LENGTHS = (40, 97, 333)  # frames
 
 
@@ -74,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
         if value and not wanted:
             raise UsageError(f"{flag} does not belong to {kinds[0] if kinds else '-n/--model_name'}; leave it out")
     configure_logging()
+    if not args.encoder:
+        flags = ("--diffusion", "--diffusion_config") if args.diffusion else ("-m/--model", "-c/--config")
+        check_inputs(*zip(flags, inputs_of(args)))
 
     # What follows imports torch; help and wrong flags should not wait for that.
     from modules.weights.onnx import INSTALL, check_can_export, is_installed
@@ -86,14 +89,20 @@ def main(argv: list[str] | None = None) -> int:
     return export_encoder(args) if args.encoder else export_voice(args)
 
 
+def inputs_of(args: argparse.Namespace) -> tuple[Path, Path]:
+    """The model and the config of a voice or a diffusion model."""
+    if args.diffusion:
+        return args.diffusion, args.diffusion_config or args.diffusion.with_name("config.yaml")
+    model = args.model or FOLDER / (args.model_name or DEFAULT_NAME) / "model.pth"
+    return model, args.config or model.with_name("config.json")
+
+
 def export_voice(args: argparse.Namespace) -> int:
     """A voice and its descriptor."""
-    folder, name = Path("checkpoints"), args.model_name or DEFAULT_NAME
-    model = args.model or folder / name / "model.pth"
-    config_path = args.config or model.with_name("config.json")
+    name, (model, config_path) = args.model_name or DEFAULT_NAME, inputs_of(args)
     default = model.with_suffix(".onnx") if args.model else model.with_name(f"{name}_SoVits.onnx")
     output = args.output or default
-    descriptor = output.with_suffix(".json") if args.model or args.output else folder / f"{name}.json"
+    descriptor = output.with_suffix(".json") if args.model or args.output else FOLDER / f"{name}.json"
     check_output(output, [model, config_path], args.overwrite, (".onnx",))
     check_output(descriptor, [model, config_path], args.overwrite, (".json",))
 
@@ -235,7 +244,7 @@ def example_chunk(config: "Config", n_frames: int, is_mixed: bool = False) -> di
 
 def export_diffusion(args: argparse.Namespace) -> int:
     """The four parts of a diffusion model."""
-    model, config_path = args.diffusion, args.diffusion_config or args.diffusion.with_name("config.yaml")
+    model, config_path = inputs_of(args)
     base = args.output or model.with_suffix(".onnx")
     check_output(base, [], True, (".onnx",))
     paths = {part: base.with_name(f"{base.stem}_{part}.onnx") for part in ("encoder", "denoise", "pred", "after")}

@@ -36,13 +36,15 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError("--tiny, --small and --micro are presets: choose one")
 
     from modules.data.filelist import check_lists, scan, split_clips, write_list
-    from modules.encoders.base import encoder_dim
 
     configure_logging()
     check_lists(arguments.train_list, arguments.val_list)
-    width = encoder_dim(arguments.speech_encoder)
     found, n_left_out = scan(arguments.source_dir)
     train, validation = split_clips(found, arguments.seed)
+
+    from modules.encoders.base import encoder_dim  # imports torch
+
+    width = encoder_dim(arguments.speech_encoder)
     write_list(arguments.train_list, train)
     write_list(arguments.val_list, validation)
     ids = _write_config(arguments, width, list(found))
@@ -75,28 +77,36 @@ def _write_config(arguments, width: int, speakers: list[str]) -> dict[str, int]:
     new["data"]["validation_files"] = arguments.val_list.as_posix()
     new["model"]["n_speakers"] = max(ids.values()) + 1
     config = parse_config({**new, "spk": ids}, path)
-    if changes:
-        text = "%s describes another network now (%s); what you edited else stays, and the old one is kept as %s"
-        logger.warning(text, path, ", ".join(changes), set_aside(path, copy=True))
+    _report_changes(path, changes)
     if old is None or to_plain(config) != read_json(path):
         save_config(config, path)
     return ids
 
 
 def _write_diffusion_config(arguments, width: int, ids: dict[str, int]) -> None:
-    """Writes configs/diffusion.yaml; all that encoder and speakers do not decide stays as it is."""
+    """Writes configs/diffusion.yaml, in which the user's edits stay."""
     from modules.config import diffusion
-    from modules.config.presets import DIFFUSION_PRESETS
+    from modules.config.edits import keep_diffusion_edits
+    from modules.config.io import to_plain
 
     path = Path("configs/diffusion.yaml")
-    config = _load_or_set_aside(diffusion.load_diffusion_config, path)
-    config = config or diffusion.parse_diffusion_config(DIFFUSION_PRESETS[_preset(arguments)])
+    old = _load_or_set_aside(diffusion.load_diffusion_config, path)
+    new, changes = keep_diffusion_edits(old and to_plain(old), _preset(arguments))
+    _report_changes(path, changes)
+    config = diffusion.parse_diffusion_config(new, path)
     config.data.encoder, config.data.encoder_out_channels = arguments.speech_encoder, width
     config.data.training_files = arguments.train_list.as_posix()
     config.data.validation_files = arguments.val_list.as_posix()
     config.model.n_spk, config.spk = max(ids.values()) + 1, ids
-    if not path.exists() or path.read_text("utf-8") != diffusion.dump_diffusion_config(config):
+    if old is None or path.read_text("utf-8") != diffusion.dump_diffusion_config(config):
         diffusion.save_diffusion_config(config, path)
+
+
+def _report_changes(path: Path, changes: list[str]) -> None:
+    """Keeps a config that is about to become another network's, and says what is reset in the new one."""
+    if changes:
+        text = "%s describes another network now (%s); your other edits stay, and the old one is kept as %s"
+        logger.warning(text, path, ", ".join(changes), set_aside(path, copy=True))
 
 
 def _load_or_set_aside(load, path: Path):

@@ -99,7 +99,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     path = folder / ".lock"
     with path.open("a+", encoding="ascii") as file:
         try:
-            _lock(file.fileno())
+            take_lock(file.fileno())
         except (BlockingIOError, PermissionError):
             file.seek(0)
             owner = file.read(20).strip() or "unknown"
@@ -113,9 +113,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def _lock(descriptor: int) -> None:
-    """Takes the system's lock of an open file, which ends with the process; BlockingIOError or PermissionError where
-    another has it."""
+def take_lock(descriptor: int) -> None:
+    """Takes the system's lock of an open file, which ends with the process, however that ends; BlockingIOError or
+    PermissionError where another process has it."""
     if os.name == "nt":
         import msvcrt
 
@@ -125,6 +125,23 @@ def _lock(descriptor: int) -> None:
         import fcntl
 
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def check_inputs(*named: tuple[str, Path]) -> None:
+    """Refuses files that cannot be read, all at once; each comes with the flag that named it."""
+    problems = []
+    for flag, path in named:
+        try:
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                path.open("rb").close()
+            else:
+                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+                problems.append(f"{flag} {path}: is {kind}, expected a file")
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            problems.append(f"{flag} {path}: {reason_of(error, path)}")
+    if problems:
+        raise UsageError("; ".join(problems))
 
 
 def check_output(

@@ -177,7 +177,7 @@ def test_a_base_holds_all_that_training_needs(trained, config, tmp_path, capsys,
 
 
 def test_a_base_without_discriminators_is_refused(trained, tmp_path):
-    with pytest.raises(CheckpointError, match=r"D_800\.pth: no such file"):
+    with pytest.raises(UsageError, match=r"D_800\.pth: no such file"):
         compress(trained, "--base", tmp_path / "base")
     save_weights(trained.with_name("D_800.pth"), {"model": {"x": torch.zeros(1)}})
     with pytest.raises(CheckpointError, match=r"D_800\.pth: holds no discriminators"):
@@ -240,7 +240,7 @@ def test_a_damaged_model_is_refused_before_anything_is_written(trained):
 def test_wrong_use_ends_with_code_two_and_one_line(tmp_path):
     command = [sys.executable, str(ROOT / "compress_model.py"), "-i", "a.pth"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
-    assert done.returncode == 2 and done.stderr.splitlines() == ["error: a.pth: no such file"]
+    assert done.returncode == 2 and done.stderr.splitlines() == ["error: -i/--input a.pth: no such file or folder"]
 
 
 def test_what_is_no_model_is_named_not_the_output_that_it_would_give(tmp_path):

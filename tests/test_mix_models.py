@@ -205,7 +205,9 @@ def test_files_without_a_model_and_sums_that_overflow_are_refused(tmp_path, pair
 def test_wrong_use_ends_with_code_two_and_one_line(tmp_path):
     command = [sys.executable, str(ROOT / "mix_models.py"), "-i", "a.pth", "b.pth", "-w", "50", "50"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
-    assert done.returncode == 2 and done.stderr.splitlines() == ["error: a.pth: no such file"]
+    assert done.returncode == 2 and done.stderr.splitlines() == [
+        "error: -i/--input a.pth: no such file or folder; -i/--input b.pth: no such file or folder"
+    ]
 
 
 def test_other_models_are_refused_by_name(tmp_path, pair):

@@ -105,10 +105,10 @@ def test_another_network_keeps_the_old_config_beside_the_new(workspace, caplog):
     assert go("--micro") == 0
     edit(train_batch_size=3)
     assert go() == 0
-    assert backups() == ["config.json.bak-1"] and "config.json.bak-1" in caplog.text
+    assert backups() == ["config.json.bak-1", "diffusion.yaml.bak-1"] and "config.json.bak-1" in caplog.text
     assert json.loads(Path("configs/config.json.bak-1").read_text())["train"]["batch_size"] == 3
     assert config()["model"]["hidden_channels"] == 192
-    assert go("--micro") == 0 and backups() == ["config.json.bak-1", "config.json.bak-2"]
+    assert go("--micro") == 0 and backups()[:2] == ["config.json.bak-1", "config.json.bak-2"]
 
 
 def test_one_more_flag_keeps_every_edit_and_names_what_is_reset(workspace, caplog):
@@ -125,7 +125,7 @@ def test_one_more_flag_keeps_every_edit_and_names_what_is_reset(workspace, caplo
     assert values["train"]["mine"] == "x" and values["model"]["p_dropout"] == 0.3 and values["model"]["n_layers"] == 5
     assert not values["model"]["use_automatic_f0_prediction"]
     assert values["model"]["vol_embedding"] and values["train"]["vol_aug"] and values["model"]["n_speakers"] == 2
-    assert "model.vol_embedding False -> True, train.vol_aug False -> True)" in caplog.text
+    assert "(train.vol_aug False -> True, model.vol_embedding False -> True)" in caplog.text
     caplog.clear()
     assert go("--vol_aug", "--small") == 0
     values = config()

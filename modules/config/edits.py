@@ -1,10 +1,11 @@
-"""A config.json made again with other flags, in which the edits that its user made by hand stay."""
+"""A config made again with other flags, in which the edits that its user made by hand stay."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from modules.config.io import parse_config
-from modules.config.presets import PRESETS, preset_values
+from modules.config.diffusion import parse_diffusion_config
+from modules.config.io import parse_config, to_plain
+from modules.config.presets import DIFFUSION_PRESETS, PRESETS, preset_values
 
 # Keys of `model` by which a network is known to be of a preset, and what else the flags decide.
 _SIZES = (
@@ -64,22 +65,43 @@ def keep_edits(old: Values | None, design: Design) -> tuple[Values, list[str]]:
         decided |= {*_OF_ENCODER, "gin_channels", "filter_channels"}
     if design.preset != before.preset:
         decided |= {key for key in new["model"] if made["model"].get(key) != new["model"][key]} | set(_SIZES)
-    result = {**old, **{key: value for key, value in new.items() if key not in old}}
+    decided_keys = {"model": decided, "train": {"vol_aug"}}
+    return _merged(old, made, new, decided_keys, ("model.n_speakers", "data.training_files", "data.validation_files"))
+
+
+def keep_diffusion_edits(old: Values | None, preset: str) -> tuple[Values, list[str]]:
+    """As `keep_edits`, of a diffusion.yaml, where encoder and speakers change no edit."""
+    sizes = "n_layers", "n_chans", "n_hidden", "k_step_max"
+    presets = {name: to_plain(parse_diffusion_config(values)) for name, values in DIFFUSION_PRESETS.items()}
+    new = presets[preset]
+    if old is None:
+        return new, []
+
+    def likeness(name: str) -> tuple[int, bool]:
+        return sum(presets[name]["model"][key] == old["model"][key] for key in sizes), name == preset
+
+    before = presets[max(presets, key=likeness)]
+    decided = {"model": set(sizes)} if before != new else {}
+    return _merged(old, before, new, decided, ())
+
+
+def _merged(
+    old: Values, made: Values, new: Values, decided: dict[str, set[str]], unnamed: tuple[str, ...]
+) -> tuple[Values, list[str]]:
+    """`new`, with what differs in `old` from what it was `made` as, but for the keys of a section that are `decided`;
+    and how that differs from `old`, without the `unnamed`."""
+    result, changes = {**old, **{key: value for key, value in new.items() if key not in old}}, []
     for section, values in new.items():
         if not isinstance(values, dict) or section == "spk":
             continue
+        given = made[section]
         edits = {
             key: value
             for key, value in old[section].items()
-            if (key not in made[section] or value != made[section][key])
-            and not (section == "model" and key in decided)
-            and (section, key) != ("train", "vol_aug")
+            if (key not in given or value != given[key]) and key not in decided.get(section, ())
         }
-        order = [*old[section], *(key for key in values if key not in old[section])]
         merged = {**values, **edits}
-        result[section] = {key: merged[key] for key in order}
-    pairs = [(section, key) for section in ("model", "train", "data") for key in new[section]]
-    changes = [(f"{s}.{k}", old[s].get(k), result[s][k]) for s, k in pairs if old[s].get(k) != result[s][k]]
-    ignored = ("model.n_speakers", "data.training_files", "data.validation_files")
-    changes = [f"{name} {was} -> {now}" for name, was, now in changes if name not in ignored]
+        result[section] = {key: merged[key] for key in {**old[section], **values}}  # in the order of the old one
+        pairs = [(key, old[section].get(key), merged[key]) for key in values if f"{section}.{key}" not in unnamed]
+        changes += [f"{section}.{key} {was} -> {now}" for key, was, now in pairs if was != now]
     return result, changes

@@ -103,7 +103,7 @@ def split_clips(clips: dict[str, dict[Path, float]], seed: int) -> tuple[list[Pa
                 budget -= seconds[path]
         if not kept:
             kept = [min(shuffled, key=lambda path: seconds[path])]
-            text = "%s: %.0f of its %.0f s are kept for validation, as it has only %d clips; cut long ones or add some"
+            text = "%s: %.1f of its %.1f s are kept for validation, as it has only %d clips; cut long ones or add some"
             logger.warning(text, speaker, seconds[kept[0]], sum(seconds.values()), len(shuffled))
         validation += kept
         train += [path for path in shuffled if path not in kept]

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import http.client
 import json
-import os
 import shutil
 import ssl
 import stat
@@ -23,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from modules.errors import DownloadError
-from modules.files import atomic_path, sha256_of, write_json
+from modules.files import atomic_path, sha256_of, take_lock, write_json
 
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that another try may change
 _LARGEST_MEMBER = 20 << 30  # what a zip may unpack to, in bytes
@@ -146,17 +145,9 @@ def _read_note(note: Path, url: str) -> dict:
 
 @contextlib.contextmanager
 def _only_one(path: Path) -> Iterator[None]:
-    """Holds a lock that the system releases with the process, however that ends."""
     with path.open("a+b") as file:
         try:
-            if os.name == "nt":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(file.fileno())
         except OSError:
             raise DownloadError(f"{path}: another process is fetching this file; wait for it") from None
         try:

@@ -124,7 +124,7 @@ def test_the_split_follows_from_the_seed_and_the_speakers_own_clips():
 def test_validation_never_takes_most_of_the_seconds(seed, caplog):
     a, b, *rest = names("a", 12)
     assert split_clips({"a": {a: 90.0, b: 60.0}}, seed) == ([a], [b])
-    assert "a: 60 of its 150 s are kept for validation" in caplog.text
+    assert "a: 60.0 of its 150.0 s are kept for validation" in caplog.text
     caplog.clear()
     one_long = {a: 600.0, **dict.fromkeys([b, *rest], 4.0)}
     kept = split_clips({"a": one_long}, seed)[1]

@@ -1,6 +1,8 @@
 """Downloads against a server that breaks, stalls, lies and changes its mind."""
 
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from modules.errors import DownloadError
 from modules.pretrained import download
 from modules.pretrained.download import extract_members, fetch
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"tries": 3, "stall_seconds": 0.4, "pause_seconds": 0.01}
 
 
@@ -190,11 +193,15 @@ def test_a_full_disk_is_said_before_and_during(server, target, monkeypatch):
 
 def test_two_processes_do_not_fetch_one_file(server, target):
     target.parent.mkdir()
-    with (
-        download._only_one(target.with_name(target.name + ".lock")),
-        pytest.raises(DownloadError, match="another process"),
-    ):
-        fetch(server.url, target, None, **QUICK)
+    lock = target.with_name(target.name + ".lock")
+    code = f"from modules.files import take_lock; f = open({str(lock)!r}, 'a'); take_lock(f.fileno()); print(); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as other:
+        other.stdout.readline()
+        with pytest.raises(DownloadError, match="another process"):
+            fetch(server.url, target, None, **QUICK)
+        other.communicate(b"\n")
+    fetch(server.url, target, None, **QUICK)
 
 
 def make_zip(path: Path, **members: bytes) -> Path:

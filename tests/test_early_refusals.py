@@ -1,0 +1,49 @@
+"""Cheap mistakes end before torch is imported, in one line that says all that is wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MISTAKES = [
+    ("compress_model.py -i gone.pth", "-i/--input gone.pth: no such file"),
+    ("compress_model.py -i folder.pth", "-i/--input folder.pth: is a folder"),
+    ("compress_model.py -i G_1.pth --base new", "the discriminators beside it, D_1.pth: no such file"),
+    ("mix_models.py -i gone.pth G_1.pth away.pth -w 1 2 3", "gone.pth: no such file or folder; -i/--input away.pth"),
+    ("mix_models.py -i G_1.pth G_1.pth -w 1 2 -o G_1.pth", "inputs are never overwritten"),
+    ("onnx_export.py -m gone.pth", "-m/--model gone.pth: no such file or folder; -c/--config config.json: no such"),
+    ("onnx_export.py", "checkpoints/TransformerFlow/model.pth: no such file"),
+    (
+        "onnx_export.py --diffusion gone.pt",
+        "--diffusion gone.pt: no such file or folder; --diffusion_config config.yaml",
+    ),
+    ("compare.py gone.wav away.wav", "gone.wav: no such file"),
+    ("inspect_model.py gone.pth", "gone.pth: no such file"),
+    ("preprocess_flist_config.py", "dataset/44k: no such folder"),
+    ("resample.py", "dataset_raw: no such folder"),
+    ("pretrain/download.py nonsense", "nonsense"),
+]
+
+
+@pytest.fixture(scope="module")
+def without_torch(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packages") / "torch"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise SystemExit('torch was imported')")
+    return {**os.environ, "PYTHONPATH": str(folder.parent)}
+
+
+@pytest.mark.parametrize(("command", "text"), MISTAKES, ids=[command for command, _ in MISTAKES])
+def test_a_cheap_mistake_does_not_wait_for_torch(command, text, without_torch, tmp_path):
+    (tmp_path / "G_1.pth").touch()
+    (tmp_path / "folder.pth").mkdir()
+    script, *words = command.split()
+    done = subprocess.run(
+        [sys.executable, ROOT / script, *words], cwd=tmp_path, env=without_torch, capture_output=True, text=True
+    )
+    said = done.stderr.strip() or done.stdout.strip()  # inspect_model.py reports on stdout
+    assert text in said.replace("\\", "/") and len(said.splitlines()) == 1
+    assert done.returncode == (1 if script == "inspect_model.py" else 2)
