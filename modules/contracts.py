@@ -32,7 +32,7 @@ class F0:
 
     f0: np.ndarray  # (N,) float32 Hz, gaps filled
     uv: np.ndarray  # (N,) float32, 1 where the frame is voiced
-    doubt: np.ndarray | None = None  # (N,) uint8, one of `modules.f0.octaves.SURE`, `OTHER`, `ABOVE` and `BELOW`
+    heard: np.ndarray | None = None  # (N,) Hz: what the sound itself says where it contradicts the curve, else 0
 
 
 @dataclass(frozen=True)

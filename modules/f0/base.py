@@ -12,8 +12,8 @@ from modules.config.audio import AudioSpec
 from modules.contracts import F0
 from modules.device import choose_device
 from modules.errors import AudioError
-from modules.f0.convert import F0_MAX, F0_MIN
-from modules.f0.octaves import HIGHEST, LOWEST, check_octaves
+from modules.f0.limits import F0_MAX, F0_MIN, HIGHEST, LOWEST
+from modules.f0.octaves import check_octaves
 from modules.registry import Registry
 
 DEFAULT_THRESHOLD = 0.05
@@ -59,8 +59,8 @@ class PitchPredictor(ABC):
             return fill_gaps(np.zeros(n_frames))
         curve = np.nan_to_num(self.track(wav, n_frames), nan=0.0, posinf=0.0, neginf=0.0)
         assert curve.shape == (n_frames,), f"{self.name}: {curve.shape} for {n_frames} frames"
-        curve, doubt = check_octaves(wav, self.audio.sampling_rate, self.hop_seconds, curve, *self.limits)
-        return replace(fill_gaps(curve), doubt=doubt)
+        curve, heard = check_octaves(wav, self.audio.sampling_rate, self.hop_seconds, curve, *self.limits)
+        return replace(fill_gaps(curve), heard=heard)
 
     @property
     def limits(self) -> tuple[float, float]:

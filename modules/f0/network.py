@@ -14,7 +14,7 @@ from modules.audio.windows import plan_windows
 from modules.config.audio import AudioSpec
 from modules.errors import CheckpointError
 from modules.f0.base import PitchPredictor, resize_nearest
-from modules.f0.octaves import HIGHEST, LOWEST
+from modules.f0.limits import HIGHEST, LOWEST
 from modules.weights.state_dict import fit
 
 FILTER_WIDTH = 128  # zero crossings to each side; so-vits-svc resamples this sharply before its F0 networks

@@ -15,13 +15,11 @@ import numpy as np
 from scipy import fft
 
 from modules.audio.io import resample
-
-SURE, OTHER, ABOVE, BELOW = 0, 1, 2, 3  # doubt about a frame: none; the sound has another pitch; above or below limits
+from modules.f0.limits import HIGHEST, LOWEST
 
 LOOK_RATE = 11025  # Hz: the harmonics below 5 kHz tell the period
 WINDOW = 720  # samples, 65 ms
 BLOCK_FRAMES = 2048  # whose autocorrelation is held at once: 13 MB
-LOWEST, HIGHEST = 36.0, 2400.0  # Hz: what is looked for, whatever the limits are
 FACTORS = np.array([1 / 4, 1 / 3, 1 / 2, 1, 2, 3])  # of the curve's pitch, that are weighed against each other
 SAME = 3  # index of 1
 _OVERSAMPLING = 2  # of the autocorrelation
@@ -51,7 +49,9 @@ _FAINT = 0.6  # times the median level of what is voiced
 
 _DOUBT_HEIGHT, _DOUBT_GAP = 0.85, 0.2  # r of a pitch that contradicts the curve, and how much better it is
 _DOUBT_LEVEL = 0.2  # times the median level of what is voiced
+_SAME_NOTE = 0.04  # octaves
 _BEYOND = 1.02  # times a limit is beyond it
+_ORDINARY = (65.0, 1000.0)  # Hz: not every predictor hears what lies beyond
 _LEAST_RUN = 0.1  # seconds: what is shorter is a consonant
 
 
@@ -68,8 +68,8 @@ class Evidence:
 def check_octaves(
     wav: np.ndarray, rate: int, hop_seconds: float, curve: np.ndarray, f0_min: float, f0_max: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A curve (N,) Hz, 0 where unvoiced, of `wav` (T,) with its octave errors repaired, and what doubt is left about
-    each frame, (N,): SURE, OTHER, ABOVE or BELOW."""
+    """A curve (N,) Hz, 0 where unvoiced, of `wav` (T,) with its octave errors repaired; and, (N,) Hz, the pitch of the
+    sound where it still contradicts the curve, 0 where it does not."""
     sound = resample(np.asarray(wav, np.float32), rate, LOOK_RATE)
     times = np.arange(len(curve)) * hop_seconds
     evidence = look(sound, times, curve)
@@ -88,7 +88,16 @@ def check_octaves(
             repaired = _follow(repaired, witness, _distance(repaired, witness) > _APART, hop_seconds)
         elif (octaves_off := unsure & (_distance(repaired, witness) > _OCTAVE)).sum() > _MISLED * voiced.sum():
             repaired = _follow(repaired, witness, octaves_off, hop_seconds)
-    return repaired, find_doubt(repaired, support, evidence, f0_min, f0_max, hop_seconds)
+    return repaired, _contradictions(repaired, support, evidence, (f0_min, f0_max), hop_seconds)
+
+
+def find_contradictions(
+    wav: np.ndarray, rate: int, hop_seconds: float, curve: np.ndarray, f0_min: float, f0_max: float
+) -> np.ndarray:
+    """The second of what `check_octaves` gives, of a curve that stays as it is."""
+    sound = resample(np.asarray(wav, np.float32), rate, LOOK_RATE)
+    evidence = look(sound, np.arange(len(curve)) * hop_seconds, curve)
+    return _contradictions(curve, evidence.support[:, SAME], evidence, (f0_min, f0_max), hop_seconds)
 
 
 def look(sound: np.ndarray, times: np.ndarray, curve: np.ndarray) -> Evidence:
@@ -175,23 +184,25 @@ def track_in_range(sound: np.ndarray, times: np.ndarray, curve: np.ndarray) -> n
     return np.where(inside, frequency[np.clip(index, 0, len(frequency) - 1)], 0.0)
 
 
-def find_doubt(
-    curve: np.ndarray, height: np.ndarray, evidence: Evidence, f0_min: float, f0_max: float, hop_seconds: float
+def _contradictions(
+    curve: np.ndarray, support: np.ndarray, evidence: Evidence, limits: tuple[float, float], hop_seconds: float
 ) -> np.ndarray:
-    """The doubt about each frame, (N,), of a curve whose own pitch has r `height` (N,)."""
-    pitch, level = evidence.pitch, evidence.level
-    loud = level[curve > 0] if (curve > 0).any() else level
-    is_clear = (evidence.height > _DOUBT_HEIGHT) & (level > _DOUBT_LEVEL * np.median(loud))
-    distance = np.abs(np.log2(_positive(pitch) / _positive(curve)))
-    is_other = is_clear & (curve > 0) & (height < evidence.height - _DOUBT_GAP) & (distance > 0.04)
-    is_above = is_clear & (pitch > _BEYOND * f0_max) & ((curve == 0) | (distance > 0.04))
-    is_below = is_clear & (pitch * _BEYOND < f0_min) & ((curve == 0) | is_other)
-    doubt = np.full(len(curve), SURE, np.uint8)
-    for kind, found in ((OTHER, is_other), (ABOVE, is_above), (BELOW, is_below)):
-        for first, last in _runs(found):
-            if (last - first) * hop_seconds >= _LEAST_RUN:
-                doubt[first:last] = kind
-    return doubt
+    """See `check_octaves`; `support` is r (N,) at the curve's pitch."""
+    if not len(curve):
+        return np.zeros(0)
+    pitch, level, unvoiced = evidence.pitch, evidence.level, curve == 0
+    loud = level if unvoiced.all() else level[~unvoiced]
+    is_clear = (pitch > 0) & (evidence.height > _DOUBT_HEIGHT) & (level > _DOUBT_LEVEL * np.median(loud))
+    is_other = is_clear & (_distance(pitch, curve) > _SAME_NOTE) & (support < evidence.height - _DOUBT_GAP)
+    # Beyond the limits it may be the octave that was found, with as good an r, or nothing.
+    low, high = (max(limits[0], _ORDINARY[0]), min(limits[1], _ORDINARY[1]))
+    is_beyond = is_clear & (pitch > _BEYOND * limits[1]) & (_distance(pitch, curve) > _SAME_NOTE)
+    is_beyond |= is_clear & unvoiced & ((pitch > _BEYOND * high) | (pitch * _BEYOND < low))
+    found = np.zeros(len(curve))
+    for first, last in _runs(is_other | is_beyond):
+        if (last - first) * hop_seconds >= _LEAST_RUN:
+            found[first:last] = pitch[first:last]
+    return found
 
 
 def _leaves_melody(curve: np.ndarray) -> np.ndarray:
