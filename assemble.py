@@ -15,19 +15,19 @@ from diffusion.samplers.base import check_method
 from diffusion.unit2mel import load_unit2mel
 from models import INFERENCE_SEED, load_synthesizer
 from modules.config.diffusion import DiffusionConfig
-from modules.config.io import load_config
 from modules.config.schema import Config
 from modules.config.vocoder import require_same_frames
 from modules.contracts import Synthesizer
 from modules.device import choose_device, choose_dtype
 from modules.encoders.base import ENCODERS, build_encoder, encoder_dim
-from modules.errors import CheckpointError, ConfigError, UsageError
+from modules.errors import ConfigError, UsageError
 from modules.f0.base import PREDICTORS, build_predictor
 from modules.inference.converter import VoiceConverter
 from modules.inference.onnx_voice import OnnxVoice
 from modules.inference.pipeline import GPU_BATCH_FRAMES, Pipeline
+from modules.inference.requests import DIFFUSION_FLAG, check_model, read_config
 from modules.weights.card import HISTOGRAMS, card_of, read_card, stand_in_card
-from modules.weights.checkpoint import list_checkpoints, load_checkpoint
+from modules.weights.checkpoint import load_checkpoint
 from vdecoder.enhancer import NsfHifiganEnhancer
 from vdecoder.mel_vocoder import load_vocoder
 
@@ -77,10 +77,14 @@ class VoiceRequest:
 
 def read_voice_config(path: Path) -> Config:
     """A trained voice's config, checked as far as that goes without reading a large file."""
-    if not path.is_file():
-        raise ConfigError(f"-c/--config_path {path}: no such file. Give the config.json saved beside the model.")
-    config = load_config(path)
-    name, width = config.model.speech_encoder, config.model.ssl_dim
+    config = read_config(path)
+    check_encoder(config)
+    return config
+
+
+def check_encoder(config: Config) -> None:
+    """Refuses a voice's config whose encoder is unknown, or of another width than the voice."""
+    path, name, width = config.path, config.model.speech_encoder, config.model.ssl_dim
     if name not in ENCODERS:
         raise ConfigError(
             f"{path}: model.speech_encoder {name!r} is not in this version. Known: {', '.join(ENCODERS.names())}."
@@ -90,9 +94,6 @@ def read_voice_config(path: Path) -> Config:
             f"{path}: model.ssl_dim is {width} but the encoder {name!r} gives units {encoder_dim(name)} wide. "
             "Set model.speech_encoder to the encoder that the model was trained with."
         )
-    if not config.spk:
-        raise ConfigError(f"{path}: spk names no speaker. Use the config.json that was saved with the model.")
-    return config
 
 
 def load_converter(request: VoiceRequest) -> VoiceConverter:
@@ -100,10 +101,8 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
     started = time.perf_counter()
     PREDICTORS.get(request.f0_predictor)  # an unknown name ends here, before anything is loaded
     device, config, diffusion = choose_device(request.device), request.config, request.diffusion
-    if (path := request.model_path) is not None and not path.is_file():
-        beside = [model.as_posix() for model in list_checkpoints(path.parent, "G")]
-        hint = f"There: {', '.join(beside)}." if beside else "Train a model first, or give -m the path of one."
-        raise CheckpointError(f"-m/--model_path {path}: no such file. {hint}")
+    if request.model_path is not None:
+        check_model(request.model_path)
     dtype = _choose_precision(request, device)
     refiner = _load_refiner(request, device, dtype) if diffusion is not None else None
     audio = config.audio if config is not None else refiner.vocoder.audio
@@ -180,10 +179,7 @@ def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtyp
     config, where = wanted.config, wanted.config_path
     check_method(config.infer.method, where)
     k_step = _choose_k_step(wanted)
-    if not wanted.model_path.is_file():
-        beside = [path.as_posix() for path in list_checkpoints(wanted.model_path.parent, "model")]
-        hint = f"There: {', '.join(beside)}." if beside else "Train one with: python train_diff.py"
-        raise CheckpointError(f"-dm/--diffusion_model_path {wanted.model_path}: no such file. {hint}")
+    check_model(wanted.model_path, DIFFUSION_FLAG, "model")
     if config.data.encoder not in ENCODERS:
         known = ", ".join(ENCODERS.names())
         raise ConfigError(f"{where}: data.encoder {config.data.encoder!r} is not in this version. Known: {known}.")

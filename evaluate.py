@@ -144,8 +144,9 @@ def choose_speakers(given: list[str] | None, known: list[str]) -> list[str]:
 
 def refuse_collisions(output: Path, sources: list["Named"], speakers: list[str]) -> None:
     """Refuses sources of one name, whose results would replace each other, before anything is converted."""
-    from modules.inference.batch import Job, check_results_differ, result_name
+    from modules.inference.batch import Job, check_results_differ
     from modules.inference.options import ConversionOptions
+    from modules.inference.results import result_name
 
     jobs = []
     for options in (ConversionOptions(speaker=speaker) for speaker in speakers):

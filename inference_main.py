@@ -12,33 +12,35 @@ Example: python inference_main.py -m logs/44k/G_8000.pth -c logs/44k/config.json
 import argparse
 import json
 import logging
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster import check_retriever
 from modules.cli import configure_logging, next_step, run
-from modules.errors import UsageError, UserError
-from modules.inference.arguments import (
-    DEFAULT_CONFIG,
-    DEFAULT_MODEL,
-    DEFAULT_SPEAKER,
-    DIFFUSION_FOLDER,
-    MIX_FILES,
-    is_mixed,
-    kind_of,
-    make_arguments,
-    predictor_name,
-    without_effect,
-)
+from modules.errors import FAILURES, UsageError, reason_of
+from modules.inference import requests
+from modules.inference.arguments import is_mixed, kind_of, make_arguments, predictor_name, without_effect
+from modules.inference.inputs import find_sources
 from modules.inference.options import MIX_NAME, ConversionOptions
+from modules.inference.requests import Problems
+from modules.text import quote
 
 if TYPE_CHECKING:
-    from assemble import DiffusionRequest, RetrievalRequest, VoiceRequest
+    from assemble import VoiceRequest
+    from modules.config.diffusion import DiffusionConfig
+    from modules.config.schema import Config
+    from modules.inference.auto_transpose import KeyChooser
     from modules.inference.batch import Job
-    from modules.inference.converter import ConversionReport, VoiceConverter
+    from modules.inference.converter import VoiceConverter
     from modules.inference.inputs import Named
+    from modules.inference.report import ConversionReport
     from modules.inference.speaker_mix import SpeakerMix
 
 logger = logging.getLogger("inference_main")
+
+SECONDS = ("seconds", "voiced_seconds", "silent_seconds", "resumed_seconds")  # of a report, for --json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,27 +50,102 @@ def main(argv: list[str] | None = None) -> int:
         UserError: the request cannot be fulfilled at all, or its only file cannot.
     """
     args = make_arguments(__file__, __doc__).parse_args(argv)
-    make_options(args, speaker="", transpose=0)  # wrong values are refused before anything is loaded
     configure_logging()
     for text in without_effect(args):
         logger.info(text)
-
-    # What follows imports torch; help and wrong flags should not wait for that.
-    from assemble import load_converter
-    from modules.inference.batch import check_results_differ, run_jobs
-    from modules.inference.inputs import find_sources
-
-    sources, complete = find_sources(args.clean_names)
-    if not sources:
+    wanted = read_request(args)  # all that can be known beforehand, before torch is imported
+    if not wanted.sources:
         return 1
-    request, speakers, mix = choose_voice(args, sources)
-    converter = load_converter(request)
-    jobs, all_usable = make_jobs(args, sources, request, speakers, mix, converter)
-    jobs = check_results_differ(jobs)
-    finished = run_jobs(jobs, converter, args.resume, print_json if args.json else None)
+
+    from assemble import load_converter
+    from modules.inference.batch import each_once, run_jobs
+
+    try:
+        converter = load_converter(voice_request(args, wanted))
+        jobs, all_usable = make_jobs(args, wanted, converter)
+        jobs = each_once(jobs)
+        finished = run_jobs(jobs, converter, args.resume, print_json if args.json else None, args.overwrite)
+    except KeyboardInterrupt:
+        words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
+        command = " ".join(map(quote, ["python", sys.argv[0] if argv is None else __file__, *words, "--resume"]))
+        logger.warning("stopped; what is finished stays, and this goes on from there: %s", command)
+        raise
     if finished and not args.json:
-        print(next_step(f'python compare.py "{finished[0].source.as_posix()}" "{finished[0].result.as_posix()}"'))
-    return 0 if complete and all_usable and len(finished) == len(jobs) else 1
+        files = f"{quote(finished[0].source.as_posix())} {quote(finished[0].result.as_posix())}"
+        print(next_step(f"python compare.py {files}"))
+    return 0 if wanted.complete and all_usable and len(finished) == len(jobs) else 1
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A request, verified as far as that goes without torch."""
+
+    sources: list["Named"]  # what to convert
+    complete: bool  # whether all that was named could be found
+    model: Path | None  # None: diffusion alone
+    config: "Config | None"  # of the model
+    diffusion: "tuple[Path, Path, DiffusionConfig] | None"  # the diffusion model, its config's path, its config
+    retrieval: Path | None  # cluster centres or an index
+    speakers: list[str]  # target voices; `MIX_NAME` for a mix of them
+    mix: "SpeakerMix | None"
+    keys: list[int | str]  # the transposition of each of the typed names
+
+
+def read_request(args: argparse.Namespace) -> Wanted:
+    """What the flags ask for; everything that is wrong with it is said at once."""
+    problems = Problems()
+    furthest = max((key for key in args.trans if isinstance(key, int)), key=abs, default=0)
+    problems.attempt(make_options, args, speaker="", transpose=furthest)
+    problems.attempt(requests.check_predictor, predictor_name(args))
+    problems.attempt(requests.check_device, args.device)
+    keys = (args.trans + args.trans[:1] * len(args.clean_names))[: len(args.clean_names)]
+    sources, complete = problems.attempt(find_sources, args.clean_names, keys=keys) or ([], False)
+    model = config = diffusion = None
+    if (files := requests.choose_diffusion(args)) is not None:
+        problems.attempt(requests.check_model, files[0], requests.DIFFUSION_FLAG, "model")
+        diffusion = *files, problems.attempt(requests.read_diffusion_config, files[1])
+    if diffusion is not None or args.enhance:
+        problems.attempt(requests.check_vocoder, diffusion and diffusion[2])
+    if not args.only_diffusion:
+        model = requests.choose_model(args.model_path)
+        problems.attempt(requests.check_model, model)
+        config = problems.attempt(requests.read_config, requests.choose_config(args.config_path, args.model_path))
+    if (retrieval := requests.choose_retrieval(args, model)) is not None:
+        problems.attempt(check_retriever, retrieval, args.feature_retrieval)
+    mix, speakers, sung_by = None, [], diffusion and diffusion[2] if args.only_diffusion else config
+    if sung_by is not None:
+        mix = problems.attempt(requests.choose_mix, args, sung_by.spk, sources)
+        if not is_mixed(args):
+            speakers = problems.attempt(requests.choose_speakers, args.spk_list, list(sung_by.spk))
+    if is_mixed(args) and any(isinstance(key, str) for key in args.trans):
+        problems.add(UsageError("-t auto needs one target voice; with a mix of voices give a number"))
+    problems.raise_all()
+    speakers = [MIX_NAME] if mix is not None else speakers
+    return Wanted(sources, complete, model, config, diffusion, retrieval, speakers, mix, keys)
+
+
+def voice_request(args: argparse.Namespace, wanted: Wanted) -> "VoiceRequest":
+    """The same in the words of `assemble.py`, which loads it."""
+    from assemble import DiffusionRequest, RetrievalRequest, VoiceRequest, check_encoder
+
+    diffusion = retrieval = None
+    if wanted.config is not None:
+        check_encoder(wanted.config)
+    if wanted.diffusion is not None:
+        diffusion = DiffusionRequest(*wanted.diffusion, None if args.only_diffusion else args.k_step)
+    if wanted.retrieval is not None:
+        retrieval = RetrievalRequest(wanted.retrieval, args.feature_retrieval, tuple(wanted.speakers))
+    return VoiceRequest(
+        wanted.model,
+        wanted.config,
+        predictor_name(args),
+        args.f0_filter_threshold,
+        args.device,
+        args.precision,
+        diffusion,
+        args.enhance and diffusion is None,
+        retrieval,
+    )
 
 
 def make_options(
@@ -99,75 +176,41 @@ def make_options(
     )
 
 
-def choose_voice(
-    args: argparse.Namespace, sources: list["Named"]
-) -> tuple["VoiceRequest", list[str], "SpeakerMix | None"]:
-    """What to load, the target voices, and their mix where the flags ask for one (`MIX_NAME` stands for its name)."""
-    from assemble import VoiceRequest, read_voice_config
-
-    diffusion = choose_diffusion(args)
-    model_path = config = None
-    if args.only_diffusion:
-        known = diffusion.config.spk
-    else:
-        model_path = choose_model(args.model_path)
-        config = read_voice_config(choose_config(args.config_path, args.model_path))
-        known = config.spk
-    mix = choose_mix(args, known, sources)
-    speakers = [MIX_NAME] if mix is not None else choose_speakers(args.spk_list, list(known))
-    request = VoiceRequest(
-        model_path,
-        config,
-        predictor_name(args),
-        args.f0_filter_threshold,
-        args.device,
-        args.precision,
-        diffusion,
-        args.enhance and diffusion is None,
-        choose_retrieval(args, model_path, speakers),
-    )
-    return request, speakers, mix
-
-
-def make_jobs(
-    args: argparse.Namespace,
-    sources: list["Named"],
-    request: "VoiceRequest",
-    speakers: list[str],
-    mix: "SpeakerMix | None",
-    converter: "VoiceConverter",
-) -> tuple[list["Job"], bool]:
+def make_jobs(args: argparse.Namespace, wanted: Wanted, converter: "VoiceConverter") -> tuple[list["Job"], bool]:
     """Every source in every voice, and whether all sources could be used."""
-    from modules.inference.batch import RESULTS, Job, result_name
+    import torch
 
-    keys = args.trans + args.trans[:1] * (len(args.clean_names) - len(args.trans))
-    chooser = None
-    if any(isinstance(key, str) for key in args.trans):
-        if mix is not None:
-            raise UsageError("-t auto needs one target voice; with a mix of voices give a number")
-        from modules.data.pitch import voice_histograms
-        from modules.inference.auto_transpose import KeyChooser
+    from modules.inference.batch import Job
+    from modules.inference.results import RESULTS, result_name
 
-        model, pipeline = request.model_path or request.diffusion.model_path, converter.pipeline
-        voices = voice_histograms(model, card=pipeline.card)
-        chooser = KeyChooser(voices, speakers, model, pipeline, args.slice_db)
+    chooser = make_chooser(args, wanted, converter) if any(isinstance(key, str) for key in wanted.keys) else None
     jobs, all_usable = [], True
-    for source in sources:
-        for speaker in speakers:
-            key, warnings = keys[source.position], ()
+    for source in wanted.sources:
+        for speaker in wanted.speakers:
+            key = wanted.keys[source.position]
             try:
                 if isinstance(key, str):
-                    key, warnings = chooser.choose(source.path, speaker, key)
-            except UserError as error:
-                if len(sources) == 1:
+                    key = chooser.choose(source.path, speaker, key)
+            except (*FAILURES, torch.OutOfMemoryError) as error:
+                if len(wanted.sources) == 1:
                     raise
-                logger.error("%s", error)
+                logger.error("%s: %s", source.path, reason_of(error, source.path))
                 all_usable = False
                 break
-            options = make_options(args, speaker, key, mix)
+            options = make_options(args, speaker, key, wanted.mix)
             name = result_name(source.label, options, predictor_name(args), kind_of(args))
-            jobs.append(Job(source.path, RESULTS / name, options, warnings))
+            jobs.append(Job(source.path, RESULTS / name, options))
     return jobs, all_usable
+
+
+def make_chooser(args: argparse.Namespace, wanted: Wanted, converter: "VoiceConverter") -> "KeyChooser":
+    """What chooses the keys of `-t auto`."""
+    from modules.data.pitch import voice_histograms
+    from modules.inference.auto_transpose import KeyChooser
+
+    model, pipeline = wanted.model or wanted.diffusion[0], converter.pipeline
+    converter.voices = voices = voice_histograms(model, card=pipeline.card)
+    return KeyChooser(voices, wanted.speakers, model, pipeline, args.slice_db)
 
 
 def print_json(job: "Job", report: "ConversionReport | None") -> None:
@@ -180,105 +223,16 @@ def print_json(job: "Job", report: "ConversionReport | None") -> None:
         "already_there": report is None,
     }
     if report is not None:
-        about |= {name: round(getattr(report, name), 3) for name in ("seconds", "voiced_seconds", "resumed_seconds")}
+        about |= {name: round(getattr(report, name), 3) for name in SECONDS}
         about |= {
             "elapsed_seconds": round(report.elapsed, 3),
             "realtime_factor": round(report.realtime_factor, 4),
+            "level_db": None if report.level_db is None else round(report.level_db, 1),
+            "clipped_samples": report.clipped_samples,
             "f0_range_hz": report.f0_range and [round(hz, 1) for hz in report.f0_range],
-            "warnings": [*job.warnings, *report.warnings],
+            "warnings": report.warnings,
         }
     print(json.dumps(about, ensure_ascii=False), flush=True)
-
-
-def choose_mix(args: argparse.Namespace, known: dict[str, int], sources: list["Named"]) -> "SpeakerMix | None":
-    """The mix of voices that the flags ask for."""
-    if not is_mixed(args):
-        return None
-    from modules.audio.io import probe
-    from modules.inference.speaker_mix import constant_mix, load_mix
-
-    if args.mix:
-        return constant_mix(args.mix, known)
-    path = Path(args.mix_path or next((name for name in MIX_FILES if Path(name).is_file()), MIX_FILES[0]))
-    return load_mix(path, known, probe(sources[0].path).seconds)
-
-
-def choose_retrieval(
-    args: argparse.Namespace, model_path: Path | None, speakers: list[str]
-) -> "RetrievalRequest | None":
-    """The cluster centres or the index that the flags ask for; by default beside the model, else in logs/44k/."""
-    if not args.cluster_infer_ratio or is_mixed(args):
-        return None
-    from assemble import RetrievalRequest
-
-    names = ("feature_and_index.json", "feature_and_index.pkl") if args.feature_retrieval else ("kmeans_10000.pt",)
-    usual = Path(DEFAULT_MODEL).parent
-    folders = [usual] if model_path is None else [model_path.parent, usual]
-    places = [folder / name for folder in folders for name in names]
-    path = next((place for place in places if place.is_file()), usual / names[0])
-    return RetrievalRequest(Path(args.cluster_model_path or path), args.feature_retrieval, tuple(speakers))
-
-
-def choose_diffusion(args: argparse.Namespace) -> "DiffusionRequest | None":
-    """The diffusion model that the flags ask for, with its config."""
-    if kind_of(args) == "sovits":
-        return None
-    from assemble import DiffusionRequest
-    from modules.config.diffusion import load_diffusion_config
-    from modules.weights.checkpoint import list_checkpoints
-
-    model = Path(args.diffusion_model_path or f"{DIFFUSION_FOLDER}/model_0.pt")
-    if args.diffusion_model_path is None and (found := list_checkpoints(DIFFUSION_FOLDER, "model")):
-        model = found[-1]
-        logger.info("no -dm given: using the newest diffusion model, %s", model.as_posix())
-    config = Path(args.diffusion_config_path or model.parent / "config.yaml")
-    if not config.is_file():
-        raise UsageError(
-            f"-dc/--diffusion_config_path {config}: no such file. Give the config.yaml saved with the diffusion model, "
-            "or train one with: python train_diff.py"
-        )
-    k_step = None if args.only_diffusion else args.k_step
-    return DiffusionRequest(model, config, load_diffusion_config(config), k_step)
-
-
-def choose_model(given: str | None) -> Path:
-    """The model named with -m; else upstream's default where it exists; else the newest one beside it."""
-    from modules.weights.checkpoint import list_checkpoints
-
-    default = Path(DEFAULT_MODEL)
-    if given is not None:
-        return Path(given)
-    found = list_checkpoints(default.parent, "G")
-    if default.is_file() or not found:
-        return default
-    logger.info("no -m given: using the newest model, %s", found[-1].as_posix())
-    return found[-1]
-
-
-def choose_config(given: str | None, model: str | None) -> Path:
-    """The config named with -c; else the one beside the model named with -m; else upstream's default."""
-    if given is not None:
-        return Path(given)
-    beside = Path(model).parent / "config.json" if model is not None else Path(DEFAULT_CONFIG)
-    if beside.is_file() and beside != Path(DEFAULT_CONFIG):
-        logger.info("no -c given: using %s", beside.as_posix())
-        return beside
-    return Path(DEFAULT_CONFIG)
-
-
-def choose_speakers(given: list[str] | None, known: list[str]) -> list[str]:
-    """The speakers named with -s, each once; else upstream's default where the model has it; else its only one."""
-    listed = ", ".join(known)
-    for name in given or []:
-        if name not in known:
-            raise UsageError(f"-s/--spk_list: the model has no speaker {name!r}. It has: {listed}.")
-    if given:
-        return list(dict.fromkeys(given))
-    if DEFAULT_SPEAKER in known:
-        return [DEFAULT_SPEAKER]
-    if len(known) == 1:
-        return known
-    raise UsageError(f"name the target voice with -s. The model has: {listed}.")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.errors import CheckpointError, UsageError
+from modules.errors import CheckpointError, UsageError, reason_of
 from modules.files import is_zip
 
 if TYPE_CHECKING:  # it imports torch, which --help of the scripts does not wait for
@@ -15,15 +15,17 @@ INDEX_COMMAND = "python train_index.py"
 MAX_SEED = 10**9
 
 
-def load_retriever(path: Path | str, speakers: dict[str, int], dim: int, feature_retrieval: bool) -> "Retriever":
-    """What blends units, `dim` wide, of the given speakers (name -> id): from `kmeans_10000.pt`, or with
-    `feature_retrieval` from `feature_and_index.json` or so-vits-svc's `.pkl`."""
+def check_retriever(path: Path | str, feature_retrieval: bool) -> None:
+    """Refuses a file that is missing or of the other kind, without reading it."""
     path = Path(path)
     command = INDEX_COMMAND if feature_retrieval else CLUSTER_COMMAND
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file. Make it with: {command}")
-    with path.open("rb") as file:
-        start = file.read(1)
+    try:
+        with path.open("rb") as file:
+            start = file.read(1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {reason_of(error, path)}") from None
     # Centres are torch's zip or, from old versions, a pickle like an index of so-vits-svc: the ending tells those.
     is_index = not is_zip(path) and (start == b"{" or path.suffix not in (".pt", ".pth"))
     if feature_retrieval and not is_index:
@@ -32,12 +34,18 @@ def load_retriever(path: Path | str, speakers: dict[str, int], dim: int, feature
     if is_index and not feature_retrieval:
         raise UsageError(f"{path}: is a feature index, not cluster centres. Add -fr, or make centres with: {command}")
     if feature_retrieval:
-        from cluster.retrieval import IndexRetriever as Kind
-
         require_faiss()
+
+
+def load_retriever(path: Path | str, speakers: dict[str, int], dim: int, feature_retrieval: bool) -> "Retriever":
+    """What blends units, `dim` wide, of the given speakers (name -> id): from `kmeans_10000.pt`, or with
+    `feature_retrieval` from `feature_and_index.json` or so-vits-svc's `.pkl`."""
+    check_retriever(path, feature_retrieval)
+    if feature_retrieval:
+        from cluster.retrieval import IndexRetriever as Kind
     else:
         from cluster.kmeans import KMeansRetriever as Kind
-    return Kind(path, speakers, dim)
+    return Kind(Path(path), speakers, dim)
 
 
 def require_faiss() -> None:

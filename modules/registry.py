@@ -4,9 +4,12 @@ A plug-in file imports only the standard library, numpy, torch and `modules.*` a
 """
 
 import importlib
+import importlib.util
 import pkgutil
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from modules.errors import UsageError
@@ -58,6 +61,20 @@ class Registry(Generic[T]):
             if not module.name.startswith("_"):
                 importlib.import_module(f"{self.package}.{module.name}")
         self._searched = True
+
+
+def listed_names(package: str) -> list[str] | None:
+    """The public names in a package, read off its `@TABLE.register("name")` lines without importing any of it; None
+    where one of them is computed."""
+    spec = importlib.util.find_spec(package)
+    names: list[str] = []
+    for path in sorted(Path(spec.submodule_search_locations[0]).glob("[!_]*.py")):
+        for arguments in re.findall(r"\.register\((.*?)\)", path.read_text("utf-8")):
+            found = re.findall(r"""["'](.+?)["']""", arguments)
+            if not found:
+                return None
+            names += found
+    return sorted(names)
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:

@@ -11,11 +11,13 @@ from inference.fake_voice import FakePredictor, fake_converter, silence, sung
 
 import assemble
 import inference_main
+from modules.config.io import save_config
 from modules.config.schema import Config
 from modules.data.pitch import FILE_NAME
 from modules.errors import AudioError, UsageError
 from modules.f0.histogram import PitchHistogram
-from modules.inference.batch import JOURNAL
+from modules.inference.requests import choose_retrieval
+from modules.inference.results import JOURNAL
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def workspace(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def voice(monkeypatch):
+def voice(workspace, monkeypatch):
     """Conversion with stand-in networks in two voices; `voice.requests` are those made."""
 
     class Voice:
@@ -45,7 +47,8 @@ def voice(monkeypatch):
             return self.converter
 
     made = Voice()
-    monkeypatch.setattr(assemble, "read_voice_config", lambda path: Config(spk={"alto": 0, "tenor": 1}))
+    save_config(Config(spk={"alto": 0, "tenor": 1}), "logs/44k/config.json")
+    Path("logs/44k/G_1.pth").touch()
     monkeypatch.setattr(assemble, "load_converter", made.load)
     return made
 
@@ -87,6 +90,7 @@ def test_retrieval_shows_in_the_name_and_reaches_the_voice(workspace, voice):
             return units * 0
 
     voice.changes["retriever"] = Retriever()
+    Path("k.pt").write_bytes(b"centres")
     assert inference_main.main(["-n", "album/two.flac", "-s", "tenor", "-cr", "0.5", "-cm", "k.pt"]) == 0
     assert results() == {"album/two.flac_0key_tenor_0.5_sovits_pm.flac"}
     assert blended == [(300, "tenor", 0.5)]
@@ -110,7 +114,7 @@ def test_centres_and_indexes_have_their_usual_places(workspace, voice, flags, th
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).touch()
     args = inference_main.make_arguments("x", "").parse_args([*flags, "-cr", "0.3"])
-    assert inference_main.choose_retrieval(args, Path("v/G_1.pth"), ["alto"]).path.as_posix() == expected
+    assert choose_retrieval(args, Path("v/G_1.pth")).as_posix() == expected
 
 
 def test_a_missing_file_of_centres_is_named_with_its_command(workspace, monkeypatch):
@@ -158,7 +162,7 @@ def test_a_key_is_chosen_from_the_voices_notes(workspace, voice, caplog, key, hz
     """The stand-in hears 200 Hz everywhere; 300 Hz is seven semitones above."""
     write_voice_notes(hz)
     caplog.set_level("INFO")
-    assert inference_main.main(["-n", "album/one.wav", "-s", "alto", "-t", key, "-m", "G_1.pth"]) == 0
+    assert inference_main.main(["-n", "album/one.wav", "-s", "alto", "-t", key, "-m", "logs/44k/G_1.pth"]) == 0
     assert results() == {f"album/one.wav_{expected}key_alto_sovits_pm.flac"}
     assert f"transposed by {expected:+d}" in caplog.text
 
@@ -166,7 +170,10 @@ def test_a_key_is_chosen_from_the_voices_notes(workspace, voice, caplog, key, hz
 def test_notes_outside_the_voice_are_warned_about_also_in_json(workspace, voice, capsys):
     write_voice_notes(270)
     assert (
-        inference_main.main(["-n", "album/one.wav", "-s", "alto", "-t", "auto-octave", "-m", "G_1.pth", "--json"]) == 0
+        inference_main.main(
+            ["-n", "album/one.wav", "-s", "alto", "-t", "auto-octave", "-m", "logs/44k/G_1.pth", "--json"]
+        )
+        == 0
     )
     (warning,) = json.loads(capsys.readouterr().out)["warnings"]
     assert "outside the voice's range" in warning
@@ -175,9 +182,9 @@ def test_notes_outside_the_voice_are_warned_about_also_in_json(workspace, voice,
 def test_a_voice_without_known_notes_is_refused_with_the_way_out(workspace, voice):
     write_voice_notes(300)
     with pytest.raises(UsageError, match=r"'tenor'.*-t 0.*preprocess_hubert_f0"):
-        inference_main.main(["-n", "album", "-s", "tenor", "-t", "auto", "-m", "G_1.pth"])
+        inference_main.main(["-n", "album", "-s", "tenor", "-t", "auto", "-m", "logs/44k/G_1.pth"])
     with pytest.raises(UsageError, match="one target voice"):
-        inference_main.main(["-n", "album", "--mix", "alto=1", "-t", "auto", "-m", "G_1.pth"])
+        inference_main.main(["-n", "album", "--mix", "alto=1", "-t", "auto", "-m", "logs/44k/G_1.pth"])
 
 
 def test_a_wrong_key_ends_with_code_two(workspace, capsys):
@@ -229,10 +236,10 @@ def test_without_resume_everything_is_made_again(workspace, voice):
 def test_a_source_that_cannot_be_read_does_not_end_the_batch(workspace, voice, caplog):
     write_voice_notes(300)
     Path("raw/album/broken.wav").write_bytes(b"RIFFnothing")
-    assert inference_main.main(["-n", "album", "-s", "alto", "-t", "auto", "-m", "G_1.pth"]) == 1
+    assert inference_main.main(["-n", "album", "-s", "alto", "-t", "auto", "-m", "logs/44k/G_1.pth"]) == 1
     assert len(results()) == 2 and "broken.wav" in caplog.text
     with pytest.raises(AudioError, match=r"broken\.wav"):
-        inference_main.main(["-n", "album/broken.wav", "-s", "alto", "-t", "auto", "-m", "G_1.pth"])
+        inference_main.main(["-n", "album/broken.wav", "-s", "alto", "-t", "auto", "-m", "logs/44k/G_1.pth"])
 
 
 def test_a_long_song_is_sampled_in_parts(workspace, voice):
@@ -259,7 +266,56 @@ def test_a_song_carries_the_card_of_its_voice_unless_it_shall_not(workspace, voi
     about = json.loads(tags["comment"])
     assert tags["title"] == "one" and tags["license"] == "CC BY 4.0" and "alto" in tags["artist"]
     assert about["voice"]["name"] == "44k" and about["settings"]["transpose"] == 3
-    assert inference_main.main(["-n", "album/one", "-s", "alto", "-t", "3", "--no_metadata"]) == 0
+    assert inference_main.main(["-n", "album/one", "-s", "alto", "-t", "3", "--no_metadata", "--overwrite"]) == 0
     with soundfile.SoundFile(path) as song:
         assert not {"comment", "title", "artist", "license"} & set(song.copy_metadata())
         assert np.array_equal(song.read(), with_metadata)
+
+
+def test_ctrl_c_in_a_batch_ends_with_the_command_that_goes_on(workspace, voice, monkeypatch, caplog):
+    honest = voice.load
+
+    def load(request):
+        converter = honest(request)
+        infer = voice.synthesizer.infer
+
+        def stop(*args):
+            if len(voice.synthesizer.seen) == 3:
+                raise KeyboardInterrupt
+            return infer(*args)
+
+        voice.synthesizer.infer = stop
+        return converter
+
+    monkeypatch.setattr(assemble, "load_converter", load)
+    soundfile.write("raw/album/my take.wav", soundfile.read("raw/album/one.wav")[0], 16000)
+    command = ["-n", "album/one", "album/my take.wav", "-s", "alto"]
+    with pytest.raises(KeyboardInterrupt):
+        inference_main.main(command)
+    said = caplog.records[-1].getMessage()
+    assert said.endswith("-n album/one 'album/my take.wav' -s alto --resume")
+    monkeypatch.setattr(assemble, "load_converter", honest)
+    assert inference_main.main([*command, "--resume"]) == 0
+    assert len(voice.synthesizer.seen) == 1, "only the segment that was missing"
+
+
+def test_one_file_in_two_keys_is_made_twice_and_the_same_request_once(workspace, voice):
+    names = ["album/one.wav", "album/one.wav", "album/one.wav", "album"]
+    assert inference_main.main(["-n", *names, "-s", "alto", "-t", "0", "12", "12", "3"]) == 0
+    ending = "key_alto_sovits_pm.flac"
+    assert results() == {
+        *(f"album/one.wav_{key}{ending}" for key in (0, 12, 3)),
+        f"album/two.flac_3{ending}",
+    }
+
+
+def test_requests_that_differ_in_any_option_keep_their_results(workspace, voice, capsys):
+    command = ["-n", "album/two.flac", "-s", "alto"]
+    for flags in ([], ["-lea", "0"], ["-ns", "0.1"], ["-lea", "0"], []):
+        assert inference_main.main([*command, *flags]) == 0
+    ending = "_0key_alto_sovits_pm"
+    assert results() == {f"album/two.flac{ending}{number}.flac" for number in ("", "_2", "_3")}
+    assert "is of another request and stays" in capsys.readouterr().err
+    assert inference_main.main([*command, "-lea", "0.5", "--overwrite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["result"] == f"results/album/two.flac{ending}.flac"
+    assert len(results()) == 3

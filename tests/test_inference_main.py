@@ -10,8 +10,11 @@ from inference.fake_voice import fake_converter, sung
 
 import assemble
 import inference_main
+from modules.config.io import save_config
 from modules.config.schema import Config
 from modules.errors import CheckpointError, ConfigError, MissingWeights, UsageError, UserError
+from modules.inference.arguments import DEFAULT_MODEL
+from modules.inference.requests import choose_config, choose_model, choose_speakers
 
 
 @pytest.fixture
@@ -24,8 +27,14 @@ def workspace(tmp_path, monkeypatch):
     return tmp_path
 
 
+def write_voice(**names: int) -> None:
+    """The files of a voice with these speakers where they are by default; the weights are nothing."""
+    save_config(Config(spk=names), "logs/44k/config.json")
+    Path("logs/44k/G_1.pth").touch()
+
+
 @pytest.fixture
-def requests(monkeypatch):
+def requests(workspace, monkeypatch):
     """Conversion with stand-in networks, in two voices; gives the requests that were made."""
     made = []
 
@@ -33,7 +42,7 @@ def requests(monkeypatch):
         made.append(request)
         return fake_converter()[0]
 
-    monkeypatch.setattr(assemble, "read_voice_config", lambda path: Config(spk={"alto": 0, "tenor": 1}))
+    write_voice(alto=0, tenor=1)
     monkeypatch.setattr(assemble, "load_converter", load)
     return made
 
@@ -43,13 +52,15 @@ def results(folder: Path) -> set[str]:
 
 
 def test_every_file_is_converted_for_every_speaker(workspace, requests, capsys):
-    flags = ["-n", "song", "other.flac", "-s", "tenor", "alto", "-t", "3", "-wf", "wav", "-f0p", "dio", "-m", "G.pth"]
+    flags = ["-n", "song", "other.flac", "-s", "tenor", "alto", "-t", "3", "-wf", "wav", "-f0p", "dio"]
     assert inference_main.main(flags) == 0
     assert results(workspace) == {
         f"{name}_3key_{speaker}_sovits_dio.wav" for name in ("song", "other.flac") for speaker in ("alto", "tenor")
     }
-    assert requests[0].model_path == Path("G.pth") and requests[0].f0_predictor == "dio"
-    assert capsys.readouterr().out.startswith('Next: python compare.py "raw/song.wav"')
+    assert requests[0].model_path == Path("logs/44k/G_1.pth") and requests[0].f0_predictor == "dio"
+    assert capsys.readouterr().out.startswith(
+        "Next: python compare.py raw/song.wav results/song_3key_tenor_sovits_dio.wav"
+    )
 
 
 def test_each_file_has_its_own_key_and_the_first_serves_the_rest(workspace, requests):
@@ -114,32 +125,31 @@ def test_a_mistake_is_one_line_that_names_it(workspace, requests, flags, message
 
 
 def test_the_only_speaker_needs_no_name():
-    assert inference_main.choose_speakers(None, ["alto"]) == ["alto"]
-    assert inference_main.choose_speakers(None, ["alto", "buyizi"]) == ["buyizi"]
-    assert inference_main.choose_speakers(["alto", "alto"], ["alto", "tenor"]) == ["alto"]
+    assert choose_speakers(None, ["alto"]) == ["alto"]
+    assert choose_speakers(None, ["alto", "buyizi"]) == ["buyizi"]
+    assert choose_speakers(["alto", "alto"], ["alto", "tenor"]) == ["alto"]
 
 
 def test_without_m_the_newest_model_is_taken_unless_upstreams_default_exists(workspace, caplog):
     caplog.set_level(logging.INFO)
     folder = workspace / "logs" / "44k"
     folder.mkdir(parents=True)
-    assert inference_main.choose_model(None) == Path(inference_main.DEFAULT_MODEL)
+    assert choose_model(None) == Path(DEFAULT_MODEL)
     for step in (0, 800, 12000):
         (folder / f"G_{step}.pth").touch()
-    assert inference_main.choose_model(None) == Path("logs/44k/G_12000.pth")
+    assert choose_model(None) == Path("logs/44k/G_12000.pth")
     assert "G_12000.pth" in caplog.text
     (folder / "G_37600.pth").touch()
-    assert inference_main.choose_model(None) == Path("logs/44k/G_37600.pth")
-    assert inference_main.choose_model("logs/44k/G_800.pth") == Path("logs/44k/G_800.pth")
+    assert choose_model(None) == Path("logs/44k/G_37600.pth")
+    assert choose_model("logs/44k/G_800.pth") == Path("logs/44k/G_800.pth")
 
 
 def test_without_c_the_config_beside_the_model_is_taken(workspace):
     (workspace / "logs" / "tenor").mkdir(parents=True)
     (workspace / "logs" / "tenor" / "config.json").touch()
-    choose = inference_main.choose_config
-    assert choose(None, "logs/tenor/G_1.pth") == Path("logs/tenor/config.json")
-    assert choose(None, "elsewhere/G_1.pth") == choose(None, None) == Path("logs/44k/config.json")
-    assert choose("my.json", "logs/tenor/G_1.pth") == Path("my.json")
+    assert choose_config(None, "logs/tenor/G_1.pth") == Path("logs/tenor/config.json")
+    assert choose_config(None, "elsewhere/G_1.pth") == choose_config(None, None) == Path("logs/44k/config.json")
+    assert choose_config("my.json", "logs/tenor/G_1.pth") == Path("my.json")
 
 
 def write_config(path: Path, **model) -> Path:
@@ -149,7 +159,7 @@ def write_config(path: Path, **model) -> Path:
 
 
 def test_a_missing_config_or_model_is_named(workspace):
-    with pytest.raises(ConfigError, match=r"logs/44k/config\.json: no such file"):
+    with pytest.raises(UsageError, match=r"G_37600\.pth: no such file.*logs/44k/config\.json: no such file"):
         inference_main.main(["-n", "song"])
     write_config(workspace / "config.json")
     (workspace / "G_5.pth").touch()
@@ -160,17 +170,19 @@ def test_a_missing_config_or_model_is_named(workspace):
 
 
 def test_an_encoder_of_another_width_is_named_with_both_widths(workspace):
+    write_voice(alto=0)
     write_config(workspace / "config.json", ssl_dim=768)
     with pytest.raises(ConfigError, match=r"ssl_dim is 768.*'whisper-ppg-base'.* 512 wide"):
         inference_main.main(["-n", "song", "-c", "config.json"])
 
 
 def test_an_unknown_encoder_device_or_predictor_is_answered_with_the_known_ones(workspace):
+    write_voice(alto=0)
     write_config(workspace / "config.json", speech_encoder="myvec")
     with pytest.raises(ConfigError, match=r"'myvec'.*whisper-ppg-base"):
         inference_main.main(["-n", "song", "-c", "config.json"])
     write_config(workspace / "config.json")
-    with pytest.raises(UsageError, match=r"Available:.*cpu"):
+    with pytest.raises(UsageError, match=r"'abacus': no such device.*cpu"):
         inference_main.main(["-n", "song", "-c", "config.json", "-d", "abacus"])
     with pytest.raises(UsageError, match=r"'pitchy'.*crepe"):
         inference_main.main(["-n", "song", "-c", "config.json", "-f0p", "pitchy"])

@@ -7,9 +7,8 @@ import torch
 
 from modules.audio.mel import vocoder_mel
 from modules.config.audio import AudioSpec
-from modules.config.vocoder import VocoderConfig, load_vocoder_config, vocoder_config_path
-from modules.errors import CheckpointError, ConfigError, MissingWeights
-from modules.pretrained.find import find
+from modules.config.vocoder import VocoderConfig, find_vocoder, load_vocoder_config, vocoder_config_path
+from modules.errors import CheckpointError, ConfigError
 from modules.weights.checkpoint import load_weights
 from modules.weights.state_dict import fit, tensors_of
 from vdecoder.nsf_hifigan import GeneratorSpec, NSFGenerator, prepare_for_inference
@@ -54,12 +53,7 @@ def load_vocoder(
     """
     if kind not in VOCODERS:
         raise ConfigError(f"vocoder.type is {kind!r}; known are {', '.join(VOCODERS)}")
-    path = find(str(ckpt))
-    if path is None:
-        raise MissingWeights(
-            f"{ckpt}: no such vocoder in {Path.cwd()} or beside the code. Get the published one with: {_COMMAND} "
-            "(or set vocoder.ckpt of the diffusion config to where yours is)"
-        )
+    path = find_vocoder(ckpt)
     config_path = vocoder_config_path(path)
     config = load_vocoder_config(config_path)
     found = tensors_of(load_weights(path))

@@ -1,4 +1,4 @@
-"""Level: RMS in windows and per frame, peak normalisation, trimming of silence, a source's envelope."""
+"""Level: RMS in windows and per frame, peaks, trimming of silence, a source's envelope and its pauses."""
 
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,11 @@ if TYPE_CHECKING:
 
 _TRIM_HOP, _TRIM_HOPS = 512, 4  # frames of 2048 samples
 _DB_FLOOR = 1e-5  # amplitude that counts as silence in decibels
+
+FULL_SCALE = 1 - 0.5 / 32767  # from here on a sample becomes the largest of 16 bits
+_CEILING = 0.98  # where `limit_peaks` brings a peak
+_LIMITER_SECONDS = 0.005  # for how long a peak's gain is held, and how long it takes to get there
+_GATE_SECONDS = 0.01  # step of the loudness that tells a pause
 
 
 def hop_energies(wav: np.ndarray, hop_length: int) -> np.ndarray:
@@ -85,3 +90,38 @@ def _envelope(wav: np.ndarray, rate: int, n_samples: int) -> np.ndarray:
     rms = centered_rms(wav, rate // 2, 2)
     positions = (np.arange(n_samples) + 0.5) * (len(rms) / n_samples) - 0.5
     return np.interp(positions, np.arange(len(rms)), rms)
+
+
+def keep_pauses(out: np.ndarray, rate: int, source: np.ndarray, ratio: float, threshold: float) -> np.ndarray:
+    """A result (T,) no louder than its source (T',), of the same rate and time, where that is below `threshold`.
+
+    `threshold` is linear. For `match_envelope`, whose windows are longer than most pauses. With ratio 0 pauses become
+    as quiet as they were, digital silence is silent; ratio 1 leaves all as it is. Returns (T,) float32.
+    """
+    hop = max(1, round(rate * _GATE_SECONDS))
+    found = centered_rms(out, hop, 2)
+    given = centered_rms(source, hop, 2)[: len(found)]
+    wanted = np.pad(given, (0, len(found) - len(given)), "edge")
+    # One step earlier and later counts too: the two may lie a frame apart, and a note must not lose its start.
+    wanted = np.max([wanted, np.append(wanted[1:], 0), np.append(0, wanted[:-1])], axis=0)
+    is_louder = (wanted < threshold) & (wanted < found)
+    if not is_louder.any():
+        return out
+    gains = np.where(is_louder, wanted / np.maximum(found, 1e-9), 1.0) ** (1 - ratio)
+    return (out * np.interp(np.arange(len(out)), np.arange(len(gains)) * hop, gains)).astype(np.float32)
+
+
+def limit_peaks(wav: np.ndarray, rate: int, above: float = 1.0) -> np.ndarray:
+    """(T,) as it is, unless something in it is above full scale: then with its peaks turned down, each for itself.
+
+    A gain that goes down and up in straight lines of a few ms, lowest where the peak is:  ----\\__/----
+    """
+    magnitudes = np.abs(wav)
+    if not len(wav) or magnitudes.max() <= above:
+        return wav
+    hop = max(1, round(rate * _LIMITER_SECONDS))
+    starts = np.arange(0, len(wav), hop)
+    needed = np.minimum(1.0, _CEILING / np.maximum(np.maximum.reduceat(magnitudes, starts), 1e-9))
+    # Each hop takes the lowest gain of its neighbours: then also the line between two centres is nowhere too high.
+    held = np.min([needed, np.append(needed[1:], 1), np.append(1, needed[:-1])], axis=0)
+    return (wav * np.interp(np.arange(len(wav)), starts + (hop - 1) / 2, held)).astype(np.float32)

@@ -9,11 +9,13 @@ from pydantic import Field
 from modules.config.audio import AudioSpec
 from modules.config.io import read_json, validate
 from modules.config.schema import Section, SizeLists, Sizes, Width, decoder_parameters, refuse_absurd
-from modules.errors import ConfigError
+from modules.errors import ConfigError, MissingWeights
 from modules.pretrained.find import find
 
 # The published 44.1 kHz vocoder. Mels for training are made with these where its files are not there yet.
 PUBLISHED_MEL = AudioSpec(44100, 2048, 512, 2048, 128, 40, 16000)
+
+_COMMAND = "python pretrain/download.py nsf-hifigan"
 
 
 class VocoderConfig(Section):
@@ -41,6 +43,16 @@ class VocoderConfig(Section):
         )
 
 
+def find_vocoder(ckpt: Path | str) -> Path:
+    """The weights `ckpt` of a vocoder, in the workspace or beside the code; else a MissingWeights."""
+    if (path := find(str(ckpt))) is None:
+        raise MissingWeights(
+            f"{ckpt}: no such vocoder in {Path.cwd()} or beside the code. Get the published one with: {_COMMAND} "
+            "(or set vocoder.ckpt of the diffusion config to where yours is)"
+        )
+    return path
+
+
 def vocoder_config_path(weights: Path | str) -> Path:
     """Where the config of a vocoder lies: `config.json` in the folder of its weights."""
     return Path(weights).parent / "config.json"
@@ -50,7 +62,7 @@ def load_vocoder_config(path: Path | str) -> VocoderConfig:
     """A checked vocoder config; a ConfigError names the file and what is wrong in it."""
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file. It comes with the vocoder: python pretrain/download.py nsf-hifigan")
+        raise ConfigError(f"{path}: no such file. It comes with the vocoder: {_COMMAND}")
     config = validate(VocoderConfig, read_json(path), str(path))
     try:
         audio = config.audio

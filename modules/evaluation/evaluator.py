@@ -19,10 +19,10 @@ from modules.contracts import F0
 from modules.errors import AudioError, UserError
 from modules.evaluation.extras import NaturalnessScorer, Transcriber, Transcript
 from modules.evaluation.report import Row, audio_uri, data_uri
-from modules.inference.batch import result_name
 from modules.inference.converter import VoiceConverter
 from modules.inference.inputs import Named
 from modules.inference.options import ConversionOptions
+from modules.inference.results import result_name
 from modules.metrics.melody import draw_comparison, match_melody
 from modules.metrics.signal import CEPSTRUM_AUDIO, mel_cepstral_distance, word_error_rate
 from modules.metrics.speaker import SpeakerEncoder

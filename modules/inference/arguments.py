@@ -33,12 +33,14 @@ def _add_file_flags(parser: argparse.ArgumentParser) -> None:
     precision = "precision of the networks (default: fp32; fp16 on CUDA for a model whose path contains 'half')"
     add("--precision", choices=["fp32", "fp16", "bf16"], help=precision)
     add = parser.add_argument_group("Input and output").add_argument
-    names = "files to convert: names under raw/ (.wav is added where a name has no suffix), paths, folders, or "
+    names = "files to convert: names under raw/ (a suffix may be left out), paths, folders, or "
     names += "patterns like 'album/*.flac'"
     add("-n", "--clean_names", nargs="+", default=[DEFAULT_NAME], metavar="NAME", help=names)
     add("-wf", "--wav_format", default="flac", metavar="FORMAT", help="format of the result: flac, wav, mp3, ogg ...")
     resume = "go on where an interrupted run of the same command stopped: finished files stay, unfinished ones go on"
     add("--resume", action="store_true", help=resume)
+    overwrite = "replace results of other requests that have the same name; without it the new one gets a number"
+    add("--overwrite", action="store_true", help=overwrite)
     metadata = "leave out of the result what it was made from, by which voice and on what terms"
     add("--no_metadata", action="store_true", help=metadata)
     add("--json", action="store_true", help="print one line of JSON on stdout for each finished file")

@@ -35,16 +35,13 @@ class KeyChooser:
                     "trained on. Give a number (-t 0), or run preprocess_hubert_f0.py on the voice's data set."
                 )
 
-    def choose(self, path: Path, speaker: str, how: str) -> tuple[int, tuple[str, ...]]:
-        """Semitones for a song in a voice, and warnings about notes outside its range; says why."""
+    def choose(self, path: Path, speaker: str, how: str) -> int:
+        """Semitones for a song in a voice; says why."""
         if path not in self._songs:
             self._songs[path] = song_histogram(path, self.pipeline, self.slice_db)
         choice = choose_shift(self._songs[path], self.voices[speaker], how == AUTO_OCTAVE)
         logger.info("%s, %s: %s", path, speaker, choice.reason)
-        if choice.warning is None:
-            return int(choice.semitones), ()
-        logger.warning("%s, %s: %s", path, speaker, choice.warning)
-        return int(choice.semitones), (choice.warning,)
+        return int(choice.semitones)
 
 
 def song_histogram(path: Path, pipeline: Pipeline, slice_db: float) -> PitchHistogram:

@@ -12,56 +12,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from modules.audio.loudness import limit_peaks
 from modules.batching import halve_on_out_of_memory
-from modules.contracts import F0
-from modules.errors import AudioError, UsageError, UserError
+from modules.errors import AudioError, DataError, UsageError, UserError
+from modules.f0.histogram import PitchHistogram
 from modules.inference.chunks import Chunk, join, plan_chunks, silence, split_chunk, trim, unfinished
 from modules.inference.options import ConversionOptions
 from modules.inference.pipeline import Pipeline
+from modules.inference.report import ConversionReport
 from modules.inference.resume import PartialResult
 from modules.inference.stream import Song
-from modules.weights.card import song_metadata
+from modules.text import printable
+from modules.weights.card import HISTOGRAMS, song_metadata
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_SPLIT_SECONDS = 4.0  # a chunk shorter than this is not cut again when memory runs out
-
-
-@dataclass
-class ConversionReport:
-    """What a conversion amounts to; filled in as it goes."""
-
-    seconds: float = 0.0  # its duration
-    elapsed: float = 0.0  # seconds that it took
-    voiced_seconds: float = 0.0  # how much of it went through the networks
-    resumed_seconds: float = 0.0  # how much of it an earlier run had left
-    f0_range: tuple[float, float] | None = None  # lowest and highest note of the result in Hz; None without any pitch
-    warnings: list[str] = field(default_factory=list)  # what the user should know
-
-    @property
-    def realtime_factor(self) -> float:
-        """Computing time over duration of what was computed: below 1 is faster than playing."""
-        return self.elapsed / max(self.seconds - self.resumed_seconds, 1e-9)
-
-    def warn(self, text: str) -> None:
-        """Logs a warning and keeps it."""
-        self.warnings.append(text)
-        logger.warning("%s", text)
-
-    def add_pitch(self, curve: F0, transpose: float) -> None:
-        """Takes note of a chunk's pitch before it was transposed."""
-        voiced = curve.f0[curve.uv > 0] * 2.0 ** (transpose / 12)
-        if len(voiced):
-            low, high = self.f0_range or (float("inf"), 0.0)
-            self.f0_range = min(low, float(voiced.min())), max(high, float(voiced.max()))
 
 
 class VoiceConverter:
@@ -72,6 +47,7 @@ class VoiceConverter:
         refiner_frames = 0 if pipeline.refiner is None else pipeline.refiner.batch_frames
         self._batch_frames = max(pipeline.batch_frames, refiner_frames)  # worth collecting; less once memory runs out
         self._longest_seconds = float("inf")  # of a chunk; found when memory runs out, and kept
+        self.voices = _notes_on(pipeline.card)  # the notes that each speaker was trained on, where they are known
 
     def check(self, options: ConversionOptions) -> None:
         """Refuses a request that this voice cannot fulfil."""
@@ -135,6 +111,7 @@ class VoiceConverter:
             except KeyboardInterrupt:
                 logger.warning("%s: stopped.%s", path_in, _kept(result.n_samples / rate) or " Nothing was finished.")
                 raise
+        report.conclude(song, options, self.voices.get(options.speaker))
         report.seconds, report.voiced_seconds = result.n_samples / rate, n_voiced / rate
         report.elapsed = time.perf_counter() - started
         return report
@@ -160,14 +137,13 @@ class VoiceConverter:
                 for chunk in batch:
                     wav = next(wavs) if chunk.is_loud else silence(chunk, song)
                     wav, tail = join(tail, wav, chunk, song, options.overlap_retain)
+                    wav = limit_peaks(wav, song.out_rate)  # two sounds that meet in a join
+                    if chunk.is_loud:
+                        origin = chunk.read_start - chunk.pad_left
+                        report.add_sound(chunk.audio[chunk.start - origin : chunk.fade_start - origin], wav)
                     new = wav[max(0, n_done - song.at(chunk.start)) :]
                     if len(new):
                         yield new, chunk.voiced
-        if report.f0_range is None and any(chunk.voiced for chunk in chunks):
-            report.warn(
-                f"{song.name}: no pitch was found anywhere, so the result is toneless. Is it music without a voice, or "
-                "very noisy? Try another -f0p, or a lower threshold (-ft)"
-            )
 
     def _batches(self, chunks: list[Chunk], song: Song) -> Iterator[list[Chunk]]:
         """Chunks with their audio, as many at once as are worth it."""
@@ -213,7 +189,8 @@ class VoiceConverter:
                 if not np.isfinite(wav).all():
                     place = _place(song, [chunk])
                     raise AudioError(f"{place}: the model produced numbers that are not finite. Try --precision fp32.")
-            return [trim(wav, chunk, song, options) for wav, chunk in zip(wavs, chunks)]
+            trimmed = [trim(wav, chunk, song, options) for wav, chunk in zip(wavs, chunks)]
+            return [limit_peaks(wav, song.out_rate) for wav in trimmed]
         if len(chunks) > 1:  # one of them is too long even alone
             return [self._synthesize([chunk], song, options, report)[0] for chunk in chunks]
         return [self._synthesize_parts(chunks[0], song, options, report)]
@@ -256,7 +233,16 @@ class VoiceConverter:
             "mix": None if options.mix is None else options.mix.description,
             "diffusion": self.pipeline.refiner is not None,
         }
-        return song_metadata(self.pipeline.card, path_in.name, options.speaker, settings)
+        return song_metadata(self.pipeline.card, printable(path_in.name), options.speaker, settings)
+
+
+def _notes_on(card: dict[str, Any]) -> dict[str, PitchHistogram]:
+    """The notes of the speakers on a voice's card; what is damaged there is left out."""
+    known, found = card.get(HISTOGRAMS), {}
+    for speaker, plain in known.items() if isinstance(known, dict) else ():
+        with contextlib.suppress(DataError):
+            found[speaker] = PitchHistogram.from_plain(plain, speaker)
+    return found
 
 
 def _with_pitch(waiting: list[tuple[Chunk, Future[None] | None]], song: Song) -> list[Chunk]:

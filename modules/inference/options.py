@@ -7,6 +7,7 @@ from modules.errors import UsageError
 from modules.inference.speaker_mix import SpeakerMix
 
 MIX_NAME = "spk_mix"  # stands in a result's name for the speaker
+MOST_SEMITONES = 60
 
 
 @dataclass(frozen=True)
@@ -34,29 +35,34 @@ class ConversionOptions:
     with_metadata: bool = True  # let the result say from what and by which voice it was made
 
     def __post_init__(self) -> None:
-        _check_range("-cr/--cluster_infer_ratio", self.retrieval_ratio, 0, 1)
-        _check_range("-t/--trans", self.transpose, -60, 60)
-        _check_range("-ns/--noise_scale", self.noise_scale, 0, 10)
-        _check_range("-sd/--slice_db", self.slice_db, -200, 0)
-        _check_range("-p/--pad_seconds", self.pad_seconds, 0, 30)
-        _check_range("-cl/--clip", self.clip_seconds, 0, 3600)
-        _check_range("-lg/--linear_gradient", self.overlap_seconds, 0, 3600)
-        _check_range("-lea/--loudness_envelope_adjustment", self.loudness_ratio, 0, 1)
-        _check_range("-eak/--enhancer_adaptive_key", self.enhancer_key, -24, 24)
-        _check_range("--max_segment", self.max_segment_seconds, 2, 3600)
-        _check_range("context_seconds", self.context_seconds, 0.1, 10)
+        problems = [
+            _outside("-cr/--cluster_infer_ratio", self.retrieval_ratio, 0, 1),
+            _outside("-t/--trans", self.transpose, -MOST_SEMITONES, MOST_SEMITONES),
+            _outside("-ns/--noise_scale", self.noise_scale, 0, 10),
+            _outside("-sd/--slice_db", self.slice_db, -200, 0),
+            _outside("-p/--pad_seconds", self.pad_seconds, 0, 30),
+            _outside("-cl/--clip", self.clip_seconds, 0, 3600),
+            _outside("-lg/--linear_gradient", self.overlap_seconds, 0, 3600),
+            _outside("-lea/--loudness_envelope_adjustment", self.loudness_ratio, 0, 1),
+            _outside("-eak/--enhancer_adaptive_key", self.enhancer_key, -24, 24),
+            _outside("--max_segment", self.max_segment_seconds, 2, 3600),
+            _outside("context_seconds", self.context_seconds, 0.1, 10),
+        ]
         if not 0 < self.overlap_retain <= 1:
-            raise UsageError(f"-lgr/--linear_gradient_retain is {self.overlap_retain:g}; it must be above 0, up to 1")
+            problems.append(f"-lgr/--linear_gradient_retain is {self.overlap_retain:g}; it must be above 0, up to 1")
         if 0 < self.clip_seconds < 0.1:
-            raise UsageError(
-                f"-cl/--clip is {self.clip_seconds:g} s; give at least 0.1 s, or 0 to cut at silences only"
-            )
+            problems.append(f"-cl/--clip is {self.clip_seconds:g} s; give at least 0.1 s, or 0 to cut at silences only")
         if 0 < self.clip_seconds <= self.overlap_seconds:
-            raise UsageError(
+            problems.append(
                 f"-lg/--linear_gradient is {self.overlap_seconds:g} s; it must be shorter than the chunks "
                 f"(-cl/--clip is {self.clip_seconds:g} s)"
             )
-        StreamWriter("", 44100, self.output_format)  # opens nothing yet, but refuses what cannot be written
+        try:
+            StreamWriter("", 44100, self.output_format)  # opens nothing yet, but refuses what cannot be written
+        except UsageError as error:
+            problems.append(f"-wf/--wav_format: {error}")
+        if any(problems):
+            raise UsageError("; ".join(filter(None, problems)))
 
     @property
     def retrieves(self) -> bool:
@@ -64,6 +70,6 @@ class ConversionOptions:
         return self.retrieval_ratio > 0 and self.mix is None
 
 
-def _check_range(flag: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # nor is NaN
-        raise UsageError(f"{flag} is {value:g}; it must lie between {low:g} and {high:g}")
+def _outside(flag: str, value: float, low: float, high: float) -> str | None:
+    """What to say of a value that is not between the two; neither is NaN."""
+    return None if low <= value <= high else f"{flag} is {value:g}; it must lie between {low:g} and {high:g}"

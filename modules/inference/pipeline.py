@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modules.audio.loudness import frame_volume, match_envelope
+from modules.audio.loudness import FULL_SCALE, frame_volume, keep_pauses, limit_peaks, match_envelope
 from modules.audio.resampling import SincResampler
 from modules.batching import group_by_length
 from modules.config.audio import AudioSpec
@@ -86,9 +86,14 @@ class Pipeline:
         wavs = [wav.float().cpu().numpy() for wav in wavs]
         if options.loudness_ratio == 1:
             return wavs
-        rate = self.audio.sampling_rate
-        sources = [chunk.wav.cpu().numpy() for chunk in chunks]
-        return [match_envelope(wav, rate, source, rate, options.loudness_ratio) for wav, source in zip(wavs, sources)]
+        return [self._match_loudness(wav, chunk.wav.cpu().numpy(), options) for wav, chunk in zip(wavs, chunks)]
+
+    def _match_loudness(self, wav: np.ndarray, source: np.ndarray, options: ConversionOptions) -> np.ndarray:
+        """A chunk's result with its source's loudness, pauses too, and without clipping."""
+        rate, ratio = self.audio.sampling_rate, options.loudness_ratio
+        wav = match_envelope(wav, rate, source, rate, ratio)
+        wav = keep_pauses(wav, rate, source, ratio, 10 ** (options.slice_db / 20))
+        return limit_peaks(wav, rate, FULL_SCALE)
 
     def predict_f0(self, chunk: Chunk, rate: int) -> None:
         """Gives a chunk whose audio has that rate its `wav` at the model's rate and its `f0`, unless it has them."""

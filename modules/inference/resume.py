@@ -1,24 +1,28 @@
 """The unfinished result of a conversion: on disk from the first sample on, so that nothing finished is lost.
 
-    .NAME.PID.unfinished     one line of JSON (which request), then the samples as they are made, float32
+    .NAME.KEY.PID.unfinished   one line of JSON (which request), then the samples as they are made, float32
 
 When all is there it is written in its final format under its own name, whole or not at all, and this file goes. After
 an interruption, an error or a power cut it stays, and the same request can go on from where it ends.
 """
 
+import contextlib
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import numpy as np
 
 from modules.audio.io import StreamWriter
-from modules.errors import AudioError
-from modules.files import is_alive
+from modules.errors import AudioError, reason_of
+from modules.files import discard, is_alive
 
 _LONGEST_HEADER = 4096
 _COPY_SAMPLES = 441_000
+_NAME = re.compile(r"\..+\.(\d+)\.unfinished")
+_KEPT_SECONDS = 30 * 24 * 3600  # what nobody has gone on with since, nobody will
 
 
 class PartialResult:
@@ -27,16 +31,17 @@ class PartialResult:
     def __init__(self, path: Path, key: str, resume: bool) -> None:
         """Goes on with what an earlier run left of the same request (equal `key`), or deletes that unless `resume`."""
         self.path, self.n_samples = path, 0
-        self._file = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+        self._file = path.with_name(f".{path.name}.{key[:8]}.{os.getpid()}.unfinished")
         self._header = (json.dumps({"request": key}) + "\n").encode("ascii")
-        found = unfinished_files(path)
         try:
-            for old in found if resume else ():
-                if (n_samples := _count_samples(old, self._header)) > self.n_samples:
+            found = [(file, _count_samples(file, self._header)) for file in unfinished_files(path.parent)]
+            for old, n_samples in found:
+                if n_samples is None:
+                    continue  # of another request, which may go on with it
+                if resume and n_samples > self.n_samples:
                     old.replace(self._file)
                     self.n_samples = n_samples
-            for old in found:
-                if old != self._file:
+                elif old != self._file:
                     old.unlink(missing_ok=True)
             self._stream = self._file.open("r+b" if self.n_samples else "wb")
             if self.n_samples:
@@ -45,7 +50,7 @@ class PartialResult:
             else:
                 self._stream.write(self._header)
         except OSError as error:
-            raise AudioError(f"{path}: cannot be written ({error.strerror})") from None
+            raise AudioError(f"{path}: cannot be written ({reason_of(error, self._file)})") from None
 
     def __enter__(self) -> "PartialResult":
         return self
@@ -56,7 +61,7 @@ class PartialResult:
             self._stream.write(np.ascontiguousarray(wav, "<f4").tobytes())
             self._stream.flush()
         except OSError as error:
-            raise AudioError(f"{self.path}: writing failed ({error.strerror}). Is the disk full?") from None
+            raise AudioError(f"{self.path}: writing failed ({reason_of(error, self._file)})") from None
         self.n_samples += len(wav)
 
     def finish(self, rate: int, output_format: str, tags: dict[str, str] | None = None) -> None:
@@ -68,26 +73,30 @@ class PartialResult:
                 writer.write(np.frombuffer(block, "<f4"))
         self._file.unlink(missing_ok=True)
 
-    def __exit__(self, *error: object) -> None:
-        self._stream.close()
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        with contextlib.suppress(*[OSError] if kind else []):  # what a full disk refused is refused again
+            self._stream.close()
         if not self.n_samples:
             self._file.unlink(missing_ok=True)
 
 
-def unfinished_files(path: Path) -> list[Path]:
-    """Unfinished files of a result whose process has ended, oldest first."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.unfinished")
+def unfinished_files(folder: Path) -> list[Path]:
+    """Unfinished files in a folder whose process has ended, oldest first; what is a month old is deleted."""
     found = []
-    for candidate in path.parent.glob(".*.unfinished"):
-        match = name.fullmatch(candidate.name)
-        if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
-            found.append(candidate)
-    return sorted(found, key=lambda candidate: candidate.stat().st_mtime)
+    for candidate in folder.glob(".*.unfinished"):
+        match = _NAME.fullmatch(candidate.name)
+        if match and candidate.is_file() and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
+            changed = candidate.stat().st_mtime
+            if time.time() - changed > _KEPT_SECONDS:
+                discard(candidate)
+            else:
+                found.append((changed, candidate))
+    return [candidate for _, candidate in sorted(found)]
 
 
-def _count_samples(file: Path, header: bytes) -> int:
-    """Whole samples in an unfinished file; 0 where it is of another request."""
+def _count_samples(file: Path, header: bytes) -> int | None:
+    """Whole samples in an unfinished file; None where it is of another request."""
     with file.open("rb") as stream:
         if stream.readline(_LONGEST_HEADER) != header:
-            return 0
+            return None
     return (file.stat().st_size - len(header)) // 4

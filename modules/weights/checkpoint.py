@@ -18,6 +18,8 @@ import torch
 from modules.errors import CheckpointError
 from modules.files import atomic_path, is_zip
 from modules.weights.int8 import is_packed, unpack
+from modules.weights.names import list_checkpoints as list_checkpoints
+from modules.weights.names import step_of as step_of
 
 _RESTORE = "Restore it from a copy, or delete it."
 
@@ -93,18 +95,6 @@ def save_together(contents: dict[Path, dict]) -> None:
                     os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path}: could not be written ({first_line(error)}). Free some disk space.") from None
-
-
-def step_of(path: Path | str) -> int | None:
-    """The step in a name like `G_1600.pth` or `model_2000.pt`, or None where the name has none."""
-    match = re.fullmatch(r"[A-Za-z]+_(\d+)\.(?:pth|pt)", Path(path).name)
-    return int(match[1]) if match else None
-
-
-def list_checkpoints(folder: Path | str, prefix: str) -> list[Path]:
-    """Files `PREFIX_STEP.pth` or `.pt` in `folder`, oldest step first."""
-    found = [path for path in Path(folder).glob(f"{prefix}_*.p*t*") if step_of(path) is not None]
-    return sorted(found, key=step_of)
 
 
 def first_line(error: BaseException) -> str:

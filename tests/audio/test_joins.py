@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from modules.audio.crossfade import crossfade, join_pieces, split_forced
-from modules.audio.loudness import match_envelope, peak_normalise, trim_silence
+from modules.audio.loudness import keep_pauses, limit_peaks, match_envelope, peak_normalise, trim_silence
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens" / "rule"
 
@@ -103,3 +103,45 @@ def test_peaks_reach_one_and_silence_does_not_divide_by_zero():
     assert np.abs(peak_normalise(noise(1000))).max() == pytest.approx(1)
     assert not peak_normalise(np.zeros(10, dtype=np.float32)).any()
     assert trim_silence(np.zeros(0, dtype=np.float32)).shape == (0,)
+
+
+def tone(seconds: float, level: float, hz: float = 220.0) -> np.ndarray:
+    return (level * np.sin(2 * np.pi * hz * np.arange(int(seconds * 44100)) / 44100)).astype(np.float32)
+
+
+@pytest.mark.parametrize("pause", [0.0, 10 ** (-64 / 20)])
+def test_pauses_stay_as_quiet_as_they_were(pause):
+    """A quarter of a second of pause, too short for the envelope; a model that hums in it."""
+    quiet = noise(11025, 5) * pause
+    source = np.concatenate([tone(1, 0.5), quiet, tone(1, 0.5)]).astype(np.float32)
+    hum = np.concatenate([tone(1, 0.1), tone(0.25, 0.005), tone(1, 0.1)])
+    followed = match_envelope(hum, 44100, source, 44100, 0.0)
+    inside = slice(44100 + 1500, 44100 + 11025 - 1500)
+    assert level(followed[inside]) > 10 ** (-50 / 20), "without the gate it hums on"
+    gated = keep_pauses(followed, 44100, source, 0.0, 0.01)
+    assert level(gated[inside]) <= 1.2 * pause
+    assert np.array_equal(gated[:44100], followed[:44100]) and np.array_equal(gated[-44100:], followed[-44100:])
+    half = keep_pauses(followed, 44100, source, 0.5, 0.01)
+    assert level(gated[inside]) <= level(half[inside]) <= level(followed[inside])
+
+
+def test_a_result_that_is_quieter_than_the_pause_stays_as_it_is():
+    source = np.concatenate([tone(1, 0.5), noise(22050, 5) * 0.002]).astype(np.float32)
+    assert keep_pauses(source * 0.5, 44100, source, 0.0, 0.01) == pytest.approx(source * 0.5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_peaks_are_turned_down_and_the_rest_left_alone(seed):
+    wav = noise(44100, seed) * 0.2
+    wav[[0, 9000, 9100, 30000, 44099]] = [1.5, -2.0, 1.2, 1.01, -1.3]
+    limited = limit_peaks(wav, 44100)
+    assert np.abs(limited).max() <= 0.98 + 1e-6
+    assert np.array_equal(limited[10000:29000], wav[10000:29000])
+    changed = np.divide(limited, wav, out=np.ones_like(wav), where=wav != 0)
+    assert np.abs(np.diff(changed)).max() < 0.01, "no steps"
+
+
+def test_what_does_not_clip_is_not_touched():
+    wav = np.array([0.5, 1.0, -1.0], np.float32)
+    assert limit_peaks(wav, 44100) is wav
+    assert limit_peaks(np.zeros(0, np.float32), 44100).shape == (0,)

@@ -147,14 +147,14 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path, caplog):
     with pytest.raises(KeyboardInterrupt):
         converter.convert(tmp_path / "in.wav", tmp_path / "out.flac", ALTO, progress=False)
     assert "are kept: the same command with --resume" in caplog.text
-    assert len(unfinished_files(tmp_path / "out.flac")) == 1
+    assert len(unfinished_files(tmp_path)) == 1
 
 
 def test_an_unfinished_file_of_another_request_or_a_cut_sample_does_no_harm(tmp_path):
     path = tmp_path / "out.wav"
     with PartialResult(path, "a", resume=False) as partial:
         partial.write(np.ones(100, np.float32))
-    (file,) = unfinished_files(path)
+    (file,) = unfinished_files(tmp_path)
     file.write_bytes(file.read_bytes()[:-2])
     with PartialResult(path, "a", resume=True) as partial:
         assert partial.n_samples == 99
@@ -163,14 +163,18 @@ def test_an_unfinished_file_of_another_request_or_a_cut_sample_does_no_harm(tmp_
     assert soundfile.read(path)[0].tolist()[-2:] == [pytest.approx(1, abs=1e-4), 0]
     with PartialResult(path, "a", resume=False) as partial:
         partial.write(np.ones(100, np.float32))
-    with PartialResult(path, "b", resume=True) as partial:
+    with PartialResult(path, "b", resume=False) as partial:
         assert partial.n_samples == 0
-    assert not unfinished_files(path), "nothing was written, so nothing is left"
+    assert len(unfinished_files(tmp_path)) == 1, "nothing was written, so nothing is left but what is another's"
+    with PartialResult(tmp_path / "out_2.wav", "a", resume=True) as partial:
+        assert partial.n_samples == 100, "also when the name has been taken meanwhile"
+    os.utime(unfinished_files(tmp_path)[0], (0, 0))
+    assert not unfinished_files(tmp_path) and not list(tmp_path.glob(".*")), "old ones are cleared away"
 
 
 def test_another_process_at_work_keeps_its_file(tmp_path):
     path = tmp_path / "out.wav"
-    theirs = tmp_path / f".out.wav.{os.getppid()}.unfinished"
+    theirs = tmp_path / f".out.wav.a.{os.getppid()}.unfinished"
     theirs.write_bytes(b"x")
     with PartialResult(path, "a", resume=True) as partial:
         assert partial.n_samples == 0
