@@ -6,24 +6,29 @@ if model.vol_embedding is set) and X.wav.features.json (how they were made); and
 notes each speaker sings, for the transposition of songs).
 With --use_diff it reads configs/diffusion.yaml too, and also writes X.wav.vol.npy, X.wav.mel.npy (the mel of the
 vocoder) and X.wav.aug_mel.npy, X.wav.aug_vol.npy, X.wav.aug_shift.npy (the clip at another loudness and pitch).
-What is up to date stays; run it again after an interruption or a change, and only the rest is made.
+What is up to date stays; run it again after an interruption or a change, and only the rest is made. A clip that cannot
+be used is named and costs only itself; a full disk ends the run, with what is made kept.
 
 Example: python preprocess_hubert_f0.py --f0_predictor fcpe --num_processes 2
 """
 
 import contextlib
+import errno
 import logging
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from modules.cli import configure_logging, make_parser, next_step, run
-from modules.errors import ConfigError, DataError, UsageError, reason_of
+from modules.errors import FAILURES, ConfigError, DataError, UsageError, reason_of
+from modules.text import quote
 
 logger = logging.getLogger(__name__)
 
 DIFFUSION_CONFIG = Path("configs/diffusion.yaml")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,60 +53,84 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.num_processes < 0:
         raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
+    if not re.fullmatch(r"|auto|cpu|mps|cuda(:\d+)?", arguments.device or ""):
+        raise UsageError(f"-d {arguments.device}: unknown device. Known: cpu, cuda, cuda:1 and so on, mps")
+
+    from modules.config.io import load_config
+    from modules.data.clips import find_clips, report_orphans
+    from modules.pretrained.needs import require_parts
+
+    configure_logging()
+    clips, n_skipped = find_clips(arguments.in_dir)
+    config = load_config(arguments.config)
+    require_parts(config.model.speech_encoder, arguments.f0_predictor)
 
     from tqdm import tqdm
 
     from modules.data.features import VERSIONS, missing
     from modules.data.pitch import write_histograms
-    from modules.f0.base import PREDICTORS
     from modules.files import remove_leftovers
 
-    configure_logging()
-    PREDICTORS.get(arguments.f0_predictor)
-    clips = _find_clips(arguments.in_dir)
-    recipe = _read_recipe(arguments.config, arguments.f0_predictor, arguments.use_diff)
+    recipe = _make_recipe(config, arguments.f0_predictor, arguments.use_diff)
     remove_leftovers(arguments.in_dir)
     bar = tqdm(clips, desc="check", unit="file", dynamic_ncols=True, leave=False, delay=1)
     todo = {path: names for path in bar if (names := missing(path, recipe))}
-    made, n_skipped = _extract_all(todo, recipe, arguments.device, arguments.num_processes)
-    write_histograms(arguments.in_dir, clips)
+    n_current = len(clips) - len(todo)
+    failed = _refuse_unusable(todo)
+    made = _extract_all(todo, recipe, arguments.device, arguments.num_processes, failed)
+    n_skipped += len(failed)
+    write_histograms(arguments.in_dir, [clip for clip in clips if clip not in failed])
+    report_orphans(arguments.in_dir)
+    _report_unlisted(config.data, arguments.in_dir, clips)
     detail = ", ".join(f"{made[name]} {name}" for name in VERSIONS if made[name])
     shown = f"{made['clips']} made ({detail})" if detail else "0 made"
-    logger.info("%d clips: %s, %d up to date, %d skipped", len(clips), shown, len(clips) - len(todo), n_skipped)
+    logger.info("%d clips: %s, %d up to date, %d skipped", len(clips), shown, n_current, n_skipped)
     if n_skipped:
         logger.warning("fix or remove the skipped clips, then run preprocess_flist_config.py and this again")
         return 1
-    print(next_step(f"python train.py -c {arguments.config.as_posix()} -m 44k"))
+    print(next_step("python train.py", "-c", arguments.config.as_posix(), "-m", "44k"))
     if arguments.use_diff:
-        print(next_step(f"python train_diff.py -c {DIFFUSION_CONFIG.as_posix()}"))
+        print(next_step("python train_diff.py", "-c", DIFFUSION_CONFIG.as_posix()))
     return 0
 
 
-def _find_clips(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("*/*") if path.suffix.lower() == ".wav" and not path.name.startswith(".")]
-    if not found:
-        state = "holds no SPEAKER/clip.wav" if folder.is_dir() else "no such folder"
-        raise DataError(f"{folder}: {state}. Make it with: python resample.py")
-    return sorted(found)
+def _report_unlisted(data, in_dir: Path, clips: list[Path]) -> None:
+    """Warns of clips that step 2 has not seen: training would not hear them."""
+    from modules.data.clips import shorten
+    from modules.data.filelist import read_list
+
+    try:
+        paths = [path for name in (data.training_files, data.validation_files) for path in read_list(Path(name))]
+    except (DataError, OSError):  # training says what is wrong with the lists
+        return
+    listed = {path.absolute() for path in paths}
+    if unlisted := [clip for clip in clips if clip.absolute() not in listed]:
+        logger.warning(
+            "%d clips are in neither %s nor %s (%s): training does not hear them. Add them with: "
+            "python preprocess_flist_config.py",
+            len(unlisted),
+            data.training_files,
+            data.validation_files,
+            shorten(unlisted, in_dir),
+        )
 
 
-def _read_recipe(config_path: Path, predictor: str, use_diff: bool):
+def _make_recipe(config, predictor: str, use_diff: bool):
     """What the config asks for; refuses one whose width is not its encoder's."""
-    from modules.config.io import load_config
     from modules.data.features import FeatureRecipe
     from modules.encoders.base import encoder_dim, encoder_identity
     from modules.f0.base import predictor_identity
 
-    config = load_config(config_path)
-    name, width = config.model.speech_encoder, config.model.ssl_dim
+    config_path, name, width = config.path, config.model.speech_encoder, config.model.ssl_dim
     if encoder_dim(name) != width:
         raise ConfigError(
             f"{config_path}: model.ssl_dim is {width}, but {name} gives units {encoder_dim(name)} wide. "
-            f"Make the config again with: python preprocess_flist_config.py --speech_encoder {name}"
+            f"Make the config again with: python preprocess_flist_config.py --speech_encoder {quote(name)}"
         )
     identities = encoder_identity(name), predictor_identity(predictor)
     mel = _read_mel(config, config_path) if use_diff else None
-    return FeatureRecipe(*identities, config.audio, config.model.vol_embedding, mel=mel, seed=config.train.seed)
+    seed, with_volume = config.train.seed, config.model.vol_embedding
+    return FeatureRecipe(*identities, config.audio, with_volume, mel=mel, seed=seed, unit_width=width)
 
 
 def _read_mel(config, config_path: Path):
@@ -114,7 +143,7 @@ def _read_mel(config, config_path: Path):
         raise ConfigError(
             f"{DIFFUSION_CONFIG} has data.encoder {diffusion.data.encoder}, but {config_path} has model.speech_encoder "
             f"{config.model.speech_encoder}; both models need the same units. Make both configs again with: "
-            f"python preprocess_flist_config.py --speech_encoder {config.model.speech_encoder}"
+            f"python preprocess_flist_config.py --speech_encoder {quote(config.model.speech_encoder)}"
         )
     weights = diffusion.vocoder.ckpt
     mel, found = find_mel(weights)
@@ -182,16 +211,33 @@ def _prepare_one(path: Path):
     return extract(path, plan.recipe, encoder, predictor, plan.later)
 
 
-def _extract_all(todo: dict[Path, list[str]], recipe, device: str | None, wanted_workers: int) -> tuple[Counter, int]:
-    """How many of each feature were made, and the number of clips that gave none."""
+def _refuse_unusable(todo: dict[Path, list[str]]) -> set[Path]:
+    """Takes what is no clip or too long a clip out of `todo`, each with a warning, before networks are loaded."""
+    from modules.data.extraction import require_length
+
+    failed = set()
+    for path in list(todo):
+        try:
+            require_length(path)
+        except FAILURES as error:
+            logger.warning("%s: %s", path, reason_of(error, path))
+            failed.add(path)
+            del todo[path]
+    return failed
+
+
+def _extract_all(
+    todo: dict[Path, list[str]], recipe, device: str | None, wanted_workers: int, failed: set[Path]
+) -> Counter:
+    """How many of each feature were made; clips that could not be used are warned about and join `failed`."""
     from tqdm import tqdm
 
     from modules.data.extraction import BATCH_SECONDS, QUEUE_CLIPS, Networks, in_background
     from modules.parallel import run_pool
 
-    made, n_skipped = Counter(), 0
+    made = Counter()
     if not todo:
-        return made, n_skipped
+        return made
     plan = _make_plan(todo, recipe, device, wanted_workers)
     networks = Networks(recipe, *plan.networks(here=True), BATCH_SECONDS if plan.device.type == "cuda" else 0.0)
     prepared = run_pool(_prepare_one, list(todo), plan.workers, _start_worker, (plan,), show=False)
@@ -200,13 +246,16 @@ def _extract_all(todo: dict[Path, list[str]], recipe, device: str | None, wanted
         for path, result in networks.finish(ahead):
             bar.update()
             if isinstance(result, Exception):
-                n_skipped += 1
+                if isinstance(result, OSError) and result.errno in _NO_ROOM:  # so would every other clip's
+                    advice = "What is made stays; free some space, then run this again"
+                    raise DataError(f"{reason_of(result)}. {advice}") from None
+                failed.add(path)
                 logger.warning("%s: %s", path, reason_of(result, path))
                 continue
             made.update([*result.names, "clips"])
             if result.unvoiced:
                 logger.warning("%s: no pitch was found in it; remove the clip if nobody sings in it", path)
-    return made, n_skipped
+    return made
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Reads configs/config.json (the speakers and the encoder) and dataset/44k/SPEAKER/*.wav.soft.pt, which
 preprocess_hubert_f0.py has made.
 Writes logs/44k/feature_and_index.json and one feature_and_index_*.faiss for each speaker, in the place of earlier ones.
-Clips whose units cannot be read are named and left out, and so are speakers without any.
+Units that cannot be read, or whose clip has changed or is gone, are named and left out; so are speakers without any.
 
 Example: python train_index.py -c configs/config.json
 """
@@ -28,11 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     check_seed(args.seed)
 
-    from cluster.index_files import write_indexes
-    from cluster.retrieval import train_index
     from cluster.units import read_speaker, speakers_with_units
     from modules.config.io import load_config
-    from modules.files import remove_leftovers
 
     require_faiss()
     configure_logging()
@@ -41,19 +38,28 @@ def main(argv: list[str] | None = None) -> int:
     if not config.spk:
         raise DataError(f"{args.config}: spk names no speaker. Make it with: python preprocess_flist_config.py")
     speakers = speakers_with_units(args.root_dir, list(config.spk))
+
+    from cluster.index_files import write_indexes
+    from cluster.retrieval import train_index
+    from modules.files import remove_leftovers
+
     remove_leftovers(args.output_dir, recursive=False)
     indexes, n_skipped = {}, 0
     for name in speakers:
         units, skipped = read_speaker(args.root_dir / name, width, encoder)
         n_skipped += skipped
+        if not len(units):
+            continue
         index = train_index(units, args.seed, progress=name)
         indexes[name] = config.spk[name], index
         logger.info("%s: %d vectors of %d frames, %d wide", name, index.ntotal, len(units), width)
+    if not indexes:
+        raise DataError(f"{args.root_dir}: holds no usable units. Make them with: python preprocess_hubert_f0.py")
     path = write_indexes(args.output_dir, indexes, encoder, width)
     logger.info("written: %s", path)
-    flags = f'-s "{speakers[0]}" -cm "{path.as_posix()}" -fr -cr 0.5'
-    print(next_step(f"python inference_main.py -m logs/44k/G_STEP.pth -n SONG.wav {flags}"))
-    return 1 if n_skipped or len(speakers) < len(config.spk) else 0
+    flags = "-s", next(iter(indexes)), "-cm", path.as_posix(), "-fr", "-cr", 0.5
+    print(next_step("python inference_main.py -m logs/44k/G_STEP.pth -n SONG.wav", *flags))
+    return 1 if n_skipped or len(indexes) < len(config.spk) else 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Reads dataset/44k/SPEAKER/*.wav.soft.pt, which preprocess_hubert_f0.py has made.
 Writes logs/44k/kmeans_10000.pt, in the place of an earlier one.
-Clips whose units cannot be read are named and left out, and so are speakers without any.
+Units that cannot be read, or whose clip has changed or is gone, are named and left out; so are speakers without any.
 
 Example: python cluster/train_cluster.py --gpu
 """
@@ -34,35 +34,41 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(f"--n_clusters {args.n_clusters}: expected 1 or more")
     check_seed(args.seed)
 
-    from cluster.kmeans import save_centres, train_centres
     from cluster.units import read_speaker, speakers_with_units
-    from modules.device import choose_device
-    from modules.files import remove_leftovers
 
     configure_logging()
-    device = choose_device(None if args.gpu else "cpu")
-    if args.gpu and device.type == "cpu":
-        raise UsageError("--gpu: no GPU that torch can use. Leave the flag out to compute on the CPU.")
     if not args.dataset.is_dir():
         raise DataError(f"{args.dataset}: no such folder. Make its units with: python preprocess_hubert_f0.py")
     names = sorted(path.name for path in args.dataset.iterdir() if path.is_dir() and not path.name.startswith("."))
     speakers = speakers_with_units(args.dataset, names)
+
+    from cluster.kmeans import save_centres, train_centres
+    from modules.device import choose_device
+    from modules.files import remove_leftovers
+
+    device = choose_device(None if args.gpu else "cpu")
+    if args.gpu and device.type == "cpu":
+        raise UsageError("--gpu: no GPU that torch can use. Leave the flag out to compute on the CPU.")
     remove_leftovers(args.output, recursive=False)
     centres, n_skipped, width = {}, 0, None
     for name in speakers:
         units, skipped = read_speaker(args.dataset / name, width)
         n_skipped += skipped
-        n_frames, width = units.shape
+        n_frames, width = len(units), units.shape[1] or width
+        if not n_frames:
+            continue
         if n_frames < args.n_clusters:
             logger.warning("%s has %d frames only: each becomes one of its centres", name, n_frames)
         centres[name] = train_centres(units, args.n_clusters, device, args.seed, progress=name)
         logger.info("%s: %d centres of %d frames, %d wide", name, len(centres[name]), n_frames, width)
+    if not centres:
+        raise DataError(f"{args.dataset}: holds no usable units. Make them with: python preprocess_hubert_f0.py")
     path = args.output / "kmeans_10000.pt"
     save_centres(path, centres)
     logger.info("written: %s", path)
-    flags = f'-s "{speakers[0]}" -cm "{path.as_posix()}" -cr 0.5'
-    print(next_step(f"python inference_main.py -m logs/44k/G_STEP.pth -n SONG.wav {flags}"))
-    return 1 if n_skipped or len(speakers) < len(names) else 0
+    flags = "-s", next(iter(centres)), "-cm", path.as_posix(), "-cr", 0.5
+    print(next_step("python inference_main.py -m logs/44k/G_STEP.pth -n SONG.wav", *flags))
+    return 1 if n_skipped or len(centres) < len(names) else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 A plug-in file imports only the standard library, numpy, torch and `modules.*` at its top, so listing names is cheap.
 """
 
+import ast
 import importlib
 import importlib.util
 import pkgutil
@@ -82,3 +83,40 @@ def unknown_name(kind: str, name: str, known: list[str]) -> str:
     near = get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."
+
+
+def require_declared(kind: str, package: str, name: str) -> None:
+    """The UsageError of `Registry.get` for an unknown name, before any of the package's files is imported."""
+    known = declared_names(package)
+    if known is not None and name not in known:
+        raise UsageError(unknown_name(kind, name, known))
+
+
+def declared_names(package: str) -> list[str] | None:
+    """The names that the files of a package register, sorted, read from their text; None where that does not say.
+
+    Understood are `register("a", "b")`, and `register(x)` in a loop over literals or over tuples that begin with one.
+    """
+    found: set[str] = set()
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        path = Path(module.module_finder.path, f"{module.name}.py")
+        if module.name.startswith("_"):
+            continue
+        if not path.is_file():
+            return None
+        nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+        loops: dict[str, list[ast.expr]] = {}
+        for node in nodes:
+            if isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple):
+                loops[ast.unparse(node.target).strip("()").split(",")[0]] = [_first(item) for item in node.iter.elts]
+        calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".register")]
+        for argument in (argument for call in calls for argument in call.args):
+            literals = loops.get(argument.id, []) if isinstance(argument, ast.Name) else [argument]
+            if not literals or not all(isinstance(literal, ast.Constant) for literal in literals):
+                return None
+            found.update(literal.value for literal in literals)
+    return sorted(found)
+
+
+def _first(item: ast.expr) -> ast.expr:
+    return item.elts[0] if isinstance(item, ast.Tuple) else item

@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 
 WIDTH = 6
@@ -18,8 +19,9 @@ def blobs(n_blobs: int, n_each: int, width: int = WIDTH, seed: int = 0) -> tuple
 
 
 def write_units(clip: Path, units: np.ndarray) -> None:
-    """Stores units (N, D) of a clip as preprocessing does."""
+    """Stores units (N, D) of a clip, which is silent, as preprocessing does."""
     clip.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(clip, np.zeros(320 * len(units)), 16000)
     torch.save(torch.from_numpy(units.T.copy())[None], clip.with_name(clip.name + ".soft.pt"))
 
 

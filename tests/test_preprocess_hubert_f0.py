@@ -1,5 +1,7 @@
 """Step 3 as a user runs it: what is made, what is left alone, and what each mistake says."""
 
+import contextlib
+import errno
 import json
 import os
 import signal
@@ -19,6 +21,7 @@ from modules.config.diffusion import DiffusionConfig, save_diffusion_config
 from modules.config.io import save_config
 from modules.config.schema import Config
 from modules.config.vocoder import PUBLISHED_MEL
+from modules.data import features
 from modules.data.features import load_diffusion, path_of
 from modules.data.pitch import read_histograms
 from modules.errors import ConfigError, DataError, MissingWeights, UsageError
@@ -123,6 +126,149 @@ def test_a_bad_clip_is_named_and_the_others_are_made(workspace, caplog, capsys):
     assert "python resample.py --sr2 44100" in caplog.text
     assert len(list(Path("dataset").rglob("*.soft.pt"))) == 4
     assert "Next:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["broken link", "link to itself", "folder", "pipe", "unreadable", "empty"])
+@pytest.mark.parametrize("with_features", [False, True])
+def test_what_is_no_clip_is_named_and_the_others_are_made(workspace, caplog, monkeypatch, kind, with_features):
+    path = Path("dataset/44k/alto/a.wav")
+    if with_features:
+        assert run() == 0
+    path.unlink()
+    if kind == "broken link":
+        path.symlink_to("nowhere.wav")
+    elif kind == "link to itself":
+        path.symlink_to("a.wav")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("no pipes here")
+        os.mkfifo(path)
+    elif kind == "empty":
+        path.touch()
+    else:
+        soundfile.write(path, np.zeros(22050), 44100)
+        plain = Path.open
+        denied = PermissionError(13, "Permission denied", str(path))
+
+        def deny(self, *arguments, **named):
+            if self.name == "a.wav":
+                raise denied
+            return plain(self, *arguments, **named)
+
+        monkeypatch.setattr(Path, "open", deny)
+    assert run() == 1
+    named = [record.message for record in caplog.records if "alto/a.wav" in record.message]
+    assert len(named) == 1, caplog.text
+    reason = {"unreadable": "permission denied", "folder": "is a folder", "pipe": "is not a regular file"}
+    assert reason.get(kind, "a.wav: ") in named[0]
+    assert (Path("dataset/44k/alto/b.wav.soft.pt").is_file() and "3 made" in caplog.text) or with_features
+    assert read_histograms(Path("dataset/44k/f0_histograms.json"))["bass"].frames > 60
+    assert read_histograms(Path("dataset/44k/f0_histograms.json"))["alto"].frames < 50, "only of the clip that is left"
+
+
+def test_a_folder_that_cannot_be_listed_is_named(workspace, caplog, monkeypatch):
+    plain = Path.iterdir
+
+    def deny(self):
+        if self.name == "alto":
+            raise PermissionError(13, "Permission denied", str(self))
+        return plain(self)
+
+    monkeypatch.setattr(Path, "iterdir", deny)
+    assert run() == 1
+    assert "44k/alto: cannot be listed (permission denied), left out" in caplog.text
+    assert len(list(Path("dataset/44k/bass").glob("*.soft.pt"))) == 2
+
+
+@pytest.mark.parametrize("name", [".soft.pt", ".f0.npy", ".features.json"])
+def test_a_folder_in_the_place_of_a_feature_costs_only_its_clip(workspace, caplog, name):
+    Path(f"dataset/44k/alto/a.wav{name}").mkdir()
+    assert run() == 1
+    named = [record.message for record in caplog.records if "alto/a.wav" in record.message]
+    assert len(named) == 1 and f"a.wav{name}" in named[0] and "folder" in named[0]
+    assert len(list(Path("dataset").rglob("*.spec.pt"))) >= 3
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_ends_the_run_with_one_line(workspace, caplog, monkeypatch, number):
+    plain, calls = features.write_file, []
+
+    def fill(path, name, value):
+        calls.append(path)
+        if len(calls) > 4:
+            raise OSError(number, "no", str(path_of(path, name)))
+        plain(path, name, value)
+
+    monkeypatch.setattr(features, "write_file", fill)
+    reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "quota is used up", errno.EROFS: "cannot be written"}
+    with pytest.raises(DataError, match=rf"wav.*{reasons[number]}\. What is made stays; free some space") as caught:
+        run()
+    assert "\n" not in str(caught.value) and not [r for r in caplog.records if r.levelname == "WARNING"]
+    monkeypatch.undo()
+    monkeypatch.chdir(workspace)
+    assert run() == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("name", ["units", "f0"])
+def test_a_full_disk_is_seen_whatever_library_writes(tmp_path, monkeypatch, name):
+    value = torch.ones(1, 4, 9000) if name == "units" else np.ones((2, 9000))
+
+    @contextlib.contextmanager
+    def full(path):
+        yield Path("/dev/full")
+
+    monkeypatch.setattr("modules.data.feature_files.atomic_path", full)
+    with pytest.raises(OSError) as caught:
+        features.write_file(tmp_path / "a.wav", name, value)
+    assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RecursionError()])
+def test_a_clip_that_memory_does_not_suffice_for_costs_only_itself(workspace, caplog, monkeypatch, error):
+    from modules.data import extraction
+
+    plain = extraction.spectrogram
+
+    def fail(wav, audio):
+        if len(wav) == 30000:
+            raise error
+        return plain(wav, audio)
+
+    soundfile.write("dataset/44k/alto/a.wav", sung(np.full(30000, 220.0), 44100), 44100)
+    monkeypatch.setattr(extraction, "spectrogram", fail)
+    assert run() == 1
+    named = [record.message for record in caplog.records if "alto/a.wav" in record.message]
+    assert len(named) == 1 and ("memory" in named[0] or "nested" in named[0])
+    assert len(list(Path("dataset").rglob("*.spec.pt"))) == 3
+
+
+def test_a_clip_of_an_hour_is_refused_before_anything_is_read(workspace, caplog, monkeypatch):
+    monkeypatch.setattr("modules.data.features.read", lambda path: pytest.fail("read"))
+    for path in Path("dataset").rglob("?.wav"):
+        path.unlink()
+    with soundfile.SoundFile("dataset/44k/alto/long.wav", "w", 8000, 1, "PCM_U8") as file:
+        for _ in range(60):
+            file.write(np.zeros(60 * 8000, np.int16))
+    assert run() == 1
+    assert "alto/long.wav: lasts 60 minutes, a clip may last 10" in caplog.text and "Cut it into clips" in caplog.text
+
+
+def test_features_of_clips_that_are_gone_and_clips_that_no_list_has_are_named(workspace, caplog):
+    assert run() == 0 and "gone" not in caplog.text and "neither" not in caplog.text
+    Path("filelists").mkdir()
+    Path("filelists/train.txt").write_text("dataset/44k/alto/a.wav\ndataset/44k/bass/c.wav\n")
+    Path("filelists/val.txt").write_text("./dataset/44k/bass/d.wav\n")
+    Path("dataset/44k/alto/b.wav").unlink()
+    assert run() == 0
+    assert "44k: holds features of 1 clips that are gone (alto/b.wav). They are not used" in caplog.text
+    assert "neither" not in caplog.text
+    Path("filelists/val.txt").write_text("other.wav\n")
+    assert run() == 0
+    text = "1 clips are in neither filelists/train.txt nor filelists/val.txt (bass/d.wav): training does not hear them"
+    assert text in caplog.text
 
 
 def test_leftovers_of_killed_runs_are_removed(workspace):
@@ -238,6 +384,7 @@ def test_a_killed_run_resumes_and_leaves_nothing_half_written(workspace):
         (["--f0_predictor", "fcpee"], "unknown f0 predictor 'fcpee'. Did you mean fcpe"),
         (["--num_processes", "-1"], "--num_processes -1"),
         (["-d", "cuda:9"], "device 'cuda:9' is not available here"),
+        (["-d", "gpu"], "-d gpu: unknown device. Known: cpu, cuda"),
     ],
 )
 def test_flags_that_cannot_be_honoured_are_refused(workspace, flags, text):
@@ -273,7 +420,38 @@ def test_a_missing_encoder_or_predictor_is_said_before_anything_is_made(workspac
     if not (ROOT / "pretrain" / "rmvpe.pt").is_file():
         with pytest.raises(MissingWeights, match=r"python pretrain/download\.py rmvpe"):
             run("--f0_predictor", "rmvpe")
+        write_config(speech_encoder="hubertsoft", ssl_dim=256)
+        with pytest.raises(MissingWeights, match=r"download\.py hubertsoft.*download\.py rmvpe"):
+            run("--f0_predictor", "rmvpe")
     assert not made()
+
+
+WITHOUT_TORCH = [
+    ([], {}, "dataset/44k: no such folder"),
+    (["-d", "cudda"], {}, "-d cudda: unknown device"),
+    (["--num_processes", "-2"], {}, "--num_processes -2"),
+    (["--f0_predictor", "fcpee"], {"clip": 1, "config": 1}, "unknown f0 predictor 'fcpee'. Did you mean fcpe?"),
+    ([], {"clip": 1}, "configs/config.json: no such file"),
+    ([], {"clip": 1, "config": 1, "encoder": "vec768l13"}, "unknown speech encoder 'vec768l13'. Did you mean"),
+    (["--f0_predictor", "rmvpe"], {"clip": 1, "config": 1}, "pretrain/download.py rmvpe"),
+]
+
+
+@pytest.mark.parametrize("flags, parts, text", WITHOUT_TORCH)
+def test_cheap_mistakes_are_refused_before_torch_is_imported(tmp_path, flags, parts, text):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text("raise SystemError('torch was imported')")
+    if "clip" in parts:
+        (tmp_path / "dataset/44k/alto").mkdir(parents=True)
+        (tmp_path / "dataset/44k/alto/a.wav").touch()
+    if "config" in parts:
+        (tmp_path / "configs").mkdir()
+        model = {"speech_encoder": parts.get("encoder", "hubertsoft"), "ssl_dim": 256}
+        (tmp_path / "configs/config.json").write_text(json.dumps({"model": model, "spk": {"alto": 0}}))
+    command = [sys.executable, str(ROOT / "preprocess_hubert_f0.py"), *flags]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 2 and text in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_a_clip_without_a_voice_is_named(workspace, caplog):

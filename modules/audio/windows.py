@@ -1,6 +1,8 @@
 """How something long is cut into windows for a network, so that memory does not grow with its length. Any unit."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 
 def plan_windows(
@@ -42,3 +44,18 @@ def plan_overlaps(length: int, longest: int, overlap: int) -> list[slice]:
     starts = [round(index * share) for index in range(count)]
     ends = [start + overlap for start in starts[1:]] + [length]
     return [slice(start, end) for start, end in zip(starts, ends, strict=True)]
+
+
+def compute_in_windows(compute: Callable[[Any], Any], wav: Any, hop: int, longest: int, context: int) -> Any:
+    """`compute(wav)`, (..., T // hop) of a tensor (T,), in windows as `plan_windows` cuts them, counted in frames."""
+    n_frames = len(wav) // hop
+    windows = plan_windows(n_frames, longest, context)
+    if len(windows) == 1:
+        return compute(wav)
+    whole = None
+    for read, keep in windows:
+        part = compute(wav[read.start * hop : len(wav) if read.stop == n_frames else read.stop * hop])[..., keep]
+        whole = part.new_empty(*part.shape[:-1], n_frames) if whole is None else whole
+        start = read.start + keep.start
+        whole[..., start : start + part.shape[-1]] = part
+    return whole

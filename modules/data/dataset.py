@@ -20,9 +20,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from modules.audio.io import probe
 from modules.config.schema import Config
 from modules.data import features
+from modules.data.feature_files import require_regular
 from modules.data.filelist import read_list, speaker_of
 from modules.encoders.align import align_units
-from modules.errors import DataError, UserError
+from modules.errors import FAILURES, DataError, UserError, is_out_of_memory, reason_of
+from modules.text import printable
 
 # A clip that is longer than train.window_frames by no more than this is left whole, as so-vits-svc does it.
 WINDOW_SLACK = 10
@@ -77,11 +79,14 @@ class ClipDataset(Dataset):
         return len(self.clips)
 
     def __getitem__(self, draw: Draw) -> tuple | UserError:
-        """One item; a `UserError` is returned, for the trainer to raise it outside of the worker."""
+        """One item; an error that a user can mend is returned, for the trainer to raise it outside of the worker."""
         try:
             return self.item(*draw)
-        except UserError as error:
-            return error
+        except Exception as error:
+            if not isinstance(error, FAILURES) and not is_out_of_memory(error):
+                raise
+            path = self.clips[draw.index]
+            return error if isinstance(error, UserError) else DataError(f"{path}: {reason_of(error, path)}")
 
     @abstractmethod
     def item(self, index: int, epoch: int = 0) -> tuple:
@@ -94,14 +99,20 @@ class ClipDataset(Dataset):
 
 
 def require_listed(path: Path, list_path: Path, speakers: dict[str, int], where: object) -> None:
-    """Refuses a clip of a list whose speaker is not in the config `where`, or that does not exist."""
+    """Refuses an entry of a list that is no clip, or whose speaker is not in the config `where`."""
+    shown = f"{list_path}: lists {printable(path)}"
     if speaker_of(path) not in speakers:
-        known = (
-            f"Known speakers: {', '.join(speakers) or 'none'}. Make both again with: python preprocess_flist_config.py"
+        known = printable(", ".join(speakers)) or "none"
+        raise DataError(
+            f"{shown} by {printable(speaker_of(path))!r}, who is not in {where}. Known speakers: {known}. "
+            "Make both again with: python preprocess_flist_config.py"
         )
-        raise DataError(f"{list_path}: {path} is by {speaker_of(path)!r}, who is not in {where}. {known}")
-    if not path.is_file():
-        raise DataError(f"{list_path}: lists {path}, which does not exist. {_REMAKE}")
+    try:
+        require_regular(path)
+    except FileNotFoundError:
+        raise DataError(f"{shown}, which does not exist. {_REMAKE}") from None
+    except (OSError, ValueError, DataError) as error:  # ValueError: a name that no file can have
+        raise DataError(f"{shown}, which cannot be used: {reason_of(error, path)}. {_REMAKE}") from None
 
 
 class VoiceDataset(ClipDataset):
@@ -151,7 +162,7 @@ class VoiceDataset(ClipDataset):
         kept = []
         for path in read_list(list_path):
             require_listed(path, list_path, self.config.spk, self.config.path or "the config")
-            missing = [file for name in names if not (file := features.path_of(path, name)).is_file()]
+            missing = [file for name in names if not os.path.lexists(file := features.path_of(path, name))]
             if missing:
                 raise DataError(f"{missing[0]}: is missing. Make it with: {features.COMMAND}")
             info = probe(path)

@@ -5,6 +5,9 @@
 
 On a CPU the second row works while the first prepares the next clip, or each of several processes does whole clips. On
 a GPU the networks run here, on batches of clips of similar length. Each clip is written as it is made.
+
+Memory does not depend on the number of clips, and little on their length: what is longer than a minute is computed in
+windows, waits for nothing in memory, and goes through the networks alone.
 """
 
 import queue
@@ -17,20 +20,24 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from modules.audio.io import resample
+from modules.audio.io import probe, resample
 from modules.audio.loudness import frame_volume
 from modules.audio.mel import spectrogram, vocoder_mel
 from modules.batching import group_by_length
+from modules.config.audio import AudioSpec
 from modules.contracts import F0Predictor, SpeechEncoder
-from modules.data.augmentation import augment
-from modules.data.features import FeatureRecipe, missing, read_clip, store
-from modules.errors import UserError
+from modules.data.augmentation import WHOLE_SECONDS, augment, in_windows
+from modules.data.features import FeatureRecipe, missing, read_clip, read_pitch, store
+from modules.errors import AudioError, UserError
+from modules.f0.base import fill_gaps
 from modules.files import sha256_of
 
 Item = TypeVar("Item")
 
 QUEUE_CLIPS = 32  # that may wait for the networks; one of ten seconds takes 2.4 MB
 BATCH_SECONDS = 120.0  # most audio in a batch on a GPU, padding included
+LONGEST_MINUTES = 10  # of a clip; a spectrum takes 21 MB a minute, and training reads it whole for one window of it
+_F0_SECONDS, _F0_CONTEXT = 30.0, 4.0  # windows of a long clip, and seconds around each: predictors follow paths
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,8 @@ class Extracted:
     names: list[str] = field(default_factory=list)  # features that were made
     unvoiced: bool = False  # F0 was looked for and not found anywhere
     left: list[str] = field(default_factory=list)  # features that are still to be made
-    encoder_wav: np.ndarray | None = None  # (T',) float32 at the encoder's rate, where units are left
-    wav: np.ndarray | None = None  # (T,) float32, where F0 is left
+    encoder_wav: np.ndarray | None = None  # (T',) float32 at the encoder's rate, where units of a short clip are left
+    wav: np.ndarray | None = None  # (T,) float32, where F0 of a short clip is left
 
 
 def extract(
@@ -59,23 +66,37 @@ def extract(
     names = missing(wav_path, recipe)
     if not names:
         return Extracted()
+    seconds = require_length(wav_path)
     array = read_clip(wav_path, recipe.audio)
-    wav, rate = torch.from_numpy(array), recipe.audio.sampling_rate
+    wav, rate, hop = torch.from_numpy(array), recipe.audio.sampling_rate, recipe.audio.hop_length
+    left = [name for name in names if name in later]
     makers = {
         "units": lambda: encoder.encode(resample(array, rate, encoder.sampling_rate)),
-        "f0": lambda: _predict_f0(array, predictor),
-        "spec": lambda: spectrogram(wav, recipe.audio),
-        "volume": lambda: frame_volume(wav, recipe.audio.hop_length).numpy(),
-        "mel": lambda: vocoder_mel(wav, recipe.mel),
+        "f0": lambda: _predict_f0(array, predictor, recipe.audio),
+        "spec": lambda: in_windows(lambda part: spectrogram(part, recipe.audio), wav, recipe.audio),
+        "volume": lambda: in_windows(lambda part: frame_volume(part, hop), wav, recipe.audio).numpy(),
+        "mel": lambda: in_windows(lambda part: vocoder_mel(part, recipe.mel), wav, recipe.mel),
         "augmented": lambda: augment(wav, recipe.mel, recipe.seed, sha256_of(wav_path)),
     }
-    made = {name: makers[name]() for name in names if name not in later}
+    made = [name for name in names if name not in left]
     if made:
-        store(wav_path, recipe, made)
-    left = [name for name in names if name in later]
+        store(wav_path, recipe, {name: makers[name] for name in made})
+    unvoiced = "f0" in made and not read_pitch(wav_path)[1].any()
+    if seconds > WHOLE_SECONDS:  # whoever makes the rest reads it again
+        return Extracted(made, unvoiced, left)
     encoder_wav = resample(array, rate, encoder_rate) if "units" in left else None
-    unvoiced = "f0" in made and not made["f0"][1].any()
-    return Extracted(list(made), unvoiced, left, encoder_wav, array if "f0" in left else None)
+    return Extracted(made, unvoiced, left, encoder_wav, array if "f0" in left else None)
+
+
+def require_length(wav_path: Path) -> float:
+    """Seconds of a clip; an AudioError where it is too long to be one."""
+    seconds = probe(wav_path).seconds
+    if seconds > 60 * LONGEST_MINUTES:
+        raise AudioError(
+            f"{wav_path}: lasts {seconds / 60:.0f} minutes, a clip may last {LONGEST_MINUTES} (in an epoch training "
+            "hears a few seconds of it). Cut it into clips of 3 to 15 s and put those in its place"
+        )
+    return seconds
 
 
 @dataclass
@@ -95,6 +116,9 @@ class Networks:
         for path, clip in prepared:
             if isinstance(clip, Exception) or not clip.left:
                 yield path, clip
+                continue
+            if clip.encoder_wav is None and clip.wav is None:
+                yield path, self._finish_alone(path, clip)
                 continue
             waiting.append((path, clip))
             if not self.batch_seconds or len(waiting) >= QUEUE_CLIPS:
@@ -130,11 +154,19 @@ class Networks:
         made: dict[str, torch.Tensor | np.ndarray] = {} if units is None else {"units": units}
         try:
             if "f0" in clip.left:
-                made["f0"] = _predict_f0(clip.wav, self.predictor)
+                made["f0"] = _predict_f0(clip.wav, self.predictor, self.recipe.audio)
             store(path, self.recipe, made)
         except Exception as error:  # one clip's failure is that clip's result
             return error
         return Extracted([*clip.names, *clip.left], clip.unvoiced or ("f0" in made and not made["f0"][1].any()))
+
+    def _finish_alone(self, path: Path, clip: Extracted) -> Extracted | Exception:
+        """A long clip, which is read from its file again."""
+        try:
+            made = extract(path, self.recipe, self.encoder, self.predictor)
+        except Exception as error:
+            return error
+        return Extracted([*clip.names, *made.names], clip.unvoiced or made.unvoiced)
 
 
 def in_background(items: Iterable[Item], size: int) -> Iterator[Item]:
@@ -177,6 +209,15 @@ def in_background(items: Iterable[Item], size: int) -> Iterator[Item]:
         thread.join()
 
 
-def _predict_f0(wav: np.ndarray, predictor: F0Predictor) -> np.ndarray:
-    found = predictor.predict(wav)
+def _predict_f0(wav: np.ndarray, predictor: F0Predictor, audio: AudioSpec) -> np.ndarray:
+    """F0 and voicing, (2, N) float32; of a long clip in windows: most predictors take 0.2 GB a minute."""
+
+    def voiced_pitch(part: torch.Tensor) -> torch.Tensor:
+        found = predictor.predict(part.numpy())
+        return torch.from_numpy(found.f0 * found.uv)
+
+    if len(wav) <= WHOLE_SECONDS * audio.sampling_rate:
+        found = predictor.predict(wav)
+    else:  # gaps are filled at the end: one may go on from window to window
+        found = fill_gaps(in_windows(voiced_pitch, torch.from_numpy(wav), audio, _F0_SECONDS, _F0_CONTEXT).numpy())
     return np.stack([found.f0, found.uv])

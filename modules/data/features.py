@@ -1,11 +1,11 @@
-"""The features of one clip: names, shapes and dtypes, how they are stored, found stale, and read.
+"""The features of one clip: names, shapes and dtypes, what they depend on, how they are found stale, and read.
 
     X.wav                the clip
     X.wav.soft.pt        units    (1, D, N') float32 at the encoder's 50 frames a second
     X.wav.f0.npy         f0, uv   (2, N) float32: Hz with gaps filled, and 1 = voiced
     X.spec.pt            spec     (F, N) float32
     X.wav.vol.npy        volume   (N,) float32, where a model uses it
-    X.wav.features.json  from which clip and with which settings each was made
+    X.wav.features.json  from which clip and with which settings each was made, and size and time of each file
 
 and for the diffusion model:
 
@@ -17,7 +17,7 @@ and for the diffusion model:
 The last three are one feature, `augmented`. Names and shapes are so-vits-svc's; its pickled files are made again.
 """
 
-import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,12 +26,20 @@ import torch
 
 from modules.audio.io import probe, read
 from modules.config.audio import AudioSpec
-from modules.errors import AudioError, DataError
+from modules.data.clips import COMMAND, path_of, sidecar_of
+from modules.data.feature_files import (
+    read_file,
+    read_numbers,
+    read_sidecar,
+    require_regular,
+    stamp_of,
+    write_file,
+)
+from modules.errors import AudioError, DataError, reason_of
 from modules.f0.base import DEFAULT_THRESHOLD
 from modules.f0.convert import F0_MAX, F0_MIN
-from modules.files import atomic_path, sha256_of, write_json
+from modules.files import sha256_of, write_json
 
-COMMAND = "python preprocess_hubert_f0.py"
 DIFFUSION_COMMAND = COMMAND + " --use_diff"
 NAMES = ("units", "f0", "spec", "volume")
 DIFFUSION_NAMES = ("units", "f0", "volume", "mel", "augmented")
@@ -39,10 +47,9 @@ DIFFUSION_NAMES = ("units", "f0", "volume", "mel", "augmented")
 VERSIONS = {"units": 1, "f0": 1, "spec": 1, "volume": 1, "mel": 1, "augmented": 1}
 _TOLERANCE_FRAMES = 3  # features of one clip may differ by less than this; they are cut to the shortest
 _ENCODER_FRAMES_PER_SECOND = 50
-_ENDINGS = {"units": ".soft.pt", "f0": ".f0.npy", "volume": ".vol.npy", "mel": ".mel.npy"}
-_ENDINGS |= {"aug_mel": ".aug_mel.npy", "aug_volume": ".aug_vol.npy", "aug_shift": ".aug_shift.npy"}
-_COMPARED = ("version", *AudioSpec.__dataclass_fields__)  # what readers hold against the config
 _AUGMENTED = ("aug_mel", "aug_volume", "aug_shift")
+_COMPARED = ("version", *AudioSpec.__dataclass_fields__)  # what readers hold against the config
+Value = torch.Tensor | np.ndarray | tuple  # of a feature, as `store` takes it
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class FeatureRecipe:
     with_volume: bool = False
     mel: AudioSpec | None = None  # the vocoder's, where the diffusion model is trained too; that needs volume as well
     seed: int = 0  # of the augmented clips
+    unit_width: int | None = None  # D; None is any
 
     @property
     def encoder_name(self) -> str:
@@ -100,57 +108,65 @@ class ClipFeatures:
     aug_shift: float = 0.0  # semitones by which the augmented clip is higher
 
 
-def path_of(wav_path: Path, name: str) -> Path:
-    """Where a file of features lies: one of the names that this file's docstring lists."""
-    return wav_path.with_suffix(".spec.pt") if name == "spec" else wav_path.with_name(wav_path.name + _ENDINGS[name])
-
-
 def missing(wav_path: Path, recipe: FeatureRecipe) -> list[str]:
-    """Names of the features that are absent or unusable, or were made from another clip or with other settings."""
+    """Names of the features that are absent or unusable, or were made from another clip or with other settings.
+
+    A file is read whole only where its size or time is not what the sidecar says: 1000 clips take seconds, not minutes.
+    """
     wanted = recipe.by_feature()
     try:
-        stored = _read_sidecar(wav_path)
+        stored = read_sidecar(wav_path)
         if not stored or not _is_current(stored, wav_path):
             return list(wanted)
         n_samples = probe(wav_path).n_samples
-    except (OSError, AudioError):  # whoever makes the features says so
+    except (AudioError, DataError):  # whoever makes the features says so
         return list(wanted)
     return [
         name
         for name, part in wanted.items()
-        if stored["features"].get(name) != part or not _is_usable(wav_path, name, recipe, n_samples)
+        if stored["features"].get(name) != part or not _is_usable(wav_path, name, recipe, n_samples, stored["files"])
     ]
 
 
-def _is_usable(wav_path: Path, name: str, recipe: FeatureRecipe, n_samples: int) -> bool:
+def _is_usable(wav_path: Path, name: str, recipe: FeatureRecipe, n_samples: int, stamps: dict) -> bool:
+    touched = any(stamps.get(file) != stamp_of(path_of(wav_path, file)) for file in _files_of(name))
     try:
-        _read_features(wav_path, [name], recipe, n_samples, mapped=True)
+        _read_features(wav_path, [name], recipe, n_samples, numbers=touched)
         return True
     except DataError:
         return False
 
 
-def store(wav_path: Path, recipe: FeatureRecipe, made: dict[str, torch.Tensor | np.ndarray | tuple]) -> None:
-    """Writes features of a clip as `ClipFeatures` has them; `f0` as (2, N), `augmented` as `augment` gives it."""
+def store(wav_path: Path, recipe: FeatureRecipe, made: dict[str, Value | Callable[[], Value]]) -> None:
+    """Writes features of a clip as `ClipFeatures` has them; `f0` as (2, N), `augmented` as `augment` gives it.
+
+    What can be called is made when its turn comes and let go when it is written: a long clip never has all of its
+    features in memory.
+    """
     wanted, stat = recipe.by_feature(), wav_path.stat()
     clip = {"wav_sha256": sha256_of(wav_path), "wav_stat": [stat.st_size, stat.st_mtime_ns]}
-    stored = _read_sidecar(wav_path)
-    entries = stored["features"] if stored.get("wav_sha256") == clip["wav_sha256"] else {}
+    stored = read_sidecar(wav_path)
+    is_same = stored.get("wav_sha256") == clip["wav_sha256"]
     # A feature leaves the sidecar before its file is replaced and is entered afterwards: whenever this is interrupted,
     # what the sidecar lists is whole and right.
-    entries = {name: entry for name, entry in entries.items() if name not in made}
+    entries = {name: entry for name, entry in stored["features"].items() if name not in made} if is_same else {}
+    stamps = stored["files"] if is_same else {}
     if stored:
-        write_json(_sidecar(wav_path), {**clip, "features": entries})
+        write_json(sidecar_of(wav_path), {**clip, "features": entries, "files": stamps})
     for name, value in made.items():
-        if name == "augmented":
-            mel, volume, key_shift = value
-            _save(path_of(wav_path, "aug_mel"), mel.T)
-            _save(path_of(wav_path, "aug_volume"), volume)
-            _save(path_of(wav_path, "aug_shift"), [key_shift])
-        else:
-            _save(path_of(wav_path, name), value[None] if name == "units" else value.T if name == "mel" else value)
+        _write(wav_path, name, value() if callable(value) else value)
     entries.update({name: wanted[name] for name in made})
-    write_json(_sidecar(wav_path), {**clip, "features": entries})
+    stamps = stamps | {file: stamp_of(path_of(wav_path, file)) for name in made for file in _files_of(name)}
+    write_json(sidecar_of(wav_path), {**clip, "features": entries, "files": stamps})
+
+
+def _write(wav_path: Path, name: str, value: Value) -> None:
+    if name == "augmented":
+        mel, volume, key_shift = value
+        for file, part in zip(_AUGMENTED, (mel.T, volume, [key_shift]), strict=True):
+            write_file(wav_path, file, part)
+    else:
+        write_file(wav_path, name, value[None] if name == "units" else value.T if name == "mel" else value)
 
 
 def load(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool = False) -> ClipFeatures:
@@ -174,17 +190,21 @@ def load_diffusion(
 
 
 def load_units(wav_path: Path, encoder: str | None = None) -> np.ndarray:
-    """Units of a clip, (N', D) float32, also of other tools, unless they are known to come from another encoder."""
-    entry = _read_sidecar(wav_path).get("features", {}).get("units", {})
-    made_by = str(entry.get("encoder", "")).split(":")[0]
+    """Units of a clip, (N', D) float32, also of other tools, unless they are known to be of another encoder or clip."""
+    path, stored = path_of(wav_path, "units"), read_sidecar(wav_path)
+    if stored and not _is_current(stored, wav_path):
+        raise _rebuild(path, f"is stale: {wav_path.name} has changed since it was made")
+    made_by = str(stored.get("features", {}).get("units", {}).get("encoder", "")).split(":")[0]
     if encoder and made_by and made_by != encoder:
-        raise _rebuild(path_of(wav_path, "units"), f"is stale: made with the encoder {made_by}, not {encoder}")
-    return np.ascontiguousarray(_read_file(wav_path, "units")[0].T.numpy())
+        raise _rebuild(path, f"is stale: made with the encoder {made_by}, not {encoder}")
+    found = read_file(wav_path, "units", (1, None, None), numbers=False)
+    _check_units_length(path, found, probe(wav_path).seconds)
+    return np.ascontiguousarray(read_numbers(wav_path, "units", found)[0].T.numpy())
 
 
 def read_pitch(wav_path: Path) -> torch.Tensor:
     """The stored pitch of a clip, (2, N) float32: Hz with gaps filled, and 1 = voiced; not compared with the clip."""
-    return _read_file(wav_path, "f0")
+    return read_file(wav_path, "f0", (2, None))
 
 
 def read_clip(wav_path: Path, audio: AudioSpec) -> np.ndarray:
@@ -201,21 +221,32 @@ def read_clip(wav_path: Path, audio: AudioSpec) -> np.ndarray:
     return wav
 
 
+def _files_of(name: str) -> tuple[str, ...]:
+    return _AUGMENTED if name == "augmented" else (name,)
+
+
 def _read_features(
-    wav_path: Path, names: list[str], recipe: FeatureRecipe, n_samples: int, mapped: bool = False
+    wav_path: Path, names: list[str], recipe: FeatureRecipe, n_samples: int, numbers: bool = True
 ) -> dict[str, torch.Tensor | float]:
-    """Features by the fields of `ClipFeatures`, cut to the same frames; refuses any whose length is not the clip's."""
-    files = [file for name in names for file in (_AUGMENTED if name == "augmented" else (name,))]
-    found = {file: _read_file(wav_path, file, recipe, mapped) for file in files}
+    """Features by the fields of `ClipFeatures`, cut to the same frames; refuses any whose length is not the clip's.
+
+    Without `numbers` these are neither read nor checked.
+    """
+    n_mels, command = recipe.mel and recipe.mel.n_mels, _command(recipe)
+    shapes = {"units": (1, recipe.unit_width, None), "f0": (2, None), "spec": (recipe.audio.n_freqs, None)}
+    shapes |= {"mel": (None, n_mels), "aug_mel": (None, n_mels), "aug_shift": (1,)}
+    files = [file for name in names for file in _files_of(name)]
+    found = {file: read_file(wav_path, file, shapes.get(file, (None,)), command, numbers=False) for file in files}
     lengths = {file: tensor.shape[0 if "mel" in file else -1] for file, tensor in found.items() if file != "aug_shift"}
-    n_units = lengths.pop("units", None)
-    expected = n_samples / recipe.audio.sampling_rate * _ENCODER_FRAMES_PER_SECOND
-    if n_units is not None and abs(n_units - expected) > _TOLERANCE_FRAMES:
-        raise _rebuild(path_of(wav_path, "units"), f"has {n_units} frames, about {expected:.0f} are expected", recipe)
+    if lengths.pop("units", None):
+        seconds = n_samples / recipe.audio.sampling_rate
+        _check_units_length(path_of(wav_path, "units"), found["units"], seconds, recipe)
     n_frames = recipe.audio.n_frames(n_samples)
     for file, length in lengths.items():
         if abs(length - n_frames) >= _TOLERANCE_FRAMES:
             raise _rebuild(path_of(wav_path, file), f"has {length} frames, {n_frames} are expected", recipe)
+    if numbers:  # only now: a file of a wrong length may be larger than the memory
+        found = {file: read_numbers(wav_path, file, tensor, command) for file, tensor in found.items()}
     n = min(lengths.values(), default=0)
     cut = {file: (found[file].T if "mel" in file else found[file])[..., :n] for file in lengths}
     if "f0" in cut:
@@ -227,53 +258,18 @@ def _read_features(
     return cut
 
 
-def _read_file(wav_path: Path, name: str, recipe: FeatureRecipe | None = None, mapped: bool = False) -> torch.Tensor:
-    """One file of features as it is stored, float32, if it can be used; `mapped` reads and checks the header alone."""
-    path = path_of(wav_path, name)
-    try:
-        if path.suffix == ".pt":
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        else:
-            found = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
-    except FileNotFoundError:
-        raise _rebuild(path, "is missing", recipe) from None
-    except Exception as error:  # damaged bytes raise a dozen kinds: IndexError, AssertionError, struct.error, ...
-        is_pickle = path.suffix == ".npy" and ("allow_pickle" in str(error) or "Object arrays" in str(error))
-        problem = "is in so-vits-svc's pickled form, which could run code" if is_pickle else "is damaged"
-        raise _rebuild(path, problem, recipe) from None
-    if isinstance(found, np.ndarray) and found.dtype.kind in "fiu":
-        found = torch.from_numpy(found)
-    if not isinstance(found, torch.Tensor):
-        raise _rebuild(path, f"holds {getattr(found, 'dtype', type(found).__name__)}", recipe)
-    n_freqs, n_mels = (recipe.audio.n_freqs, recipe.mel and recipe.mel.n_mels) if recipe else (None, None)
-    shapes = {"units": (1, None, None), "f0": (2, None), "spec": (n_freqs, None), "aug_shift": (1,)}
-    shape = shapes.get(name, (None, n_mels) if "mel" in name else (None,))
-    if found.dim() != len(shape) or 0 in found.shape or any(b not in (None, a) for a, b in zip(found.shape, shape)):
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise _rebuild(path, f"has the shape {tuple(found.shape)}, not ({wanted})", recipe)
-    if not mapped and not found.isfinite().all():
-        raise _rebuild(path, "holds values that are not finite; delete it", recipe)
-    return found.float()
-
-
-def _save(path: Path, value: torch.Tensor | np.ndarray | list[float]) -> None:
-    with atomic_path(path) as temporary:
-        if path.suffix == ".pt":
-            torch.save(value.float().cpu().contiguous().clone(), temporary)
-        else:
-            np.save(temporary, np.ascontiguousarray(value, np.float32), allow_pickle=False)
+def _check_units_length(path: Path, units: torch.Tensor, seconds: float, recipe: FeatureRecipe | None = None) -> None:
+    n_units, expected = units.shape[-1], seconds * _ENCODER_FRAMES_PER_SECOND
+    if abs(n_units - expected) > _TOLERANCE_FRAMES:
+        raise _rebuild(path, f"has {n_units} frames, about {expected:.0f} are expected", recipe)
 
 
 def _check_sidecar(wav_path: Path, names: list[str], recipe: FeatureRecipe) -> None:
     """Compares what the sidecar says with what is wanted; the F0 predictor, exact weights and seed may be others."""
-    stored, wanted = _read_sidecar(wav_path), recipe.by_feature()
+    stored, wanted = read_sidecar(wav_path), recipe.by_feature()
     if not stored:
         raise _rebuild(wav_path, "has no features yet, or ones made by another tool", recipe)
-    try:
-        is_current = _is_current(stored, wav_path)
-    except OSError as error:
-        raise AudioError(f"{wav_path}: cannot be read ({error.strerror})") from None
-    if not is_current:
+    if not _is_current(stored, wav_path):
         raise _rebuild(wav_path, "has changed since its features were made", recipe)
     for name in names:
         path = path_of(wav_path, "aug_mel" if name == "augmented" else name)
@@ -293,24 +289,18 @@ def _check_sidecar(wav_path: Path, names: list[str], recipe: FeatureRecipe) -> N
 
 def _is_current(stored: dict, wav_path: Path) -> bool:
     """Whether the features are of the clip as it is: by size and time, or by content where these differ (a copy)."""
-    stat = wav_path.stat()
-    return stored.get("wav_stat") == [stat.st_size, stat.st_mtime_ns] or stored.get("wav_sha256") == sha256_of(wav_path)
-
-
-def _sidecar(wav_path: Path) -> Path:
-    return wav_path.with_name(wav_path.name + ".features.json")
-
-
-def _read_sidecar(wav_path: Path) -> dict:
-    """The sidecar's content, or nothing where it is absent or not ours."""
     try:
-        stored = json.loads(_sidecar(wav_path).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    is_ours = isinstance(stored, dict) and isinstance(stored.get("features"), dict)
-    return stored if is_ours and all(isinstance(part, dict) for part in stored["features"].values()) else {}
+        if stored.get("wav_stat") == (stamp_of(wav_path) or "none"):
+            return True
+        require_regular(wav_path)
+        return stored.get("wav_sha256") == sha256_of(wav_path)
+    except OSError as error:
+        raise AudioError(f"{wav_path}: cannot be read ({reason_of(error, wav_path)})") from None
+
+
+def _command(recipe: FeatureRecipe | None) -> str:
+    return DIFFUSION_COMMAND if recipe is not None and recipe.mel is not None else COMMAND
 
 
 def _rebuild(path: Path, problem: str, recipe: FeatureRecipe | None = None) -> DataError:
-    command = DIFFUSION_COMMAND if recipe is not None and recipe.mel is not None else COMMAND
-    return DataError(f"{path}: {problem}. Make it again with: {command}")
+    return DataError(f"{path}: {problem}. Make it again with: {_command(recipe)}")

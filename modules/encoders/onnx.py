@@ -4,8 +4,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from modules.audio.windows import plan_windows
 from modules.encoders._networks.hubert import RECEPTIVE_FIELD
 from modules.encoders.base import ENCODERS, SpeechEncoder
+from modules.encoders.hubert import CONTEXT_FRAMES, WINDOW_FRAMES
 from modules.errors import CheckpointError
 from modules.pretrained.catalogue import weights_of
 from modules.pretrained.find import require
@@ -21,7 +23,18 @@ class OnnxEncoder(SpeechEncoder):
         self._session = open_session(self._path, self.device, f"speech encoder {self.name}")
 
     def units(self, wav: torch.Tensor) -> torch.Tensor:
-        """The graph's first output, channel-first."""
+        """The graph's first output, channel-first; of more than a minute in windows, as `HubertEncoder`."""
+        n_frames = len(wav) // self.hop_length
+        if n_frames <= WINDOW_FRAMES:
+            return self._run(wav)
+        parts = []
+        for read, keep in plan_windows(n_frames, WINDOW_FRAMES, CONTEXT_FRAMES):
+            end = len(wav) if read.stop == n_frames else read.stop * self.hop_length + RECEPTIVE_FIELD
+            kept = slice(keep.start, None if read.stop == n_frames else keep.stop)
+            parts.append(self._run(wav[read.start * self.hop_length : end])[:, kept])
+        return torch.cat(parts, dim=1)
+
+    def _run(self, wav: torch.Tensor) -> torch.Tensor:
         audio = F.pad(wav, (0, max(0, RECEPTIVE_FIELD - len(wav)))).cpu().numpy()
         source, output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
         units = self._session.run([output], {source: audio[None, None].astype(np.float32)})[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from made_up_units import WIDTH, write_dataset, write_units
 
@@ -16,6 +17,8 @@ from cluster import load_retriever, train_cluster
 from cluster.kmeans import load_centres
 from modules.config.io import parse_config, save_config
 from modules.errors import ConfigError, DataError, UsageError
+from modules.files import sha256_of
+from modules.text import quote
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SPEAKERS = {"alto": 0, "bass": 1}
@@ -43,7 +46,7 @@ def test_centres_are_made_and_blend(caplog, capsys):
     assert retriever.blend(torch.zeros(WIDTH, 3), "bass", 0.5).shape == (WIDTH, 3)
     assert "bass has 5 frames only" in caplog.text and "alto has" not in caplog.text
     last = capsys.readouterr().out.strip()
-    assert last.startswith("Next: python inference_main.py ") and '-cm "logs/44k/kmeans_10000.pt" -cr 0.5' in last
+    assert last.startswith("Next: python inference_main.py ") and "-cm logs/44k/kmeans_10000.pt -cr 0.5" in last
 
 
 def test_an_index_is_made_and_blends(capsys):
@@ -54,7 +57,7 @@ def test_an_index_is_made_and_blends(capsys):
     assert {name: entry["n_vectors"] for name, entry in content["speakers"].items()} == {"alto": 120, "bass": 5}
     retriever = load_retriever(path, SPEAKERS, WIDTH, feature_retrieval=True)
     assert retriever.blend(torch.zeros(WIDTH, 3), "alto", 0.5).shape == (WIDTH, 3)
-    assert '-cm "logs/44k/feature_and_index.json" -fr -cr 0.5' in capsys.readouterr().out
+    assert "-cm logs/44k/feature_and_index.json -fr -cr 0.5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("main", [train_cluster.main, train_index.main])
@@ -81,13 +84,75 @@ def test_a_damaged_clip_is_named_and_left_out(main, caplog):
 
 @pytest.mark.parametrize("main", [train_cluster.main, train_index.main])
 def test_a_speaker_without_units_is_named(main, caplog):
-    for path in Path("dataset/44k/bass").iterdir():
+    for path in Path("dataset/44k/bass").glob("*.pt"):
         path.unlink()
     assert main([]) == 1
     assert "no units of bass: left out. Make them with: python preprocess_hubert_f0.py" in caplog.text
-    for path in Path("dataset/44k/alto").iterdir():
+    for path in Path("dataset/44k/alto").glob("*.pt"):
         path.unlink()
     with pytest.raises(DataError, match=r"holds no units .*preprocess_hubert_f0\.py"):
+        main([])
+
+
+@pytest.mark.parametrize("main", [train_cluster.main, train_index.main])
+def test_features_whose_clips_are_gone_are_named_and_not_used(main, caplog):
+    assert main([]) == 0 and "gone" not in caplog.text
+    before = {path.name: path.read_bytes() for path in Path("logs/44k").iterdir()}
+    for index in range(4):
+        gone = Path(f"dataset/44k/alto/gone {index}.wav")
+        write_units(gone, np.full((9, WIDTH), 50.0, np.float32))
+        gone.unlink()
+    Path("dataset/44k/bass/only a spectrum.spec.pt").touch()
+    assert main([]) == 0
+    shown = "alto/gone 0.wav, alto/gone 1.wav, alto/gone 2.wav, and 2 more"
+    assert f"44k: holds features of 5 clips that are gone ({shown}). They are not used: delete them" in caplog.text
+    assert {path.name: path.read_bytes() for path in Path("logs/44k").iterdir()} == before
+
+
+@pytest.mark.parametrize("main", [train_cluster.main, train_index.main])
+def test_units_of_a_clip_that_was_replaced_are_named_and_not_used(main, caplog):
+    clip = Path("dataset/44k/alto/a.wav")
+    sidecar = {"wav_sha256": sha256_of(clip), "features": {"units": {"encoder": "fake:1"}}}
+    Path(f"{clip}.features.json").write_text(json.dumps(sidecar))
+    assert main([]) == 0
+    soundfile.write(clip, np.full(320 * 60, 0.1), 16000)
+    assert main([]) == 1
+    assert "a.wav.soft.pt: is stale: a.wav has changed since it was made. Make it again with" in caplog.text
+
+
+@pytest.mark.parametrize("main", [train_cluster.main, train_index.main])
+@pytest.mark.parametrize("kind", ["broken link", "folder", "pipe", "not audio", "another length", "pipe of units"])
+def test_a_clip_that_is_none_is_named_and_the_others_are_used(main, kind, caplog):
+    if "pipe" in kind and not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes here")
+    clip = Path("dataset/44k/alto/a.wav")
+    clip.unlink()
+    if kind == "broken link":
+        clip.symlink_to("nowhere")
+    elif kind == "folder":
+        clip.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(clip)
+    elif kind == "not audio":
+        clip.write_bytes(b"none")
+    else:
+        soundfile.write(clip, np.zeros(320 * 90), 16000)
+    if kind == "pipe of units":
+        Path(f"{clip}.soft.pt").unlink()
+        os.mkfifo(f"{clip}.soft.pt")
+    assert main([]) == 1
+    assert "alto/a.wav" in caplog.text and any(Path("logs/44k").iterdir())
+
+
+@pytest.mark.parametrize("main", [train_cluster.main, train_index.main])
+def test_a_speaker_without_one_usable_clip_costs_only_itself(main, caplog):
+    for name in ("a", "b"):
+        Path(f"dataset/44k/alto/{name}.wav.soft.pt").write_bytes(b"PK damaged")
+    assert main([]) == 1
+    assert "44k/alto: holds no usable units, left out" in caplog.text and any(Path("logs/44k").iterdir())
+    for name in ("a", "b"):
+        Path(f"dataset/44k/bass/{name}.wav.soft.pt").write_bytes(b"PK damaged")
+    with pytest.raises(DataError, match=r"holds no usable units\. Make them with"):
         main([])
 
 
@@ -99,7 +164,8 @@ def test_units_of_two_encoders_are_refused(main):
 
 
 def test_units_that_are_known_to_be_another_encoders_do_not_enter_an_index(caplog):
-    sidecar = {"wav_sha256": "", "features": {"units": {"encoder": "other:123"}}}
+    digest = sha256_of("dataset/44k/bass/a.wav")
+    sidecar = {"wav_sha256": digest, "features": {"units": {"encoder": "other:123"}}}
     Path("dataset/44k/bass/a.wav.features.json").write_text(json.dumps(sidecar))
     assert train_index.main([]) == 1
     assert "a.wav.soft.pt: is stale: made with the encoder other, not fake" in caplog.text
@@ -167,3 +233,34 @@ def test_help_imports_nothing_heavy(script, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     assert done.stdout.startswith("usage: ") and done.stdout.rstrip().endswith("[]"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "script, flags, text",
+    [
+        ("cluster/train_cluster.py", ["--dataset", "nowhere"], "nowhere: no such folder"),
+        ("cluster/train_cluster.py", ["--dataset", "configs"], "configs: holds no units"),
+        ("cluster/train_cluster.py", ["--n_clusters", "0"], "--n_clusters 0"),
+        ("train_index.py", ["--seed", "-1"], "--seed -1"),
+        ("train_index.py", ["-c", "none.json"], "none.json: no such file"),
+        ("train_index.py", ["--root_dir", "nowhere"], "nowhere: holds no units (*.wav.soft.pt) of alto, bass"),
+    ],
+)
+def test_cheap_mistakes_are_refused_before_torch_is_imported(tmp_path, script, flags, text):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text("raise SystemError('torch was imported')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(ROOT / script), *flags]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 2 and text in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_speaker_whose_name_is_a_command_is_printed_quoted(capsys):
+    name = "$(touch PWNED) x"
+    write_dataset(Path("dataset/44k"), {name: 4})
+    write_config({"alto": 0, name: 1})
+    assert train_cluster.main(["--n_clusters", "3"]) == 0
+    Path("dataset/44k/alto").rename("dataset/44k/other")
+    assert train_index.main([]) == 1
+    shown = capsys.readouterr().out
+    assert f"-s {quote(name)} -cm" in shown and shown.count("Next: ") == 2

@@ -1,6 +1,8 @@
 """Training items: aligned, cut, augmented and joined, the same for the same seed, epoch and number."""
 
 import multiprocessing
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from modules.data.dataset import (
     make_loader,
 )
 from modules.data.filelist import write_list
-from modules.errors import DataError
+from modules.errors import DataError, UserError
 
 CPU = torch.device("cpu")
 
@@ -187,6 +189,57 @@ def test_a_missing_clip_or_feature_is_refused_before_training(workspace, tmp_pat
     (tmp_path / "dataset/44k/alto/clip 0.wav").unlink()
     with pytest.raises(DataError, match=r"clip 0\.wav, which does not exist"):
         VoiceDataset("filelists/train.txt", workspace)
+
+
+@pytest.mark.parametrize(
+    "kind, text",
+    [
+        ("missing", "which does not exist"),
+        ("broken link", "which does not exist"),
+        ("folder", "which cannot be used: is a folder"),
+        ("pipe", "which cannot be used: is no regular file"),
+        ("long name", "which cannot be used: the name is too long"),
+        ("NUL", "which "),
+        ("escape", r"\\x1b\[31m"),
+        ("not audio", "not an audio file"),
+    ],
+)
+def test_an_entry_of_a_list_that_is_no_clip_is_one_line(workspace, tmp_path, kind, text):
+    path = tmp_path / "dataset/44k/alto/clip 0.wav"
+    path.unlink()
+    entry = "dataset/44k/alto/clip 0.wav"
+    if kind == "broken link":
+        path.symlink_to("nowhere")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("no pipes here")
+        os.mkfifo(path)
+    elif kind == "not audio":
+        path.write_bytes(b"none")
+    entry = {"long name": f"dataset/44k/alto/{'a' * 999}.wav", "NUL": "alto/\0.wav", "escape": "alto/\x1b[31m.wav"}.get(
+        kind, entry
+    )
+    write_list(tmp_path / "filelists/train.txt", [Path(entry)])
+    with pytest.raises(UserError, match=text) as caught:
+        VoiceDataset("filelists/train.txt", workspace)
+    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("error", [OSError(5, "no"), MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_an_item_that_the_system_refuses_is_named(workspace, monkeypatch, error):
+    dataset = VoiceDataset("filelists/train.txt", workspace)
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(features, "load", fail)
+    found = dataset[Draw(0, 1)]
+    assert isinstance(found, DataError) and str(found).startswith("dataset/44k/alto/clip 0.wav: ")
+    error = KeyError("ours")
+    with pytest.raises(KeyError):
+        dataset[Draw(0, 1)]
 
 
 def test_an_error_in_a_worker_reaches_the_trainer_as_it_is(workspace, tmp_path):

@@ -10,11 +10,17 @@ import soundfile
 import torch
 from signals import sung
 
+from modules.audio.loudness import frame_volume
+from modules.audio.mel import spectrogram, vocoder_mel
 from modules.config.audio import AudioSpec
 from modules.config.vocoder import PUBLISHED_MEL
 from modules.contracts import F0
+from modules.data import augmentation, extraction
+from modules.data.augmentation import draw
 from modules.data.extraction import Extracted, Networks, extract, in_background
 from modules.data.features import FeatureRecipe, load, load_diffusion, missing
+from modules.f0.base import build_predictor
+from modules.files import sha256_of
 
 AUDIO = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
 RECIPE = FeatureRecipe("fake:1", "dio", AUDIO)
@@ -99,6 +105,60 @@ def test_a_batch_that_does_not_fit_goes_through_one_by_one(clips):
     assert [path.stem for path in failed] == ["5"] and "out of memory" in str(results[failed[0]])
     assert missing(failed[0], RECIPE) == ["units"]
     assert all(not missing(path, RECIPE) for path in clips if path not in failed)
+
+
+@pytest.fixture
+def long_clip(tmp_path, monkeypatch) -> Path:
+    """14 s of a tone that glides from 200 to 300 Hz, with a pause of four seconds; 8 s count as long."""
+    for module in (augmentation, extraction):
+        monkeypatch.setattr(module, "WHOLE_SECONDS", 8.0)
+    monkeypatch.setattr(extraction, "_F0_SECONDS", 6.0)
+    monkeypatch.setattr(extraction, "_F0_CONTEXT", 1.5)
+    path = tmp_path / "alto" / "long.wav"
+    path.parent.mkdir(exist_ok=True)
+    tone = sung(np.linspace(200, 300, 14 * 44100), 44100)
+    tone[5 * 44100 : 9 * 44100] = 0
+    soundfile.write(path, tone, 44100)
+    return path
+
+
+def test_a_long_clip_has_the_features_that_it_would_have_in_one_piece(long_clip):
+    """Window by window: each frame of a spectrum sees a few hundredths of a second, an F0 predictor a few periods."""
+    recipe = FeatureRecipe("fake:1", "dio", AUDIO, mel=PUBLISHED_MEL, seed=3)
+    predictor = build_predictor("dio", AUDIO)
+    made = extract(long_clip, recipe, BatchEncoder(), predictor)
+    assert not made.unvoiced and not missing(long_clip, recipe)
+    wav = torch.from_numpy(soundfile.read(long_clip, dtype="float32")[0])
+    found, mels = load(long_clip, AUDIO, "fake", True), load_diffusion(long_clip, AUDIO, PUBLISHED_MEL, "fake")
+    torch.testing.assert_close(found.spec, spectrogram(wav, AUDIO), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.volume, frame_volume(wav, 512), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(mels.mel, vocoder_mel(wav, PUBLISHED_MEL), rtol=1e-4, atol=1e-4)
+    shift, gain = draw(3, sha256_of(long_clip), float(wav.abs().max()))
+    changed = vocoder_mel(wav * 10**gain, PUBLISHED_MEL, shift)
+    torch.testing.assert_close(mels.aug_mel, changed, rtol=1e-3, atol=1e-3)
+    whole = predictor.predict(wav.numpy())
+    np.testing.assert_allclose(found.f0, whole.f0, rtol=1e-3)
+    assert (found.uv.numpy() != whole.uv).mean() < 1e-3
+    pause = found.f0[int(5.5 * 86.2) : int(8.5 * 86.2)]
+    assert torch.allclose(pause.diff(), pause.diff().mean(), atol=1e-3), (
+        "one straight line from before the pause to behind it"
+    )
+
+
+@pytest.mark.parametrize("batch_seconds", [0.0, 100.0])
+def test_a_long_clip_does_not_wait_in_memory(long_clip, clips, batch_seconds):
+    encoder = BatchEncoder(fails=lambda wavs: len(wavs) > 1 and max(map(len, wavs)) > 8 * 16000)
+    prepared = list(prepare([clips[0], long_clip, clips[1]], ("units", "f0")))
+    assert prepared[1][1].wav is None and prepared[1][1].encoder_wav is None
+    results = dict(Networks(RECIPE, encoder, Predictor(), batch_seconds).finish(prepared))
+    assert sorted(results[long_clip].names) == ["f0", "spec", "units"]
+    assert all(not missing(path, RECIPE) for path in results)
+
+
+def test_a_long_clip_that_fails_alone_is_its_own_error(long_clip, clips):
+    encoder = BatchEncoder(fails=lambda wavs: max(map(len, wavs)) > 8 * 16000)
+    results = dict(Networks(RECIPE, encoder, Predictor()).finish(prepare([long_clip, clips[0]], ("units",))))
+    assert isinstance(results[long_clip], RuntimeError) and not missing(clips[0], RECIPE)
 
 
 def test_errors_and_finished_clips_pass_through(clips):

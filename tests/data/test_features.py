@@ -163,14 +163,14 @@ def test_a_touched_clip_rebuilds_nothing_and_one_of_the_same_size_everything(cli
 
 def stop_at(stop, monkeypatch):
     """An interruption when the file `stop` is to be written."""
-    save = features._save
+    save = features.write_file
 
-    def guarded(path, value):
-        if path == stop:
+    def guarded(wav_path, name, value):
+        if path_of(wav_path, name) == stop:
             raise KeyboardInterrupt
-        save(path, value)
+        save(wav_path, name, value)
 
-    monkeypatch.setattr(features, "_save", guarded)
+    monkeypatch.setattr(features, "write_file", guarded)
 
 
 @pytest.mark.parametrize("name", ["units", "f0", "spec", "volume"])

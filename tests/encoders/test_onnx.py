@@ -60,6 +60,19 @@ def test_the_graphs_output_comes_back_channel_first(weights, name):
     torch.testing.assert_close(units, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("n_samples", [32000, 32079, 32080, 32399])
+def test_long_audio_goes_through_in_windows_with_the_same_result(weights, monkeypatch, n_samples):
+    write_graph(weights / FILES["vec256l9-onnx"], 256)
+    encoder, wav = build_encoder("vec256l9-onnx", "cpu"), babble(32400)[:n_samples]
+    whole = encoder.encode(wav)
+    monkeypatch.setattr("modules.encoders.onnx.WINDOW_FRAMES", 30)
+    monkeypatch.setattr("modules.encoders.onnx.CONTEXT_FRAMES", 3)
+    lengths, run = [], encoder._run
+    monkeypatch.setattr(encoder, "_run", lambda part: lengths.append(len(part)) or run(part))
+    torch.testing.assert_close(encoder.encode(wav), whole, atol=1e-4, rtol=1e-4)
+    assert len(lengths) > 3 and max(lengths) <= 32 * 320
+
+
 @pytest.mark.parametrize("n_samples, n_frames", [(0, 0), (1, 1), (399, 1), (400, 1), (720, 2)])
 def test_short_audio_gives_at_least_one_frame(weights, n_samples, n_frames):
     write_graph(weights / FILES["hubertsoft-onnx"], 256)
