@@ -51,7 +51,7 @@ class PitchDoubt:
             what = f"{predictor} hears {hears} where the sound has {_note(middle)}"
         if not flags or (predictor == "fcpe" and high > f0_max):  # the network of torchfcpe hears nothing up there
             flags["predictor"] = "harvest" if predictor == "pm" else "pm"
-        return f"{self.seconds:.1f} s: {what}", flags
+        return what, flags
 
 
 def _note(hz: float) -> str:

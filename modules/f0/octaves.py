@@ -30,7 +30,7 @@ _DIP = 0.3  # r falls by this, and more, between a period and the next: else it 
 # By how much r has to be better for a change (a negative number asks for more), whether it leads to the middle of what
 # is sung or away from it.
 _DOWN, _DOWN_TO_MIDDLE, _UP, _UP_TO_MIDDLE = -0.10, -0.015, -0.04, 0.02
-_RARE = -0.05  # in addition for thirds and quarters
+_RARE = -0.05  # in addition for thirds and quarters, away from the middle
 _LEAP = 0.4  # r that an octave from one frame to the next costs
 _LEAST_EVIDENCE, _LEAST_FRAMES = 0.15, 3  # r summed over the frames of one change; how many these are
 _VIBRATO = 1.06  # times f0_max may be reached, and becomes f0_max
@@ -238,7 +238,7 @@ def _handicaps(log: np.ndarray, evidence: Evidence) -> np.ndarray:
     to_middle = distance < distance[:, SAME : SAME + 1] - 0.2
     found = np.where(to_middle, _UP_TO_MIDDLE, _UP) * (FACTORS > 1)
     found = found + np.where(to_middle, _DOWN_TO_MIDDLE, _DOWN) * (FACTORS < 1)
-    return found + _RARE * (np.abs(np.log2(FACTORS)) > 1)
+    return found + np.where(to_middle, 0.0, _RARE) * (np.abs(np.log2(FACTORS)) > 1)
 
 
 def _best_path(scores: np.ndarray, log: np.ndarray) -> np.ndarray:
@@ -280,9 +280,12 @@ def _shortest_period(r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     is_peak &= middle > np.minimum.accumulate(r, axis=1)[:, first:last] + _DIP
     peaks = np.where(is_peak, middle, 0.0)
     best = peaks.max(axis=1)
-    index = (peaks >= (best - _NEARLY)[:, None]).argmax(axis=1)
-    pitch = np.where(best > 0, _OVERSAMPLING * LOOK_RATE / (first + index), 0.0)
-    return pitch, np.take_along_axis(peaks, index[:, None], axis=1)[:, 0]
+    index = (peaks >= (best - _NEARLY)[:, None]).argmax(axis=1) + first
+    before, at, after = (np.take_along_axis(r, index[:, None] + offset, axis=1)[:, 0] for offset in (-1, 0, 1))
+    bend = np.minimum(before - 2 * at + after, -1e-9)  # of the parabola through the three
+    lean = np.clip(0.5 * (before - after) / bend, -0.5, 0.5)
+    pitch = np.where(best > 0, _OVERSAMPLING * LOOK_RATE / (index + lean), 0.0)
+    return pitch, np.where(best > 0, at - 0.25 * (before - after) * lean, 0.0)
 
 
 def _runs(marked: np.ndarray) -> list[tuple[int, int]]:
