@@ -22,6 +22,7 @@ from modules.device import choose_device, choose_dtype
 from modules.encoders.base import ENCODERS, build_encoder, encoder_dim
 from modules.errors import ConfigError, UsageError
 from modules.f0.base import PREDICTORS, build_predictor
+from modules.f0.limits import F0_MAX, F0_MIN
 from modules.inference.converter import VoiceConverter
 from modules.inference.onnx_voice import OnnxVoice
 from modules.inference.pipeline import GPU_BATCH_FRAMES, Pipeline
@@ -68,6 +69,8 @@ class VoiceRequest:
     diffusion: DiffusionRequest | None = None  # to refine what the voice model makes, or in its place
     enhance: bool = False  # load the enhancer
     retrieval: RetrievalRequest | None = None  # cluster centres or an index
+    f0_min: float = F0_MIN  # Hz, the lowest pitch that is looked for
+    f0_max: float = F0_MAX  # Hz, the highest
 
     @property
     def is_onnx(self) -> bool:
@@ -108,7 +111,8 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
     audio = config.audio if config is not None else refiner.vocoder.audio
     name = config.model.speech_encoder if config is not None else diffusion.config.data.encoder
     encoder = build_encoder(name, device)
-    predictor = build_predictor(request.f0_predictor, audio, threshold=request.f0_threshold, device=device)
+    limits = {"f0_min": request.f0_min, "f0_max": request.f0_max}
+    predictor = build_predictor(request.f0_predictor, audio, threshold=request.f0_threshold, device=device, **limits)
     known, retriever = (config or diffusion.config).spk, None
     if (wanted := request.retrieval) is not None:
         ids = {speaker: known[speaker] for speaker in wanted.speakers}
@@ -169,7 +173,8 @@ def _identity(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -
         files.append(retrieval.path)
     found = [Path(file) for file in files if file is not None]
     stamps = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.is_file()]
-    how = request.f0_predictor, request.f0_threshold, device.type, str(dtype), request.enhance
+    pitch = request.f0_predictor, request.f0_threshold, request.f0_min, request.f0_max
+    how = *pitch, device.type, str(dtype), request.enhance
     return repr((stamps, how, diffusion and diffusion.k_step, retrieval and retrieval.is_index))
 
 

@@ -22,6 +22,7 @@ from cluster import check_retriever
 from modules.audio.io import probe
 from modules.cli import configure_logging, next_step, run
 from modules.errors import FAILURES, UsageError, reason_of
+from modules.f0.limits import check_limits
 from modules.inference import requests
 from modules.inference.arguments import is_mixed, kind_of, make_arguments, predictor_name, without_effect
 from modules.inference.inputs import find_sources
@@ -167,6 +168,8 @@ def voice_request(args: argparse.Namespace, wanted: Wanted) -> "VoiceRequest":
         diffusion,
         args.enhance and diffusion is None,
         retrieval,
+        args.f0_min,
+        args.f0_max,
     )
 
 
@@ -176,6 +179,7 @@ def make_options(
     """The verified request for one speaker and one transposition."""
     if not 0 <= args.f0_filter_threshold <= 1:
         raise UsageError(f"-ft/--f0_filter_threshold is {args.f0_filter_threshold:g}; it must lie between 0 and 1")
+    check_limits(args.f0_min, args.f0_max)
     return ConversionOptions(
         speaker=speaker,
         mix=mix,

@@ -18,11 +18,12 @@ import logging
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import FAILURES, ConfigError, DataError, UsageError, reason_of
+from modules.f0.limits import F0_MAX, F0_MIN, check_limits
 from modules.text import quote
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,10 @@ def main(argv: list[str] | None = None) -> int:
         help="F0 predictor: rmvpe, fcpe, crepe, harvest, dio, pm or swift. fcpe is exact, quick and needs no download; "
         "docs/encoders-and-f0.md compares them",
     )
+    highest = "highest pitch in Hz that is looked for; up to 2000 for whistle notes and high sopranos"
+    parser.add_argument("--f0_max", type=float, default=F0_MAX, help=highest)
+    lowest = "lowest pitch in Hz that is looked for; from 36 on"
+    parser.add_argument("--f0_min", type=float, default=F0_MIN, help=lowest)
     parser.add_argument("--num_processes", type=int, default=1, help="worker processes; 0 = one for each core")
     parser.add_argument(
         "--use_diff",
@@ -53,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.num_processes < 0:
         raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
+    check_limits(arguments.f0_min, arguments.f0_max)
     if not re.fullmatch(r"|auto|cpu|mps|cuda(:\d+)?", arguments.device or ""):
         raise UsageError(f"-d {arguments.device}: unknown device. Known: cpu, cuda, cuda:1 and so on, mps")
 
@@ -68,10 +74,11 @@ def main(argv: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     from modules.data.features import VERSIONS, missing
-    from modules.data.pitch import write_histograms
+    from modules.data.pitch import warn_of_doubt, write_histograms
     from modules.files import remove_leftovers
 
     recipe = _make_recipe(config, arguments.f0_predictor, arguments.use_diff)
+    recipe = replace(recipe, f0_min=arguments.f0_min, f0_max=arguments.f0_max)
     remove_leftovers(arguments.in_dir)
     bar = tqdm(clips, desc="check", unit="file", dynamic_ncols=True, leave=False, delay=1)
     todo = {path: names for path in bar if (names := missing(path, recipe))}
@@ -80,6 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     made = _extract_all(todo, recipe, arguments.device, arguments.num_processes, failed)
     n_skipped += len(failed)
     write_histograms(arguments.in_dir, [clip for clip in clips if clip not in failed])
+    warn_of_doubt([clip for clip, names in todo.items() if "f0" in names and clip not in failed], recipe)
     report_orphans(arguments.in_dir)
     _report_lists(config.data, arguments.in_dir, clips)
     detail = ", ".join(f"{made[name]} {name}" for name in VERSIONS if made[name])
@@ -172,7 +180,8 @@ class _Plan:
         encoder = build_encoder(recipe.encoder_name, self.device) if "units" in wanted else None
         if "f0" not in wanted:
             return encoder, None
-        return encoder, build_predictor(recipe.predictor_name, recipe.audio, device=self.device)
+        limits = {"f0_min": recipe.f0_min, "f0_max": recipe.f0_max}
+        return encoder, build_predictor(recipe.predictor_name, recipe.audio, device=self.device, **limits)
 
 
 def _make_plan(todo: dict[Path, list[str]], recipe, device: str | None, wanted_workers: int) -> _Plan:

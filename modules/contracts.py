@@ -32,6 +32,7 @@ class F0:
 
     f0: np.ndarray  # (N,) float32 Hz, gaps filled
     uv: np.ndarray  # (N,) float32, 1 where the frame is voiced
+    heard: np.ndarray | None = None  # (N,) Hz: what the sound itself says where it contradicts the curve, else 0
 
 
 @dataclass(frozen=True)

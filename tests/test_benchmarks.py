@@ -96,3 +96,21 @@ def test_a_micro_training_gives_the_seconds_of_a_step_with_and_without_winograd(
     assert not list(tmp_path.iterdir()), "only a temporary folder is written to"
     pattern = r"^step of the micro size, seconds: this [\d.]+, without winograd [\d.]+; this / other [\d.]+$"
     assert re.search(pattern, done.stdout, re.MULTILINE), done.stdout
+
+
+def test_the_table_of_predictors_names_each_recording_and_the_worst(tmp_path):
+    import numpy as np
+    import soundfile
+    from signals import sung
+
+    for name, pitch in (("alto", 300.0), ("bass", 110.0)):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "a.wav", sung(np.full(44100, pitch), 44100), 44100)
+    np.save(tmp_path / "alto" / "a.f0.npy", np.full(201, 300.0))
+    done = python(tmp_path, str(FOLDER / "pitch.py"), ".", "--predictors", "pm", "dio", "--gains", "1", "0.1")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [
+        [f"| `{predictor}`", name] for predictor in ("pm", "dio") for name in ("alto", "bass", "the worst of them")
+    ]
+    assert all(float(row[2]) < 5 and row[3:] == ["0.0", "0.0 |"] for row in rows), done.stdout

@@ -74,6 +74,14 @@ def test_each_file_has_its_own_key_and_the_first_serves_the_rest(workspace, requ
     }
 
 
+def test_the_limits_of_pitch_reach_the_request(workspace, requests):
+    assert inference_main.main(["-n", "song", "-s", "alto"]) == 0
+    assert inference_main.main(["-n", "song", "-s", "alto", "--f0_max", "1600", "--f0_min", "40", "--overwrite"]) == 0
+    assert [(request.f0_min, request.f0_max) for request in requests] == [(50.0, 1100.0), (40.0, 1600.0)]
+    with pytest.raises(UsageError, match="--f0_max 9000"):
+        inference_main.main(["-n", "song", "-s", "alto", "--f0_max", "9000"])
+
+
 def test_keys_stay_with_their_files_when_one_is_missing(workspace, requests):
     assert inference_main.main(["-n", "gone", "other.flac", "-s", "alto", "-t", "1", "-2"]) == 1
     assert results(workspace) == {"other.flac_-2key_alto_sovits_pm.flac"}

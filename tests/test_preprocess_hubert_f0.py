@@ -470,3 +470,19 @@ def test_the_weights_identity_is_part_of_the_sidecar(workspace):
     stored = json.loads(Path("dataset/44k/alto/a.wav.features.json").read_text("utf-8"))
     name, digest = stored["features"]["units"]["encoder"].split(":")
     assert name == "whisper-ppg-base" and len(digest) == 64
+
+
+def test_whistling_is_named_and_followed_with_a_higher_limit(workspace, caplog):
+    for name in ("c", "d"):
+        path = workspace / "dataset/44k/bass" / f"{name}.wav"
+        soundfile.write(path, sung(np.full(22050, 1400.0), 44100), 44100)
+    assert run() == 0
+    (said,) = [record.getMessage() for record in caplog.records if "Try:" in record.getMessage()]
+    assert said.startswith("bass sings no note") and "--f0_predictor dio --f0_max 1500" in said
+    caplog.clear()
+    assert run("--f0_max", "1500", "--f0_min", "60") == 0
+    assert not [record for record in caplog.records if "Try:" in record.getMessage()]
+    f0, uv = np.load(path_of(path, "f0"))
+    assert np.abs(1200 * np.log2(f0[uv > 0] / 1400)).max() < 50 and uv.mean() > 0.8
+    with pytest.raises(UsageError, match="--f0_max 9000"):
+        run("--f0_max", "9000")

@@ -37,7 +37,7 @@ from modules.data.feature_files import (
 )
 from modules.errors import AudioError, DataError, reason_of
 from modules.f0.base import DEFAULT_THRESHOLD
-from modules.f0.convert import F0_MAX, F0_MIN
+from modules.f0.limits import F0_MAX, F0_MIN
 from modules.files import sha256_of, write_json
 
 DIFFUSION_COMMAND = COMMAND + " --use_diff"
@@ -63,6 +63,8 @@ class FeatureRecipe:
     mel: AudioSpec | None = None  # the vocoder's, where the diffusion model is trained too; that needs volume as well
     seed: int = 0  # of the augmented clips
     unit_width: int | None = None  # D; None is any
+    f0_min: float = F0_MIN  # Hz, where pitch is looked for
+    f0_max: float = F0_MAX
 
     @property
     def encoder_name(self) -> str:
@@ -78,7 +80,8 @@ class FeatureRecipe:
         """What each wanted feature depends on, as JSON stores it."""
         audio = asdict(self.audio)
         frames = {key: audio[key] for key in ("sampling_rate", "hop_length")}
-        pitch = {"predictor": self.predictor, "threshold": DEFAULT_THRESHOLD, "f0_min": F0_MIN, "f0_max": F0_MAX}
+        pitch = {"predictor": self.predictor, "threshold": DEFAULT_THRESHOLD}
+        pitch |= {"f0_min": self.f0_min, "f0_max": self.f0_max}
         parts = {
             "units": {"encoder": self.encoder, "sampling_rate": audio["sampling_rate"]},
             "f0": {**pitch, **frames},

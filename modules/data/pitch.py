@@ -4,19 +4,26 @@ Training copies them into its checkpoints. What a histogram is stands in `module
 """
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from modules.data.features import COMMAND, read_pitch
+from modules.data.features import COMMAND, FeatureRecipe, read_clip, read_pitch
 from modules.data.filelist import speaker_of
-from modules.errors import CheckpointError, DataError, reason_of
-from modules.f0.histogram import PitchHistogram
+from modules.errors import FAILURES, CheckpointError, DataError, reason_of
+from modules.f0.doubt import PitchDoubt
+from modules.f0.histogram import PitchHistogram, describe_notes
+from modules.f0.octaves import find_contradictions
 from modules.files import read_bytes, write_text
+from modules.text import printable
 from modules.weights.card import HISTOGRAMS, read_card
 from modules.weights.checkpoint import load_weights
 
+logger = logging.getLogger(__name__)
+
 FILE_NAME = "f0_histograms.json"
+LEAST_SHARE = 0.01  # of a speaker's voiced frames, from which on doubt is worth a word
 
 
 def write_histograms(in_dir: Path, clips: Iterable[Path]) -> None:
@@ -34,6 +41,33 @@ def write_histograms(in_dir: Path, clips: Iterable[Path]) -> None:
     path = in_dir / FILE_NAME
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
+
+
+def warn_of_doubt(clips: Iterable[Path], recipe: FeatureRecipe) -> None:
+    """One warning for each speaker in whose stored pitch the sound contradicts the predictor, with the remedy."""
+    audio = recipe.audio
+    hop_seconds = audio.hop_length / audio.sampling_rate
+    doubts: dict[str, PitchDoubt] = {}
+    notes: dict[str, PitchHistogram] = {}
+    for clip in sorted(clips):
+        try:
+            (f0, uv), wav = read_pitch(clip).numpy(), read_clip(clip, audio)
+        except FAILURES:
+            continue  # its maker has said so
+        speaker, curve = speaker_of(clip), f0 * uv
+        heard = find_contradictions(wav, audio.sampling_rate, hop_seconds, curve, recipe.f0_min, recipe.f0_max)
+        doubts.setdefault(speaker, PitchDoubt()).add(curve, heard, hop_seconds)
+        notes[speaker] = notes.get(speaker, PitchHistogram()) + PitchHistogram.from_curve(f0, uv)
+    for speaker, doubt in doubts.items():
+        found = doubt.describe(recipe.predictor_name, recipe.f0_min, recipe.f0_max)
+        if found is None or doubt.seconds < LEAST_SHARE * notes[speaker].frames * hop_seconds:
+            continue
+        what, flags = found
+        flags = {"--f0_predictor": flags.pop("predictor", recipe.predictor_name), **flags}
+        command = " ".join([COMMAND, *(f"{flag} {value}" for flag, value in flags.items())])
+        sings = describe_notes(notes[speaker])
+        text = "%s %s; in %.1f s of it %s. Try: %s"
+        logger.warning(text, printable(speaker), sings, doubt.seconds, what, command)
 
 
 def read_histograms(path: Path) -> dict[str, PitchHistogram]:

@@ -1,6 +1,7 @@
 """PREDICTORS, and what all F0 predictors share: input checks, resizing to N frames, gap filling, voicing."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -11,7 +12,8 @@ from modules.config.audio import AudioSpec
 from modules.contracts import F0
 from modules.device import choose_device
 from modules.errors import AudioError
-from modules.f0.convert import F0_MAX, F0_MIN
+from modules.f0.limits import F0_MAX, F0_MIN, HIGHEST, LOWEST
+from modules.f0.octaves import check_octaves
 from modules.registry import Registry
 
 DEFAULT_THRESHOLD = 0.05
@@ -26,6 +28,7 @@ class PitchPredictor(ABC):
 
     name = ""
     is_network = False  # runs on the device; the others compute on the CPU whatever the device is
+    has_default_limits = True  # F0_MIN and F0_MAX are limits like any other
 
     def __init__(
         self,
@@ -43,9 +46,9 @@ class PitchPredictor(ABC):
     def predict(self, wav: np.ndarray) -> F0:
         """Pitch and voicing of `wav` (T,) in [-1, 1] at the model's rate, which stays as it is.
 
-        N = T // hop_length frames, gaps filled; all zero, and `uv` too, if nothing is voiced. So it is for silence and
-        for clips shorter than three periods of f0_min, in which no method finds a pitch. An AudioError where a sample
-        is not finite.
+        N = T // hop_length frames, gaps filled, octave errors repaired; all zero, and `uv` too, if nothing is voiced.
+        So it is for silence and for clips shorter than three periods of f0_min, in which no method finds a pitch. An
+        AudioError where a sample is not finite.
         """
         wav = np.asarray(wav)
         if not np.isfinite(wav).all():
@@ -56,7 +59,15 @@ class PitchPredictor(ABC):
             return fill_gaps(np.zeros(n_frames))
         curve = np.nan_to_num(self.track(wav, n_frames), nan=0.0, posinf=0.0, neginf=0.0)
         assert curve.shape == (n_frames,), f"{self.name}: {curve.shape} for {n_frames} frames"
-        return fill_gaps(curve)
+        curve, heard = check_octaves(wav, self.audio.sampling_rate, self.hop_seconds, curve, *self.limits)
+        return replace(fill_gaps(curve), heard=heard)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Lowest and highest pitch in Hz that a curve may have."""
+        free_low = not self.has_default_limits and self.f0_min == F0_MIN
+        free_high = not self.has_default_limits and self.f0_max == F0_MAX
+        return LOWEST if free_low else self.f0_min, HIGHEST if free_high else self.f0_max
 
     @abstractmethod
     def track(self, wav: np.ndarray, n_frames: int) -> np.ndarray:

@@ -4,9 +4,8 @@ import math
 
 import torch
 
-# The range that the coarse scale spans, in Hz; also the range of every F0 predictor here.
-F0_MIN = 50.0
-F0_MAX = 1100.0
+from modules.f0.limits import F0_MAX, F0_MIN
+
 COARSE_STEPS = 256
 
 _LF0_SCALE = 500.0  # brings the mel axis of `f0_to_lf0` near 1 for singing voices

@@ -47,7 +47,7 @@ class FcpePredictor(NetworkPredictor):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         path = _own_file()
-        self._is_released = path is None
+        self._is_released = self.has_default_limits = path is None
         if self._is_released:
             with _quiet():
                 self._network = import_torchfcpe().spawn_bundled_infer_model(device=str(self.device))

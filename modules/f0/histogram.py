@@ -164,6 +164,14 @@ def describe_shift(song: PitchHistogram, voice: PitchHistogram, semitones: float
     return ShiftChoice(semitones, reason, outside, warning)
 
 
+def describe_notes(notes: PitchHistogram) -> str:
+    """A voice's range and median in words."""
+    if not notes.frames:
+        return "sings no note that was found"
+    low, high = (note_name(notes.percentile(percent)) for percent in _RANGE_PERCENT)
+    return f"sings {low} to {high}, median {note_name(notes.median)}"
+
+
 def note_name(midi: float) -> str:
     """The nearest note, the higher of two: 69 is "A4", 60.5 is "C#4". (librosa takes the even one, wrongly below 0.)"""
     number = int(np.floor(midi + 0.5))

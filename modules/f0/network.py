@@ -14,7 +14,7 @@ from modules.audio.windows import plan_windows
 from modules.config.audio import AudioSpec
 from modules.errors import CheckpointError
 from modules.f0.base import PitchPredictor, resize_nearest
-from modules.f0.convert import F0_MAX, F0_MIN
+from modules.f0.limits import HIGHEST, LOWEST
 from modules.weights.state_dict import fit
 
 FILTER_WIDTH = 128  # zero crossings to each side; so-vits-svc resamples this sharply before its F0 networks
@@ -28,6 +28,7 @@ class NetworkPredictor(PitchPredictor):
     """
 
     is_network = True
+    has_default_limits = False  # so-vits-svc let its networks find whatever they can
     spectrum = AudioSpec(16000, 1024, 160, 1024, 128, 0.0, 8000.0)  # input of the network, whose frames it has
     pooled_frames = 1  # that the network pools into one
     window_seconds = 60.0
@@ -76,10 +77,9 @@ class NetworkPredictor(PitchPredictor):
 
     def keep_limits(self, f0: np.ndarray) -> np.ndarray:
         """A curve (n,) Hz within f0_min and f0_max: lower is unvoiced, higher becomes f0_max."""
-        # so-vits-svc let its networks find whatever they can, so a limit that has its default value is none here.
-        if self.f0_min != F0_MIN:
-            f0 = np.where(f0 < self.f0_min, 0.0, f0)
-        return f0 if self.f0_max == F0_MAX else np.minimum(f0, self.f0_max)
+        low, high = self.limits
+        f0 = f0 if low == LOWEST else np.where(f0 < low, 0.0, f0)
+        return f0 if high == HIGHEST else np.minimum(f0, high)
 
     def resample(self, wav: torch.Tensor) -> torch.Tensor:
         """A wave (t,) at the model's rate brought to the network's."""

@@ -3,6 +3,7 @@
 import argparse
 
 from modules.cli import make_parser
+from modules.f0.limits import F0_MAX, F0_MIN
 
 DEFAULT_MODEL = "logs/44k/G_37600.pth"
 DEFAULT_CONFIG = "logs/44k/config.json"
@@ -58,6 +59,9 @@ def _add_voice_flags(parser: argparse.ArgumentParser) -> None:
     add("-fmp", "--f0_mean_pooling", action="store_true", help="the same as -f0p crepe (so-vits-svc 4.0's flag)")
     threshold = "confidence below which crepe, fcpe, rmvpe and swift call a frame unvoiced, 0 to 1"
     add("-ft", "--f0_filter_threshold", type=float, default=0.05, metavar="X", help=threshold)
+    highest = "highest pitch in Hz that is looked for; up to 2000 for whistle notes and high sopranos"
+    add("--f0_max", type=float, default=F0_MAX, metavar="HZ", help=highest)
+    add("--f0_min", type=float, default=F0_MIN, metavar="HZ", help="lowest pitch in Hz that is looked for; from 36 on")
     auto = "the model predicts the pitch itself: for speech; a song goes out of tune"
     add("-a", "--auto_predict_f0", action="store_true", help=auto)
     loudness = "1 keeps the loudness that the model made, 0 follows the source's, values between mix"

@@ -118,6 +118,7 @@ class VoiceConverter:
             except KeyboardInterrupt:
                 logger.warning("%s: stopped.%s", path_in, _kept(result.n_samples / rate) or " Nothing was finished.")
                 raise
+        report.warn_of_pitch(song.name, options.transpose, self.pipeline.predictor)
         report.conclude(song, options, self.voices.get(options.speaker))
         report.seconds, report.voiced_seconds = result.n_samples / rate, n_voiced / rate
         report.elapsed = time.perf_counter() - started
@@ -193,6 +194,8 @@ class VoiceConverter:
         if wavs is not None:
             for wav, chunk in zip(wavs, chunks):
                 report.add_pitch(chunk.f0, options.transpose)
+                if not options.predict_f0:
+                    self._note_doubt(chunk, song, options, report)
                 if not np.isfinite(wav).all():
                     place = _place(song, [chunk])
                     raise AudioError(f"{place}: the model produced numbers that are not finite. Try --precision fp32.")
@@ -201,6 +204,13 @@ class VoiceConverter:
         if len(chunks) > 1:  # one of them is too long even alone
             return [self._synthesize([chunk], song, options, report)[0] for chunk in chunks]
         return [self._synthesize_parts(chunks[0], song, options, report)]
+
+    def _note_doubt(self, chunk: Chunk, song: Song, options: ConversionOptions, report: ConversionReport) -> None:
+        """Tells the report what is doubtful about the part of a chunk that is put out."""
+        hop = self.audio.hop_length / self.audio.sampling_rate
+        origin = (chunk.read_start - chunk.pad_left) / song.rate
+        first, last = (round((place / song.rate - origin) / hop) for place in (chunk.start, chunk.fade_start))
+        report.add_doubt(chunk.f0, options.transpose, hop, origin, slice(first, last))
 
     def _synthesize_parts(
         self, chunk: Chunk, song: Song, options: ConversionOptions, report: ConversionReport

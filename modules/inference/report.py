@@ -8,8 +8,10 @@ import numpy as np
 
 from modules.audio.loudness import FULL_SCALE
 from modules.audio.slicer import slice_silence
-from modules.contracts import F0
+from modules.contracts import F0, F0Predictor
+from modules.f0.doubt import LEAST_SECONDS, PitchDoubt
 from modules.f0.histogram import PitchHistogram, describe_shift
+from modules.f0.limits import F0_MAX
 from modules.inference.options import ConversionOptions
 from modules.inference.stream import Song
 
@@ -20,6 +22,7 @@ AS_GOOD_AS_SILENT_DB = -80.0
 MISSED_SECONDS = 0.5  # of audible sound left silent, from which on it is said
 LEVEL_DB = 6.0  # difference from the song that is said
 CLIPPED_SAMPLES = 10  # fewer are not heard
+HIGHEST_KNOWN = F0_MAX + 3  # Hz: where the pitch scale of voices ends
 
 
 @dataclass
@@ -35,6 +38,8 @@ class ConversionReport:
     f0_range: tuple[float, float] | None = None  # lowest and highest note of the result in Hz; None without any pitch
     warnings: list[str] = field(default_factory=list)  # what the user should know
     histogram: PitchHistogram = field(default_factory=PitchHistogram)  # of the song's notes, before it was transposed
+    doubt: PitchDoubt = field(default_factory=PitchDoubt)  # where the sound contradicts the predictor
+    high_seconds: float = 0.0  # of the result above the highest note that voices know
     _powers: list[float] = field(default_factory=lambda: [0.0, 0.0])  # of song and result over the sung parts, summed
 
     @property
@@ -60,6 +65,29 @@ class ConversionReport:
             low, high = self.f0_range or (float("inf"), 0.0)
             self.f0_range = min(low, float(voiced.min())), max(high, float(voiced.max()))
             self.histogram += PitchHistogram.from_curve(curve.f0, curve.uv)
+
+    def add_doubt(self, curve: F0, transpose: float, hop_seconds: float, start: float, inside: slice) -> None:
+        """Takes note of what is doubtful about a chunk's pitch, which begins at second `start`, in its frames `inside`:
+        the others are another chunk's."""
+        voiced = (curve.f0 * curve.uv)[inside]
+        self.high_seconds += hop_seconds * np.count_nonzero(voiced * 2.0 ** (transpose / 12) > HIGHEST_KNOWN)
+        heard = None if curve.heard is None else curve.heard[inside]
+        self.doubt.add(voiced, heard, hop_seconds, start + inside.start * hop_seconds)
+
+    def warn_of_pitch(self, name: str, transpose: float, predictor: F0Predictor) -> None:
+        """Says where the pitch of the song `name` is doubtful, and where it is too high for a voice."""
+        doubt = self.doubt
+        if doubt.seconds >= LEAST_SECONDS:
+            what, flags = doubt.describe(predictor.name, *predictor.limits)
+            remedy = " ".join(f"{'-f0p' if flag == 'predictor' else flag} {value}" for flag, value in flags.items())
+            if max(doubt.heard) * 2.0 ** (transpose / 12) > HIGHEST_KNOWN:
+                remedy += f" -t {transpose - 12:g}, since voices know no note above {HIGHEST_KNOWN:.0f} Hz"
+            self.warn(f"{name}, {doubt.first:.1f} to {doubt.last:.1f} s: {what}. Try: {remedy}")
+        if self.high_seconds >= LEAST_SECONDS:
+            self.warn(
+                f"{name}: {self.high_seconds:.1f} s of the result are above {HIGHEST_KNOWN:.0f} Hz, where voices know "
+                f"no notes; expect wrong ones there. -t {transpose - 12:g} brings them down"
+            )
 
     def add_sound(self, source: np.ndarray, result: np.ndarray) -> None:
         """Takes note of the levels of a sung part (T,) and of what became of it (T',)."""

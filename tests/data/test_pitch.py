@@ -6,10 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import save_file
+from signals import formant_voice
 
-from modules.data.pitch import FILE_NAME, histograms_beside, read_histograms, voice_histograms, write_histograms
+from modules.config.audio import AudioSpec
+from modules.data.features import FeatureRecipe
+from modules.data.pitch import (
+    FILE_NAME,
+    histograms_beside,
+    read_histograms,
+    voice_histograms,
+    warn_of_doubt,
+    write_histograms,
+)
 from modules.errors import CheckpointError, DataError
 from modules.f0.histogram import PitchHistogram
 from modules.weights.checkpoint import save_weights
@@ -130,3 +141,17 @@ def test_a_checkpoint_with_a_damaged_histogram_is_named_with_the_way_round_it(tm
     save_weights(tmp_path / "G_1.pth", {"model": {}, "f0_histograms": stored})
     with pytest.raises(CheckpointError, match=r"G_1\.pth.*-t 0"):
         voice_histograms(tmp_path / "G_1.pth", tmp_path)
+
+
+def test_a_speaker_whose_pitch_the_sound_contradicts_is_named_with_the_command_that_mends_it(tmp_path, caplog):
+    """A whistler above the limit in two clips, a voice that is right, and one whose doubt is too short to matter."""
+    recipe = FeatureRecipe("fake:1", "fcpe:1", AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0))
+    clips = []
+    for name, pitch, stored in [("kras/a", 1400.0, 700.0), ("kras/b", 1400.0, 700.0), ("alto/a", 300.0, 300.0)]:
+        clip = store_pitch(tmp_path, f"{name}.wav", [stored] * 43)
+        soundfile.write(clip, formant_voice(np.full(22050, pitch), 44100), 44100)
+        clips.append(clip)
+    warn_of_doubt([*clips, tmp_path / "alto/gone.wav"], recipe)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("kras sings F5 to F5, median F5; in 1.0 s of it notes of up to F6 (1")
+    assert said.endswith("Try: python preprocess_hubert_f0.py --f0_predictor pm --f0_max 1500")

@@ -76,7 +76,8 @@ def test_the_curve_equals_the_golden(whole, golden):
     wav = golden["in_wav_int16"] / np.float32(32768)
     # Rounding of 1e-6 in nine scores of about 0.5 moves their mean by thousandths of a cent, here of some 1400 Hz.
     np.testing.assert_allclose(whole.track_native(wav), golden["f0_native_local"].ravel(), atol=0.02)
-    found = whole.predict(wav)
+    # Not `predict`: these weights are random, and what they find in a voice would be repaired.
+    found = fill_gaps(whole.track(wav, len(golden["f0"])))
     np.testing.assert_allclose(found.f0, golden["f0"], atol=0.02)
     np.testing.assert_array_equal(found.uv, golden["uv"])
 
@@ -107,12 +108,14 @@ def test_the_identity_tells_the_two_networks_apart(workspace):
 def test_limits_that_were_chosen_are_kept(workspace):
     write_fcpe(workspace)
     wav = sung(np.full(30000, 220.0), 44100)
-    free = build_predictor("fcpe", AUDIO, device="cpu").predict(wav)
-    middle = float(np.median(free.f0))
-    high = build_predictor("fcpe", AUDIO, device="cpu", f0_max=middle).predict(wav)
-    np.testing.assert_allclose(high.f0[free.uv > 0], np.minimum(free.f0, middle)[free.uv > 0], rtol=1e-6)
-    low = build_predictor("fcpe", AUDIO, device="cpu", f0_min=middle).predict(wav)
-    np.testing.assert_array_equal(low.uv, (free.f0 >= middle) & (free.uv > 0))
+
+    def track(**limits):  # not `predict`: what random weights find would be repaired
+        return build_predictor("fcpe", AUDIO, device="cpu", **limits).track(wav, len(wav) // 512)
+
+    free = track()
+    middle = float(np.median(free[free > 0]))
+    np.testing.assert_allclose(track(f0_max=middle), np.minimum(free, middle), rtol=1e-6)
+    np.testing.assert_allclose(track(f0_min=middle), np.where(free >= middle, free, 0), rtol=1e-6)
 
 
 def test_scores_of_a_wave_in_windows_are_near_those_of_the_wave_at_once(small):

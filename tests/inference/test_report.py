@@ -5,6 +5,7 @@ import pytest
 import soundfile
 from inference.fake_voice import fake_converter, silence, sung
 
+from modules.contracts import F0
 from modules.f0.histogram import PitchHistogram
 from modules.inference.chunks import plan_chunks
 from modules.inference.options import ConversionOptions
@@ -127,3 +128,37 @@ def test_left_silent_counts_the_silent_segments_only():
     song = Song.from_array(np.concatenate([at(-6), at(-60, 30), at(-6)]), RATE, RATE)
     planned = sum(chunk.stop - chunk.start for chunk in plan_chunks(song, ALTO) if not chunk.voiced) / RATE
     assert len(left_silent(song, -40)) * 0.02 == pytest.approx(planned, abs=0.1)
+
+
+class Heard:
+    """A predictor with that pitch everywhere, and the sound's own where they contradict each other."""
+
+    name, limits = "pm", (50.0, 1100.0)
+
+    def __init__(self, pitch: float, heard: float = 0.0):
+        self.pitch, self.heard = pitch, heard
+
+    def predict(self, wav):
+        n = len(wav) // 160
+        return F0(np.full(n, self.pitch, np.float32), np.ones(n, np.float32), np.full(n, self.heard))
+
+
+def test_a_note_above_the_limit_is_said_with_its_place_and_the_flags_that_mend_it(tmp_path):
+    report = convert(tmp_path, at(-6, 3), predictor=Heard(660.0, 1319.0))
+    assert [text.removeprefix(str(tmp_path)).lstrip("/\\") for text in report.warnings] == [
+        "in.wav, 0.0 to 3.0 s: notes of up to E6 (1319 Hz) lie above what pm looks for (--f0_max 1100). "
+        "Try: --f0_max 1400 -t -12, since voices know no note above 1103 Hz"
+    ]
+
+
+def test_an_octave_error_that_is_left_is_said_once_and_not_where_the_model_predicts_the_pitch(tmp_path):
+    report = convert(tmp_path, at(-6, 3), predictor=Heard(220.0, 110.0))
+    assert len(report.warnings) == 1 and report.warnings[0].endswith("the sound has A2 (110 Hz). Try: -f0p harvest")
+    options = ConversionOptions("alto", predict_f0=True)
+    assert convert(tmp_path, at(-6, 3), options, predictor=Heard(220.0, 110.0)).warnings == []
+
+
+def test_a_result_above_what_voices_know_is_said(tmp_path):
+    (warning,) = convert(tmp_path, at(-6, 3), ConversionOptions("alto", transpose=12), predictor=Heard(600.0)).warnings
+    assert "3.0 s of the result are above 1103 Hz" in warning and warning.endswith("-t 0 brings them down")
+    assert convert(tmp_path, at(-6, 3), predictor=Heard(1090.0)).warnings == []
