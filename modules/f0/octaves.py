@@ -31,6 +31,7 @@ _DIP = 0.3  # r falls by this, and more, between a period and the next: else it 
 # is sung or away from it.
 _DOWN, _DOWN_TO_MIDDLE, _UP, _UP_TO_MIDDLE = -0.10, -0.015, -0.04, 0.02
 _RARE = -0.05  # in addition for thirds and quarters, away from the middle
+_RINGING = 0.25  # r by which half a period may be better than the whole
 _LEAP = 0.4  # r that an octave from one frame to the next costs
 _LEAST_EVIDENCE, _LEAST_FRAMES = 0.15, 3  # r summed over the frames of one change; how many these are
 _VIBRATO = 1.06  # times f0_max may be reached, and becomes f0_max
@@ -142,7 +143,9 @@ def choose_factors(
     values = curve[:, None] * FACTORS
     voiced = curve > 0
     log = np.log2(_positive(values))
-    scores = evidence.support + _handicaps(log, evidence)
+    # What has a shorter period has the longer one as well: a short one alone is the ringing of a consonant.
+    rings = (FACTORS > 1) & (evidence.support > evidence.support[:, SAME : SAME + 1] + _RINGING)
+    scores = np.where(rings, -1.0, evidence.support) + _handicaps(log, evidence)
     if witness is not None:
         agrees = (witness[:, None] > 0) & (np.abs(log - np.log2(_positive(witness))[:, None]) < 1 / 8)
         scores = scores + _WITNESS * agrees
