@@ -38,6 +38,7 @@ def workspace(tmp_path, monkeypatch):
     """A small real voice, whose card has its notes, and a song of two segments."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(assemble, "build_encoder", lambda name, device: FakeEncoder())
+    monkeypatch.setattr(inference_main, "require_parts", lambda *names, **named: None)
     config = tiny_config({"ssl_dim": 256, "speech_encoder": "vec256l9"})
     Path("raw").mkdir()
     save_config(config, "logs/44k/config.json")

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from modules.data.features import COMMAND, FeatureRecipe, read_clip, read_pitch
 from modules.data.filelist import speaker_of
 from modules.errors import FAILURES, CheckpointError, DataError, reason_of
@@ -49,7 +51,7 @@ def warn_of_doubt(clips: Iterable[Path], recipe: FeatureRecipe) -> None:
     hop_seconds = audio.hop_length / audio.sampling_rate
     doubts: dict[str, PitchDoubt] = {}
     notes: dict[str, PitchHistogram] = {}
-    for clip in sorted(clips):
+    for clip in tqdm(sorted(clips), desc="check pitch", unit="file", leave=False, dynamic_ncols=True, delay=2):
         try:
             (f0, uv), wav = read_pitch(clip).numpy(), read_clip(clip, audio)
         except FAILURES:

@@ -26,7 +26,7 @@ class PitchDoubt:
         if not len(where):
             return
         if not self.heard:
-            self.first = start + where[0] * hop_seconds
+            self.first = max(0.0, start + where[0] * hop_seconds)
         self.last = start + (where[-1] + 1) * hop_seconds
         self.seconds += len(where) * hop_seconds
         self.heard += heard[where].tolist()

@@ -74,16 +74,17 @@ def check_octaves(
     sound = resample(np.asarray(wav, np.float32), rate, LOOK_RATE)
     times = np.arange(len(curve)) * hop_seconds
     evidence = look(sound, times, curve)
-    choice = choose_factors(curve, evidence, f0_min, f0_max)
+    choice = _keep_melody(curve, choose_factors(curve, evidence, f0_min, f0_max), hop_seconds)
     repaired = np.where(choice == SAME, curve, np.minimum(curve * FACTORS[choice], f0_max))
     support = evidence.support[np.arange(len(curve)), choice]
     voiced = curve > 0
     is_misled = (choice != SAME).sum() > _MISLED * voiced.sum()
-    if is_misled or _leaves_melody(repaired).sum() > _MISLED * voiced.sum():
+    if is_misled or _leaves_melody(repaired, repaired).sum() > _MISLED * voiced.sum():
         witness = track_in_range(sound, times, repaired)
         unsure = (support < _UNCLEAR) | (evidence.level < _FAINT * np.median(evidence.level[voiced]))
         if is_misled:
             choice = choose_factors(curve, evidence, f0_min, f0_max, witness)
+            choice = _keep_melody(curve, choice, hop_seconds)
             repaired = np.where(choice == SAME, curve, np.minimum(curve * FACTORS[choice], f0_max))
             support = evidence.support[np.arange(len(curve)), choice]
             repaired = _follow(repaired, witness, _distance(repaired, witness) > _APART, hop_seconds)
@@ -208,14 +209,27 @@ def _contradictions(
     return found
 
 
-def _leaves_melody(curve: np.ndarray) -> np.ndarray:
-    """Whether each frame (N,) lies half an octave and more from the median of the voiced frames around it."""
+def _keep_melody(curve: np.ndarray, choice: np.ndarray, hop_seconds: float) -> np.ndarray:
+    """The factors (N,) without the moments in which the curve keeps to the melody and its repair would leave it: a
+    rough voice or a noisy result repeats itself only every second period there."""
+    repaired = curve * FACTORS[choice]
+    is_worse = _leaves_melody(repaired, repaired) & ~_leaves_melody(curve, repaired)
+    choice = choice.copy()
+    for first, last in _runs(choice != SAME):
+        if (last - first) * hop_seconds <= _MOMENT and is_worse[first:last].mean() > 0.5:
+            choice[first:last] = SAME
+    return choice
+
+
+def _leaves_melody(curve: np.ndarray, melody: np.ndarray) -> np.ndarray:
+    """Whether each frame of a curve lies half an octave and more from the median of the voiced frames around it in the
+    curve `melody`, (N,) Hz each and voiced alike."""
     from scipy.ndimage import median_filter
 
     voiced = curve > 0
     leaves = np.zeros(len(curve), bool)
-    log = np.log2(curve[voiced])
-    leaves[voiced] = np.abs(log - median_filter(log, _MELODY_FRAMES, mode="nearest")) > _LEAP_OUT
+    middle = median_filter(np.log2(melody[voiced]), _MELODY_FRAMES, mode="nearest")
+    leaves[voiced] = np.abs(np.log2(curve[voiced]) - middle) > _LEAP_OUT
     return leaves
 
 

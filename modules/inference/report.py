@@ -99,13 +99,13 @@ class ConversionReport:
 
     def conclude(self, song: Song, options: ConversionOptions, voice: PitchHistogram | None = None) -> None:
         """Warns of what the user must know once all is converted; `voice` holds the notes it was trained on."""
-        for text in getattr(song, "notes", ()):
+        for text in song.notes:
             self.warn(f"{song.name}: {text}")
         hardly_sung = self._warn_of_silence(song, options)
         level = self.level_db
         if level is None or hardly_sung:
             return
-        if self.f0_range is None:
+        if self.f0_range is None and self.doubt.seconds < LEAST_SECONDS:  # else that line says why
             self.warn(
                 f"{song.name}: no pitch was found anywhere, so the result is toneless. Is it music without a voice, or "
                 "very noisy? Try another -f0p, or a lower threshold (-ft)"

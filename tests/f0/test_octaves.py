@@ -182,3 +182,13 @@ def test_a_higher_limit_follows_a_whistle(name):
     found = build_predictor(name, AUDIO, device="cpu", f0_max=2000.0).predict(formant_voice(f0, RATE))
     assert cents(found.f0, frames_of(f0))[6:-6].max() < 60
     assert not found.heard.any()
+
+
+def test_a_moment_that_repeats_every_second_period_is_no_octave_error():
+    """A rough onset, or the noise of a converted voice, doubles the period for some frames: the melody decides."""
+    t = np.arange(2 * RATE) / RATE
+    wav = 0.3 * sum(np.sin(2 * np.pi * 220 * k * t) / k for k in range(1, 9))
+    rough = slice(int(0.9 * RATE), int(1.05 * RATE))
+    wav[rough] += 0.4 * sum(np.sin(2 * np.pi * 110 * k * t[rough]) / k for k in range(1, 9))
+    curve = np.full(int(2 / HOP), 220.0)
+    assert np.array_equal(check(wav, curve)[0], curve)

@@ -29,9 +29,9 @@ AUDIO = AudioSpec(44100, 2048, 512, 2048, 80, 0.0, 22050.0)
 
 
 def read_units(path: Path) -> None:
-    from modules.data import features
+    from modules.data.feature_files import read_file
 
-    features._read_file(path.with_name("x.wav"), "units")
+    read_file(path.with_name("x.wav"), "units", (None, None))
 
 
 def read_vocoder(path: Path) -> None:
