@@ -74,12 +74,11 @@ def _make_base(path: Path, config_path: Path | None, shrink: str, folder: Path, 
 
     from modules.config.io import save_config
     from modules.files import make_folder
-    from modules.weights.checkpoint import check_whole, load_weights, save_together
+    from modules.weights.checkpoint import load_weights, save_together
     from modules.weights.state_dict import tensors_of
 
     g, (config, _) = compress(path, config_path, shrink, for_training=True)
     found = tensors_of(load_weights(d_path))
-    check_whole(d_path)
     if not any(name.startswith("discriminators.") for name in found):
         raise CheckpointError(f"{d_path}: holds no discriminators. Give the D_STEP.pth of {path.name}")
     d = {"model": _shrunk(found, shrink, d_path), "iteration": 0, "optimizer": None, "learning_rate": _LEARNING_RATE}
@@ -102,11 +101,10 @@ def compress(
     import torch
 
     from models import build_synthesizer
-    from modules.weights.checkpoint import check_whole, load_checkpoint
+    from modules.weights.checkpoint import load_checkpoint
     from modules.weights.families import fit_voice, voice_weights
 
     content = load_checkpoint(path)
-    check_whole(path)
     weights = voice_weights(content, path)
     about = {key: content[key] for key in _KEPT if content.get(key)}
     config, where = _find_config(path, config_path, about.get("config"))

@@ -1,5 +1,6 @@
 """Whether a config belongs to a model: by the config inside the model, or by names and axes of its tensors."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,9 @@ from pydantic import ValidationError
 
 from modules.config.diffusion import DiffusionModel
 from modules.config.schema import ModelConfig, Section
-from modules.errors import CheckpointError, ConfigError
+from modules.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 _ONNX = "-onnx"  # ends the names of encoders that give the same units as those without it
 Keys = Mapping[str, tuple[str, ...]]  # section -> keys in it
@@ -100,15 +103,15 @@ def sizes_of(weights: Mapping[str, Any]) -> dict[str, int]:
 
 
 def stored_config(stored: Any, schema: type[Section], path: Path | str) -> Any:
-    """The config that a checkpoint of ours holds, parsed; None where there is none, as in published ones."""
+    """The config that a checkpoint of ours holds, parsed; None where there is none, as in published ones, or one that
+    this version cannot read, which is said."""
     if not isinstance(stored, dict) or not all(isinstance(stored.get(key), dict) for key in ("data", "model", "spk")):
         return None
     try:
         return schema.model_validate(stored)
     except ValidationError:
-        raise CheckpointError(
-            f"{path}: the config stored in it cannot be read; it was made by another version"
-        ) from None
+        logger.warning("%s: the config stored in it is of another version, so yours was not compared with it", path)
+        return None
 
 
 def changes(before: Any, now: Any, keys: Keys) -> Iterator[str]:

@@ -92,7 +92,7 @@ def find_all(name: str, folder: Path = RAW) -> tuple[list[tuple[str, Path]], lis
 
 def _all_below(root: Path, folder: Path) -> tuple[list[tuple[str, Path]], list[str]]:
     """All audio below a folder, and what of it cannot be read."""
-    found, problems = [], []
+    found, problems, n_others = [], [], 0
 
     def note(error: OSError) -> None:
         problems.append(f"{printable(error.filename)}: {reason_of(error, error.filename)}")
@@ -104,6 +104,10 @@ def _all_below(root: Path, folder: Path) -> tuple[list[tuple[str, Path]], list[s
                     found.append(path)
                 else:
                     problems.append(f"{printable(path)}: {_why_unusable(path)}")
+            else:
+                n_others += not path.name.startswith(".")
+    if n_others:
+        logger.info("%s: %d files whose names are not those of audio were left out", printable(root), n_others)
     if not found:
         raise AudioError("; ".join(problems) or f"{printable(root)}: the folder holds no audio. {_listing(folder)}")
     return [(_label(path, root, folder), path) for path in sorted(found)], problems

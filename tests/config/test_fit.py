@@ -10,7 +10,7 @@ from models import build_synthesizer, load_synthesizer
 from modules.config.fit import CONVERTS_WITH, DIFFUSION_CONVERTS_WITH, require_own_config
 from modules.config.io import parse_config, to_plain
 from modules.config.schema import Config, ModelConfig
-from modules.errors import CheckpointError, ConfigError
+from modules.errors import ConfigError
 from modules.weights.checkpoint import save_weights
 
 CPU = torch.device("cpu")
@@ -91,9 +91,9 @@ def test_the_onnx_form_of_an_encoder_gives_the_same_units():
     check(changed("model", speech_encoder="vec768l12-onnx"), stored)
 
 
-def test_a_config_in_the_model_that_makes_no_sense_is_named():
-    with pytest.raises(CheckpointError, match=r"G_8\.pth: the config stored in it cannot be read"):
-        check(tiny_config(), {"data": {"hop_length": "wide"}, "model": {}, "spk": {}})
+def test_a_config_in_the_model_that_makes_no_sense_is_said_and_not_compared(caplog):
+    check(tiny_config(), {"data": {"hop_length": "wide"}, "model": {}, "spk": {}})
+    assert "G_8.pth: the config stored in it is of another version" in caplog.text
 
 
 def test_every_key_of_the_model_section_is_compared_or_known_not_to_matter():
