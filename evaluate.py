@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from modules.cli import configure_logging, make_parser, run
 from modules.errors import UsageError
 from modules.inference.arguments import AUTO_OCTAVE, transposition
+from modules.text import listing
 
 if TYPE_CHECKING:
     from modules.contracts import F0
@@ -138,7 +139,7 @@ def choose_speakers(given: list[str] | None, known: list[str]) -> list[str]:
     """The speakers named with -s, each once; else all."""
     for name in given or []:
         if name not in known:
-            raise UsageError(f"-s/--spk_list: the model has no speaker {name!r}. It has: {', '.join(known)}.")
+            raise UsageError(f"-s/--spk_list: the model has no speaker {name!r}. It has: {listing(known)}.")
     return list(dict.fromkeys(given)) if given else known
 
 

@@ -7,13 +7,18 @@ What cannot be used is named with the reason and skipped. A second run makes onl
 Example: python resample.py --in_dir dataset_raw --out_dir2 dataset/44k
 """
 
+import argparse
 import logging
 import re
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import UsageError, reason_of
+
+if TYPE_CHECKING:
+    from modules.data.recordings import Recording
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +42,24 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.num_processes < 0:
         raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
 
-    from modules.data.manifest import Manifest
     from modules.data.recordings import find_recordings
-    from modules.files import remove_leftovers
+    from modules.files import lock_folder, make_folder
 
     configure_logging()
     out_dir = arguments.out_dir2
     recordings, skipped = find_recordings(arguments.in_dir, out_dir, arguments.sr2, not arguments.skip_loudnorm)
-    if out_dir.is_dir():
-        remove_leftovers(out_dir)
+    make_folder(out_dir)
+    with lock_folder(out_dir):
+        return _update(arguments, recordings, skipped)
+
+
+def _update(arguments: argparse.Namespace, recordings: list["Recording"], skipped: dict[Path, str]) -> int:
+    """Makes the clips that are new or changed and says what became of all; returns the exit code."""
+    from modules.data.manifest import Manifest
+    from modules.files import remove_leftovers
+
+    out_dir = arguments.out_dir2
+    remove_leftovers(out_dir)
     manifest = Manifest(out_dir)
     orphans = manifest.orphans(recordings)
     if orphans:

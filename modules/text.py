@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import unicodedata
+from collections.abc import Iterable
 
 _JOINERS = "\u200c\u200d"  # invisible, but part of how some scripts and emoji are written
 _PLAIN_WORD = re.compile(r"[\w./:,+=@-]+")
@@ -13,6 +14,12 @@ def printable(text: object, limit: int | None = 200) -> str:
     """Text for a terminal: control characters, text directions and broken letters as `\\x1b`; cut to `limit`."""
     shown = "".join(map(_escape, str(text) if limit is None else str(text)[: limit + 1]))
     return shown if limit is None or len(shown) <= limit else f"{shown[: limit - 3]}..."
+
+
+def listing(names: Iterable[object], most: int = 20) -> str:
+    """The first of some names, in one line."""
+    shown = list(map(printable, names))
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
 def quote(word: object) -> str:

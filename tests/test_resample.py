@@ -265,7 +265,7 @@ def test_a_file_in_place_of_the_output_folder_is_one_line(workspace, blocked):
     save(workspace / "dataset_raw/s/a.wav")
     (workspace / blocked).parent.mkdir(exist_ok=True)
     (workspace / blocked).write_text("x")
-    with pytest.raises(DataError, match="clips cannot be written there"):
+    with pytest.raises(UsageError, match=r"dataset.44k: the folder cannot be made"):
         go()
 
 
@@ -465,3 +465,17 @@ def test_a_full_disk_is_named_for_each_clip_and_the_rest_goes_on(workspace, capl
     assert go() == 1
     assert warnings_of(caplog) == ["dataset_raw/s/a.wav: the clip cannot be written (the disk is full)"]
     assert not clips() and not list(Path("dataset").rglob("*.partial*")) and recording.source.exists()
+
+
+def test_a_second_process_on_the_same_clips_is_refused(workspace):
+    save(workspace / "dataset_raw/s/a.wav")
+    (workspace / "dataset/44k").mkdir(parents=True)
+    imports = "import sys; from pathlib import Path; from modules.files import lock_folder"
+    code = f"{imports}\nwith lock_folder(Path(sys.argv[1])): print(); input()"
+    command = [sys.executable, "-c", code, str(workspace / "dataset/44k")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(UsageError, match=f"another process .number {other.pid}"):
+            go()
+        other.communicate(b"\n")
+    assert go() == 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modules import text
-from modules.text import printable, quote
+from modules.text import listing, printable, quote
 
 
 def test_controls_and_text_directions_are_shown_and_letters_stay():
@@ -46,3 +46,8 @@ def test_windows_words_hold_nothing_that_cmd_or_powershell_expands(monkeypatch):
     assert quote("logs\\44k\\G_1.pth") == "logs\\44k\\G_1.pth"
     assert quote("my song.wav") == '"my song.wav"'
     assert quote('$(x) %PATH% `y` "&del') == '"?(x) ?PATH? ?y? ?&del"'
+
+
+def test_a_list_of_names_stays_one_short_line():
+    assert listing(["a", "b\n"]) == "a, b\\n" and listing([]) == ""
+    assert listing(range(100_000)).endswith("18, 19 and 99980 more")

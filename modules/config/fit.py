@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from modules.config.diffusion import DiffusionModel
 from modules.config.schema import ModelConfig, Section
 from modules.errors import ConfigError
+from modules.text import listing
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def changes(before: Any, now: Any, keys: Keys) -> Iterator[str]:
 def require_own_config(model: Path | str, stored: Any, config: Any, keys: Keys, where: Path | str) -> None:
     """Refuses a config, of the file `where`, with which `model` would sound otherwise than by the one it holds.
 
-    Speakers may have other names, or be left out; names of published models, which hold no config, are not known.
+    Speakers may have other names, which is said, or be left out; published models hold no config, and no names.
     """
     before = stored_config(stored, type(config), model)
     if before is None:
@@ -138,10 +139,14 @@ def require_own_config(model: Path | str, stored: Any, config: Any, keys: Keys, 
     known = before.spk.values()
     for speaker, number in config.spk.items():
         if known and number not in known and speaker not in before.spk:
-            has = ", ".join(f"{number} {name}" for name, number in before.spk.items())
+            has = listing(f"{number} {name}" for name, number in before.spk.items())
             wrong.append(f"spk: {speaker!r} has the id {number}, of no voice in it ({has})")
     if wrong:
         raise ConfigError(
             f"{where}: is not the config that {model} was trained with: {'; '.join(wrong)}. Give the one that was "
             "saved with that model, or set these values back."
         )
+    names, others = {number: name for name, number in before.spk.items()}, config.spk.items() - before.spk.items()
+    renamed = [f"{name!r} is {names[number]!r}" for name, number in others if number in names]
+    if renamed:
+        logger.info("%s calls the voices of %s by other names: %s", where, model, listing(sorted(renamed)))

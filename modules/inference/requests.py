@@ -27,7 +27,7 @@ from modules.inference.arguments import (
 from modules.inference.inputs import Named
 from modules.inference.speaker_mix import SpeakerMix, constant_mix, load_mix
 from modules.registry import declared_names
-from modules.text import printable
+from modules.text import listing, printable
 from modules.weights.names import list_checkpoints
 
 logger = logging.getLogger(__name__)
@@ -215,9 +215,9 @@ def choose_mix(args: argparse.Namespace, known: dict[str, int], sources: list[Na
 
 def choose_speakers(given: list[str] | None, known: list[str]) -> list[str]:
     """The speakers named with -s, each once; else upstream's default where the model has it; else its only one."""
-    listed = ", ".join(map(printable, known))
+    listed = listing(known)
     if wrong := [name for name in given or [] if name not in known]:
-        names = ", ".join(map(repr, wrong))
+        names = listing(map(repr, wrong))
         raise UsageError(f"-s/--spk_list: the model has no speaker {names}. It has: {listed}.")
     if given:
         return list(dict.fromkeys(given))

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from modules.errors import ConfigError, UsageError
+from modules.text import listing
 
 MAP_NAME = "spk_mix_map"  # what so-vits-svc 4.1 calls the map in spkmix.py
 MAX_BYTES = 1_000_000
@@ -267,7 +268,7 @@ def _find_speaker(key: Any, speakers: dict[str, int]) -> int | None:
 
 
 def _listed(speakers: dict[str, int]) -> str:
-    return ", ".join(f"{name} (id {speaker})" for name, speaker in speakers.items())
+    return listing(f"{name} (id {speaker})" for name, speaker in speakers.items())
 
 
 def _example(speakers: dict[str, int]) -> str:

@@ -136,3 +136,15 @@ def test_a_diffusion_models_speakers_keep_their_ids():
     config.spk = {"alto": 1, "bass": 0}
     with pytest.raises(ConfigError, match="the id of 'alto' was 0, now 1"):
         require_own_config("model_8.pt", stored, config, DIFFUSION_CONVERTS_WITH, "d.yaml")
+
+
+def test_voices_that_have_other_names_are_said(caplog):
+    caplog.set_level("INFO")
+    require_own_config("G_8.pth", to_plain(tiny_config()), changed_names(), CONVERTS_WITH, "c.json")
+    assert "c.json calls the voices of G_8.pth by other names: 'kim' is 'alto'" in caplog.text
+
+
+def changed_names():
+    config = tiny_config()
+    config.spk = {"kim": 0, "bass": 1}
+    return config
