@@ -36,8 +36,10 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError("--tiny, --small and --micro are presets: choose one")
 
     from modules.data.filelist import check_lists, scan, split_clips, write_list
+    from modules.registry import require_declared
 
     configure_logging()
+    require_declared("speech encoder", "modules.encoders", arguments.speech_encoder)
     check_lists(arguments.train_list, arguments.val_list)
     found, n_left_out = scan(arguments.source_dir)
     train, validation = split_clips(found, arguments.seed)

@@ -23,6 +23,7 @@ MISTAKES = [
     ("compare.py gone.wav away.wav", "gone.wav: no such file"),
     ("inspect_model.py gone.pth", "gone.pth: no such file"),
     ("preprocess_flist_config.py", "dataset/44k: no such folder"),
+    ("preprocess_flist_config.py --speech_encoder vec768l", "Did you mean vec768l12?"),
     ("resample.py", "dataset_raw: no such folder"),
     ("pretrain/download.py nonsense", "nonsense"),
 ]

@@ -89,7 +89,7 @@ def split_clips(clips: dict[str, dict[Path, float]], seed: int) -> tuple[list[Pa
     if poor:
         raise DataError(
             f"too few usable clips: {', '.join(poor)}. Each speaker needs at least 2, one of them for validation; "
-            "add recordings or remove the folder."
+            "add recordings, cut a long one, or remove the folder."
         )
     train, validation = [], []
     for speaker, seconds in clips.items():
