@@ -25,11 +25,14 @@ def main(argv: list[str] | None = None) -> int:
 
     from modules.audio import io
     from modules.files import check_output
+    from modules.pretrained.needs import require_parts
 
     configure_logging()
+    require_parts(predictor=arguments.f0_predictor)
     for path in (source, result):
-        io.probe(path)  # a wrong name ends here, before torch is imported
+        io.probe(path)
 
+    # What follows imports torch; what is wrong should not wait for that.
     from modules.config.audio import AudioSpec
     from modules.f0.base import build_predictor
     from modules.metrics.melody import draw_comparison, is_own_picture, match_melody

@@ -24,6 +24,7 @@ from modules.inference.arguments import AUTO_OCTAVE, transposition
 from modules.text import listing
 
 if TYPE_CHECKING:
+    from modules.config.schema import Config
     from modules.contracts import F0
     from modules.evaluation.evaluator import Scorers
     from modules.evaluation.report import Row
@@ -41,19 +42,17 @@ def main(argv: list[str] | None = None) -> int:
     args = make_arguments().parse_args(argv)
     check(args)
     configure_logging()
-
-    # What follows imports torch; help and wrong flags should not wait for that.
-    from assemble import VoiceRequest, load_converter, read_voice_config
-    from modules.evaluation.evaluator import Evaluator, Plan
-    from modules.evaluation.report import write_scores
-    from modules.inference.inputs import find_sources
-
-    sources, complete = find_sources(args.input)
+    sources, complete, model, config = read_request(args)
     if not sources:
         return 1
-    model = choose_model(args.model_path)
-    config = read_voice_config(Path(args.config_path) if args.config_path else model.parent / "config.json")
     speakers = choose_speakers(args.spk_list, list(config.spk))
+
+    # What follows imports torch; help and what is wrong should not wait for that.
+    from assemble import VoiceRequest, check_encoder, load_converter
+    from modules.evaluation.evaluator import Evaluator, Plan
+    from modules.evaluation.report import write_scores
+
+    check_encoder(config)
     refuse_collisions(args.output, sources, speakers)
     converter = load_converter(VoiceRequest(model, config, args.f0_predictor, device=args.device))
     choose_key = key_chooser(args.trans, model, speakers, converter.pipeline.card)
@@ -122,9 +121,28 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"-o/--output {args.output}: holds {earlier} already; use another folder, or add --overwrite")
 
 
+def read_request(args: argparse.Namespace) -> tuple[list["Named"], bool, Path, "Config"]:
+    """The recordings, whether all could be found, and the voice with its config; all that is wrong is said at once."""
+    from modules.inference import requests
+    from modules.inference.inputs import find_sources
+    from modules.pretrained.needs import require_parts
+
+    problems, config = requests.Problems(), None
+    sources, complete = problems.attempt(find_sources, args.input) or ([], False)
+    if (model := problems.attempt(choose_model, args.model_path)) is not None:
+        problems.attempt(requests.check_model, model)
+        path = Path(args.config_path) if args.config_path else model.parent / "config.json"
+        config = problems.attempt(requests.read_config, path)
+    problems.attempt(require_parts, config and config.model.speech_encoder)
+    problems.attempt(require_parts, predictor=args.f0_predictor)
+    problems.attempt(requests.check_device, args.device)
+    problems.raise_all()
+    return sources, complete, model, config
+
+
 def choose_model(given: str | None) -> Path:
     """The model named with -m, else the newest one of the recipe."""
-    from modules.weights.checkpoint import list_checkpoints
+    from modules.weights.names import list_checkpoints
 
     if given is not None:
         return Path(given)

@@ -21,6 +21,8 @@ MISTAKES = [
         "--diffusion gone.pt: no such file or folder; --diffusion_config config.yaml",
     ),
     ("compare.py gone.wav away.wav", "gone.wav: no such file"),
+    ("compare.py gone.wav away.wav -f0p nope", "unknown f0 predictor 'nope'"),
+    ("evaluate.py -i gone.wav -m gone.pth -f0p nope", "(2) -m/--model_path gone.pth: no such file"),
     ("inspect_model.py gone.pth", "gone.pth: no such file"),
     ("preprocess_flist_config.py", "dataset/44k: no such folder"),
     ("preprocess_flist_config.py --speech_encoder vec768l", "Did you mean vec768l12?"),

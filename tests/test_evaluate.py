@@ -14,6 +14,7 @@ from inference.fake_voice import AUDIO, fake_converter, folder_listing, sung
 
 import assemble
 import evaluate
+from modules.config.io import save_config
 from modules.config.schema import Config
 from modules.contracts import F0
 from modules.data import pitch
@@ -56,7 +57,10 @@ def voice(tmp_path, monkeypatch):
         soundfile.write(f"songs/{name}.wav", sung(seconds, 16000), 16000)
     converter, synthesizer, _ = fake_converter(predictor=LoudnessPredictor())
     synthesizer.requests = []
-    monkeypatch.setattr(assemble, "read_voice_config", lambda path: Config(spk={"alto": 0, "tenor": 1}))
+    config = Config(spk={"alto": 0, "tenor": 1})
+    config.model.speech_encoder, config.model.ssl_dim = "whisper-ppg-base", 512  # which is in the repository
+    save_config(config, "v/config.json")
+    Path("v/G_1.pth").touch()
     monkeypatch.setattr(assemble, "load_converter", lambda request: synthesizer.requests.append(request) or converter)
     monkeypatch.setattr(speaker_encoder, "find_speaker_encoder", lambda: None)
     uninstall(monkeypatch, "faster_whisper", "speechmos")
@@ -255,6 +259,6 @@ def test_without_a_model_the_newest_is_taken(voice):
     Path("logs/44k").mkdir(parents=True)
     for step in (8, 100):
         Path(f"logs/44k/G_{step}.pth").touch()
-    assert evaluate.main(["-i", "songs", "-d", "cpu", "-c", "c.json", "-s", "tenor", "tenor"]) == 0
+    assert evaluate.main(["-i", "songs", "-d", "cpu", "-c", "v/config.json", "-s", "tenor", "tenor"]) == 0
     assert voice.requests[0].model_path == Path("logs/44k/G_100.pth") and voice.requests[0].device == "cpu"
     assert len(table()) == 2 and all(math.isfinite(float(row["f0_correlation"])) for row in table())
