@@ -186,7 +186,7 @@ def remove_leftovers(folder: Path, recursive: bool = True) -> None:
     for path in folder.rglob(".*.partial*") if recursive else folder.glob(".*.partial*"):
         match = _TEMPORARY.match(path.name)
         if match and not is_alive(int(match["pid"])):
-            path.unlink(missing_ok=True)
+            discard(path)
 
 
 def discard(path: Path) -> None:
