@@ -15,7 +15,7 @@ import soundfile
 
 from modules.audio.containers import OggPages, Part, find_flac, find_pages, find_parts
 from modules.audio.ffmpeg import open_ffmpeg
-from modules.audio.sound import OPEN_END, FileRange, Sound, check_rate, compare_lengths
+from modules.audio.sound import OPEN_END, FileRange, Sound, check_rate, compare_lengths, system_name
 from modules.errors import AudioError, reason_of
 
 _BLOCK = 1 << 16  # samples per channel that libsndfile reads at once
@@ -141,7 +141,7 @@ def _join(path: Path, sounds: list[Sound]) -> Sound:
 
 def _open_soundfile(path: Path, source: "Path | FileRange", **raw: object) -> soundfile.SoundFile:
     try:
-        file = soundfile.SoundFile(source, **raw)
+        file = soundfile.SoundFile(system_name(source) if isinstance(source, Path) else source, **raw)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         reason = str(error).split(": ", 1)[-1].strip().rstrip(".")
         raise AudioError(f"{path}: not an audio file that can be read ({reason})") from None

@@ -14,6 +14,7 @@ import soxr
 
 from modules.audio.decoding import open_sound
 from modules.audio.mono import MonoFile
+from modules.audio.sound import system_name
 from modules.errors import AudioError, UsageError, reason_of
 from modules.files import atomic_path
 
@@ -84,7 +85,7 @@ def write(path: Path | str, wav: np.ndarray, rate: int) -> None:
     """Writes a mono 16-bit WAV, whole or not at all."""
     try:
         with atomic_path(path) as temporary:
-            soundfile.write(temporary, to_int16(wav), rate, subtype="PCM_16", format="WAV")
+            soundfile.write(system_name(temporary), to_int16(wav), rate, subtype="PCM_16", format="WAV")
     except (OSError, RuntimeError) as error:
         raise _unwritten(Path(path), error) from None
 
@@ -123,7 +124,8 @@ class StreamWriter:
         self._replacement = atomic_path(self.path)
         temporary = self._replacement.__enter__()
         try:
-            self._file = soundfile.SoundFile(temporary, "w", self._rate, 1, self._subtype, format=self._format)
+            form = {"subtype": self._subtype, "format": self._format}
+            self._file = soundfile.SoundFile(system_name(temporary), "w", self._rate, 1, **form)
         except (OSError, soundfile.SoundFileError) as error:
             self._replacement.__exit__(type(error), error, error.__traceback__)
             problem = f"cannot be written as {self._format} at {self._rate} Hz ({error})"

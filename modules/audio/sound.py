@@ -1,6 +1,7 @@
 """An audio file that has been opened: what it holds, how to read it, and what is unusual about it."""
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,11 @@ class Sound:
         """Adds a note, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+
+def system_name(path: Path) -> "Path | bytes":
+    """A file's name as libsndfile takes it; on POSIX systems a name need not be Unicode."""
+    return path if os.name == "nt" else os.fsencode(path)
 
 
 def check_rate(path: Path, rate: int) -> int:

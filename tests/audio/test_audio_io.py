@@ -172,3 +172,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(ROOT)], cwd=tmp_path, capture_output=True, text=True)
     assert "out.wav: cannot be written" in done.stdout, done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are Unicode there")
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3"])
+def test_a_name_that_is_no_unicode_is_read_and_written(tmp_path, suffix):
+    path = tmp_path / os.fsdecode(b"b\xff\xfe." + suffix.encode())
+    with StreamWriter(path, 22050, suffix) as writer:
+        writer.write(np.full(22050, 0.1, np.float32))
+    assert probe(path).seconds == pytest.approx(1, abs=0.05)
+    assert np.abs(read(path)[0][5000:15000] - 0.1).max() < 0.01
