@@ -15,6 +15,7 @@ _W64_LAYOUT = "<16sQ"  # Sony's chunks: a name of 16 bytes, and a size that coun
 _ALIGNMENT = {"<4sI": 2, ">4sI": 2, _W64_LAYOUT: 8, ">4sq": 1, "": 1}  # of wav, aiff, w64, caf, and au without chunks
 _MOST_CHUNKS = 10_000  # gigabytes of zeros would read as hundreds of millions of empty chunks
 _TAGS = (b"TAG", b"ID3", b"APETAGEX")  # of mp3 files; some programs append them to others
+_ID3 = re.compile(rb"ID3[\2-\4]..([\0-\x7f]{4})", re.DOTALL)  # its size in groups of 7 bits
 _NOTICE = re.compile(rb"([\t\n\r -~]*\0+)?")  # what an au file says about itself in front of its samples
 _NAMES = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"_PMX", b"JUNK", b"afsp", b"cue ", b"smpl", b"list")
 
@@ -36,8 +37,14 @@ class Part:
 
 
 def find_parts(file: BinaryIO, size: int) -> list[Part]:
-    """The containers of a file, in order; none where it is of another kind or no samples can be found in it."""
+    """The containers of a file, in order; none where it is of another kind or no samples can be found in it.
+
+    A tag of mp3 files that some program put in front is passed over.
+    """
     parts, at = [], 0
+    file.seek(0)
+    if tag := _ID3.match(file.read(10)):
+        at = 10 + sum(size << 7 * place for place, size in enumerate(reversed(tag[1])))
     while at < size and (part := _find_part(file, at, size)) is not None:
         parts.append(part)
         at = part.end
@@ -67,8 +74,8 @@ def _announced(file: BinaryIO, start: int, size: int) -> tuple[int, int | None, 
     file.seek(start)
     head = file.read(40)
     kind, form = head[:4], head[8:12]
-    if kind in (b"RIFF", b"RF64", b"BW64") and form == b"WAVE":
-        layout, at, wanted = "<4sI", 12, b"data"
+    if kind in (b"RIFF", b"RF64", b"BW64", b"RIFX") and form == b"WAVE":
+        layout, at, wanted = ">4sI" if kind == b"RIFX" else "<4sI", 12, b"data"
     elif kind == b"FORM" and form in (b"AIFF", b"AIFC"):
         layout, at, wanted = ">4sI", 12, b"SSND"
     elif kind == b"riff" and head[24:28] == b"wave":

@@ -15,7 +15,7 @@ import soundfile
 
 from modules.audio.containers import OggPages, Part, find_flac, find_pages, find_parts
 from modules.audio.ffmpeg import open_ffmpeg
-from modules.audio.sound import OPEN_END, FileRange, Sound, check_rate, compare_lengths, system_name
+from modules.audio.sound import ADVICE, FETCH, OPEN_END, FileRange, Sound, check_rate, compare_lengths, system_name
 from modules.errors import AudioError, reason_of
 
 _BLOCK = 1 << 16  # samples per channel that libsndfile reads at once
@@ -60,9 +60,8 @@ def _open_part(path: Path, part: Part) -> Sound:
                 rate, channels, subtype = check_rate(path, file.samplerate), file.channels, file.subtype
                 endian, n_samples, kind = file.endian, file.frames, file.format
         except AudioError as error:
-            if part.agrees and not re.search(
-                "unimplemented|unsupported", str(error)
-            ):  # ffmpeg would guess what the header means
+            # Elsewhere ffmpeg would guess what the header means. "Not recognised" is BW64, which libsndfile lacks.
+            if part.agrees and not re.search("unimplemented|unsupported|not recognised", str(error)):
                 raise
             return _open_disagreeing(path, part)
     frame = _WIDTHS.get(subtype, 0) * channels
@@ -95,7 +94,7 @@ def _open_disagreeing(path: Path, part: Part) -> Sound:
         return sound
     there, problem = part.stop - part.first, f"its header announces {part.announced} bytes of samples"
     if part.announced and part.announced > there:
-        raise AudioError(f"{path}: truncated: {problem}, but only {there} are there. Copy or download it again.")
+        raise AudioError(f"{path}: truncated: {problem}, but only {there} are there. {FETCH}.")
     problem += f", but {there} are there"
     raise AudioError(f"{path}: {problem}. Save it as plain wav or flac with the program that plays it.")
 
@@ -103,7 +102,7 @@ def _open_disagreeing(path: Path, part: Part) -> Sound:
 def _open_ogg(path: Path, pages: OggPages, size: int) -> Sound:
     """One Ogg stream, or several that are joined."""
     if not pages.is_whole:
-        raise AudioError(f"{path}: truncated: the end of the stream is missing. Copy or download it again.")
+        raise AudioError(f"{path}: truncated: the end of the stream is missing. {FETCH}.")
     sounds = []
     for start, stop in pages.links:
         try:
@@ -113,7 +112,7 @@ def _open_ogg(path: Path, pages: OggPages, size: int) -> Sound:
             return open_ffmpeg(path)
         sounds.append(Sound(*found, lambda start=start, stop=stop: _read_soundfile(path, start, stop)))
     if not sounds:
-        raise AudioError(f"{path}: not an audio file that can be read (an Ogg file without a stream)")
+        raise AudioError(f"{path}: not an audio file that can be read (an Ogg file without a stream). {ADVICE}.")
     joined = _join(path, sounds)
     if pages.damage:
         told = f"{len(pages.damage)} damaged or missing pages, the first at {pages.damage[0] / size:.0%} of the file"
@@ -144,10 +143,10 @@ def _open_soundfile(path: Path, source: "Path | FileRange", **raw: object) -> so
         file = soundfile.SoundFile(system_name(source) if isinstance(source, Path) else source, **raw)
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         reason = str(error).split(": ", 1)[-1].strip().rstrip(".")
-        raise AudioError(f"{path}: not an audio file that can be read ({reason})") from None
+        raise AudioError(f"{path}: not an audio file that can be read ({reason}). {ADVICE}.") from None
     if file.format == "RAW" and not raw:  # libsndfile takes any .au or .snd file without a header for telephone sound
         file.close()
-        raise AudioError(f"{path}: not an audio file that can be read (no header)")
+        raise AudioError(f"{path}: not an audio file that can be read (no header). {ADVICE}.")
     return file
 
 
@@ -165,11 +164,11 @@ def _blocks_of(path: Path, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
         try:
             block = file.read(_BLOCK, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, RuntimeError) as error:
-            raise AudioError(f"{path}: damaged or truncated after {done / rate:.1f} s ({error})") from None
+            raise AudioError(f"{path}: damaged or truncated after {done / rate:.1f} s ({error}). {FETCH}.") from None
         if not len(block):
             break
         done += len(block)
         yield block
     if done < announced:
         told = f"{done / rate:.1f} s of the {announced / rate:.1f} s it announces"
-        raise AudioError(f"{path}: damaged or truncated: {told} can be read. Copy or download it again.")
+        raise AudioError(f"{path}: damaged or truncated: {told} can be read. {FETCH}.")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modules.audio.sound import FileRange, Sound, check_rate, compare_lengths
+from modules.audio.sound import ADVICE, FETCH, FileRange, Sound, check_rate, compare_lengths
 from modules.errors import AudioError, UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _ROUNDING = {
     "ape": 0,
     "caf": 0,
     "avi": 0.1,
+    "nistsphere": 0,
 }
 # Decoded samples before the first of the take, where the container has no place to say so.
 _DELAYS = {"aac": 1024, "ac3": 256, "eac3": 256, "mp2": 481, "mp2float": 481}
@@ -81,7 +82,7 @@ def _opened(
             container = av.open(file, options={"format_whitelist": _CONTAINERS}, **about_tags)
         except (av.error.FFmpegError, ValueError):
             reason = "its content is of no known format, or damaged"
-            raise AudioError(f"{path}: not an audio file that can be read ({reason})") from None
+            raise AudioError(f"{path}: not an audio file that can be read ({reason}). {ADVICE}.") from None
         with container:
             stream = container.streams.best("audio")
             if stream is None:
@@ -91,7 +92,7 @@ def _opened(
             try:
                 yield container, stream
             except av.error.FFmpegError as error:
-                raise AudioError(f"{path}: damaged or truncated ({error.strerror})") from None
+                raise AudioError(f"{path}: damaged or truncated ({error.strerror}). {FETCH}.") from None
 
 
 def _decoded(
@@ -114,7 +115,7 @@ class _Tally:
     """What was met on the way through a file."""
 
     kind: str  # of the container
-    n_listed: int  # packets that it lists, 0 where it has no list
+    n_listed: int  # packets that it lists, 0 where it has no list, or one of samples
     n_packets: int = 0
     n_mute: int = 0  # packets that gave nothing
     n_bytes: int = 0  # in packets
@@ -141,8 +142,9 @@ def _blocks(path: Path, part: Callable[[], FileRange], sound: Sound, announced: 
     import av
 
     with _opened(path, part) as (container, stream):
-        tally = _Tally(container.format.name.split(",")[0], stream.frames)
-        skip = _DELAYS.get(stream.codec_context.name, 0) if tally.kind in _DELAYED else 0
+        codec = stream.codec_context.name
+        tally = _Tally(container.format.name.split(",")[0], 0 if codec.startswith("pcm_") else stream.frames)
+        skip = _DELAYS.get(codec, 0) if tally.kind in _DELAYED else 0
         try:
             for packet, frames in _decoded(container, stream):
                 tally.add(packet, frames, sound.rate)
@@ -156,7 +158,9 @@ def _blocks(path: Path, part: Callable[[], FileRange], sound: Sound, announced: 
                     yield block
         except av.error.FFmpegError as error:
             seconds = tally.done / sound.rate
-            raise AudioError(f"{path}: damaged or truncated after {seconds:.1f} s ({error.strerror})") from None
+            raise AudioError(
+                f"{path}: damaged or truncated after {seconds:.1f} s ({error.strerror}). {FETCH}."
+            ) from None
     _judge(path, sound, announced, tally)
 
 

@@ -12,6 +12,8 @@ from modules.errors import AudioError
 
 SMALL_SECONDS = 0.1  # that a header may announce too much; where more is missing, the file lost its end
 OPEN_END = "its header does not say how long it is; all that is there was taken"
+FETCH = "Copy or download it again"
+ADVICE = f"{FETCH}, or save it as wav or flac with a program that plays it"
 _LONGEST_SECONDS = 1e6  # eleven days: whoever announces more did not know
 _RATES = range(1000, 1_000_001)  # a header that says anything else is damaged, and resampling from 1 Hz eats all memory
 
@@ -55,7 +57,7 @@ def compare_lengths(path: Path, sound: Sound, announced: float, there: float, mi
     missing = announced - there
     if missing > max(SMALL_SECONDS, missing_allowed):
         told = f"{there:.1f} s of the {announced:.1f} s it announces are there"
-        raise AudioError(f"{path}: truncated or damaged: {told}. Copy or download it again.")
+        raise AudioError(f"{path}: truncated or damaged: {told}. {FETCH}.")
     if abs(missing) <= missing_allowed:
         return None
     told = f"{abs(missing) * 1000:.3g} ms {'more' if missing > 0 else 'less'} than is there"

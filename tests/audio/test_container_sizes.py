@@ -18,6 +18,7 @@ FIELDS = {
     "WAV": [(b"RIFF", 4, "<I"), (b"fmt ", 4, "<I"), (b"data", 4, "<I")],
     "WAVEX": [(b"RIFF", 4, "<I"), (b"fmt ", 4, "<I"), (b"fmt ", 24, "<H"), (b"data", 4, "<I")],
     "RF64": [(b"ds64", 4, "<I"), *((b"ds64", at, "<Q") for at in (8, 16, 24)), (b"ds64", 32, "<I"), (b"data", 4, "<I")],
+    "RIFX": [(b"RIFX", 4, ">I"), (b"data", 4, ">I")],
     "W64": [(b"riff", 16, "<Q"), (b"fmt ", 16, "<Q"), (b"data", 16, "<Q")],
     "AIFF": [(b"FORM", 4, ">I"), (b"COMM", 4, ">I"), (b"COMM", 10, ">I"), *((b"SSND", at, ">I") for at in (4, 8, 12))],
     "AU": [(b".snd", 4, ">I"), (b".snd", 8, ">I")],
@@ -36,9 +37,10 @@ VALUES = [
 ]
 
 
-def encoded(container: str, subtype: str = "PCM_16") -> bytes:
+def encoded(container: str, subtype: str = "PCM_16", wav: np.ndarray = NOISE) -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, NOISE, RATE, subtype, format=container)
+    form = {"format": "WAV", "endian": "BIG"} if container == "RIFX" else {"format": container}
+    soundfile.write(file, wav, RATE, subtype, **form)
     return file.getvalue()
 
 
@@ -107,7 +109,7 @@ def test_every_coding_of_samples_is_found_behind_an_untrue_size(tmp_path, subtyp
 @pytest.mark.parametrize("container", [name for name in FIELDS if name != "AU"])
 def test_a_header_without_samples_says_so(tmp_path, container):
     path = tmp_path / "a.wav"
-    soundfile.write(path, NOISE[:0], RATE, "PCM_16", format=container)
+    path.write_bytes(encoded(container, wav=NOISE[:0]))
     with pytest.raises(AudioError, match="holds no samples"):
         read(path)
 
@@ -157,3 +159,35 @@ def test_a_wrapped_size_is_read_to_the_end(tmp_path):
     path.write_bytes(with_field(encoded("WAV"), (b"data", 4, "<I"), "less"))
     wav, notes = read_with_notes(path)
     assert len(wav) == N and "announces 0.50 s, but 1.00 s are there" in notes[0]
+
+
+@pytest.mark.parametrize("container", ["WAV", "RF64", "AIFF", "RIFX"])
+def test_a_tag_in_front_of_a_container_is_passed_over(tmp_path, container):
+    path = tmp_path / "tagged.wav"
+    path.write_bytes(b"ID3\3\0\0\0\0\2\1" + bytes(257) + encoded(container))
+    wav, notes = read_with_notes(path)
+    assert not notes and probe(path).n_samples == N
+    np.testing.assert_allclose(wav, NOISE, atol=1 / 32768)
+
+
+def test_bw64_is_read(tmp_path):
+    """The form of radio stations, which libsndfile does not know."""
+    path = tmp_path / "radio.wav"
+    path.write_bytes(encoded("RF64").replace(b"RF64", b"BW64", 1))
+    wav, notes = read_with_notes(path)
+    assert not notes
+    np.testing.assert_allclose(wav, NOISE, atol=1 / 32768)
+
+
+def test_a_sphere_file_that_lost_its_end_is_refused(tmp_path):
+    path = tmp_path / "corpus.wav"
+    path.write_bytes(encoded("NIST")[: 1024 + N])
+    with pytest.raises(AudioError, match=r"corpus.wav: truncated or damaged: 0.5 s of the 1.0 s"):
+        read(path)
+
+
+@pytest.mark.parametrize("content", [b"<!DOCTYPE html>", b"RIFF\0\0\0\0WAVE", encoded("WAV").replace(b"fmt ", b"fmx ")])
+def test_what_cannot_be_read_comes_with_advice(tmp_path, content):
+    (tmp_path / "x.wav").write_bytes(content)
+    with pytest.raises(AudioError, match=r"x.wav: .* Copy or download it again, or save it as wav or flac"):
+        read(tmp_path / "x.wav")

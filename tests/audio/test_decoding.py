@@ -20,6 +20,7 @@ KINDS = {
     "aac": ("adts", "aac", 1024),
     "webm": ("webm", "libopus", 1000), "opus": ("ogg", "libopus", 1000), "mp3": ("mp3", "libmp3lame", 1152),
     "ac3": ("ac3", "ac3", 1536), "wv": ("wv", "wavpack", 0), "tta": ("tta", "tta", 0),
+    "m4v": ("mov", "pcm_s24le", 0),
     "ts": ("mpegts", "aac", 1024), "flv": ("flv", "aac", 1024), "avi": ("avi", "pcm_s16le", 0),
     "mp2": ("mp2", "mp2", 1152),
 }  # fmt: skip
