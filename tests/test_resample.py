@@ -308,6 +308,33 @@ def test_linked_folders_are_followed_and_rings_end(workspace):
     assert clips() == ["s/linked_take_a.wav"]
 
 
+def test_links_that_would_give_one_voice_the_takes_of_others_are_said(workspace, caplog):
+    for name in ("a/1", "b/2"):
+        save(workspace / f"dataset_raw/{name}.wav")
+    (workspace / "dataset_raw/a/up").symlink_to("..")
+    (workspace / "dataset_raw/c").symlink_to("b")
+    assert go() == 0 and clips() == ["a/1.wav", "b/2.wav", "c/2.wav"]
+    first, second = warnings_of(caplog)
+    assert first == "dataset_raw/a/up: is a link to a folder above, which holds other voices, left out"
+    assert second.startswith("dataset_raw/b and dataset_raw/c are one folder")
+
+
+def test_an_empty_voice_named_like_a_recording_is_a_voice(workspace, caplog):
+    save(workspace / "dataset_raw/s/a.wav")
+    (workspace / "dataset_raw/best.wav").mkdir()
+    assert go() == 0 and warnings_of(caplog) == ["dataset_raw/best.wav: speaker folder without audio"]
+
+
+def test_a_click_that_makes_all_else_silence_is_placed(workspace, caplog):
+    wav = 0.0001 * np.sin(np.arange(44100) / 20)
+    wav[22050] = 1.0
+    save(workspace / "dataset_raw/s/a.wav", wav)
+    assert go() == 1
+    assert (
+        "far quieter: if that is a click, cut it out" in warnings_of(caplog)[0] and "at 0.4" in warnings_of(caplog)[0]
+    )
+
+
 def test_clips_without_a_recording_and_empty_speakers_are_mentioned(workspace, caplog):
     save(workspace / "dataset_raw/s/a.wav")
     gone = save(workspace / "dataset_raw/s/b.wav")

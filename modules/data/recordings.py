@@ -61,7 +61,7 @@ def find_recordings(in_dir: Path, out_dir: Path, rate: int, normalise: bool) -> 
     if not in_dir.is_dir():
         raise DataError(f"{in_dir}: no such folder. {expected}")
     _refuse_nested(in_dir, out_dir)
-    recordings, skipped, n_ignored = [], {}, 0
+    recordings, skipped, n_ignored, voices = [], {}, 0, {}
     for entry in sorted(path for path in in_dir.iterdir() if not path.name.startswith(".")):
         if not entry.is_dir() and entry.suffix.lower() in AUDIO_SUFFIXES:
             logger.warning("%s: lies outside any speaker folder, left out. Move it to %s/SPEAKER/", entry, in_dir)
@@ -70,6 +70,9 @@ def find_recordings(in_dir: Path, out_dir: Path, rate: int, normalise: bool) -> 
         elif set(_NOT_LISTABLE) & set(entry.name):
             skipped[entry] = "its name has a backslash or |, which no file list can hold. Rename it."
         else:
+            if (twin := voices.setdefault(entry.resolve(), entry)) != entry:
+                text = "%s and %s are one folder: both voices would learn the same. Remove the link"
+                logger.warning(text, twin, entry)
             sources, reasons, n_others = _sources_below(entry)
             n_ignored += n_others
             skipped |= reasons
@@ -136,11 +139,12 @@ def _measure(file: MonoFile) -> _Take:
             break
         offset = mean
     peak = float(max(high - offset, offset - low))
-    _refuse_short(meter.n_samples / file.rate, "")
+    _refuse_short(meter.n_samples / file.rate)
     if peak < _SILENT_PEAK:
         raise AudioError(f"{file.path}: is silent")
     start, stop = loud_range(meter.finish(), meter.n_samples)
-    _refuse_short((stop - start) / file.rate, " without the silence at its ends")
+    told = f"; all but the sound at {start / file.rate:.2f} s is far quieter: if that is a click, cut it out"
+    _refuse_short((stop - start) / file.rate, " without the silence at its ends", told)
     return _Take(start, stop, offset, peak, kept)
 
 
@@ -161,9 +165,9 @@ def _peak(block: np.ndarray) -> float:
     return float(np.abs(block).max(initial=0.0))
 
 
-def _refuse_short(seconds: float, how: str) -> None:
+def _refuse_short(seconds: float, how: str = "", why: str = "") -> None:
     if seconds < MIN_SECONDS:
-        raise AudioError(f"is shorter than {MIN_SECONDS} s{how} ({seconds:.2f} s)")
+        raise AudioError(f"is shorter than {MIN_SECONDS} s{how} ({seconds:.2f} s{why})")
 
 
 def _sources_below(folder: Path) -> tuple[list[Path], dict[Path, str], int]:
@@ -200,12 +204,22 @@ def _files_below(folder: Path, errors: list[OSError]) -> Iterator[Path]:
     entered = set()
     for parent, folders, files in os.walk(folder, onerror=errors.append, followlinks=True):
         real = os.path.realpath(parent)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and real not in entered)
+        inside = [name for name in folders if not name.startswith(".") and real not in entered]
+        above = [name for name in inside if _holds(Path(parent, name), folder)]
+        for name in above:
+            logger.warning("%s: is a link to a folder above, which holds other voices, left out", Path(parent, name))
+        folders[:] = sorted(set(inside) - set(above))
         if real not in entered:
             yield from (Path(parent, name) for name in files if not name.startswith("."))
-            if not folders and not files and Path(parent).suffix.lower() in AUDIO_SUFFIXES:
+            is_empty = not folders and not files and Path(parent) != folder
+            if is_empty and Path(parent).suffix.lower() in AUDIO_SUFFIXES:
                 yield Path(parent)
         entered.add(real)
+
+
+def _holds(path: Path, folder: Path) -> bool:
+    """Whether `folder` lies within what `path` leads to."""
+    return path.is_symlink() and path.resolve() in folder.resolve().parents
 
 
 def _is_text(path: Path) -> bool:
@@ -248,5 +262,6 @@ def _refuse_collisions(recordings: list[Recording]) -> None:
             clashes.append(f"{owners[key]} and {recording.source} would both become {recording.target}")
         owners.setdefault(key, recording.source)
     if clashes:
+        advice = "Rename one of each (capitals, and how accents are stored, make no other name)."
         more = f" ({len(clashes) - 3} more)" if len(clashes) > 3 else ""
-        raise DataError(f"{'; '.join(clashes[:3])}{more}. Rename one of each; nothing was written.")
+        raise DataError(f"{'; '.join(clashes[:3])}{more}. {advice} Nothing was written.")
