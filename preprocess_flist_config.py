@@ -118,7 +118,7 @@ def _load_or_set_aside(load, path: Path):
     try:
         return load(path)
     except ConfigError as error:
-        logger.warning("%s. It is kept as %s and written anew", error, set_aside(path, copy=True))
+        logger.warning("%s. It is kept as %s and written anew", str(error).rstrip("."), set_aside(path, copy=True))
         return None
 
 

@@ -89,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
     write_histograms(arguments.in_dir, [clip for clip in clips if clip not in failed])
     warn_of_doubt([clip for clip, names in todo.items() if "f0" in names and clip not in failed], recipe)
     report_orphans(arguments.in_dir)
-    _report_lists(config.data, arguments.in_dir, clips)
+    _report_edited(arguments.in_dir, clips)
+    _report_lists(config.data, arguments.in_dir, [clip for clip in clips if clip not in failed])
     detail = ", ".join(f"{made[name]} {name}" for name in VERSIONS if made[name])
     shown = f"{made['clips']} made ({detail})" if detail else "0 made"
     logger.info("%d clips: %s, %d up to date, %d skipped", len(clips), shown, n_current, n_skipped)
@@ -102,14 +103,25 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _report_edited(in_dir: Path, clips: list[Path]) -> None:
+    """Warns of features that somebody edited, or copied from another clip: they fit, and are used."""
+    from modules.data.clips import shorten
+    from modules.data.features import edited_files
+
+    if edited := [path.relative_to(in_dir) for clip in clips for path in edited_files(clip)]:
+        text = "%d files of features are not as they were made for their clips (%s), and are used all the same; "
+        logger.warning(text + "delete what should be made again", len(edited), shorten(edited))
+
+
 def _report_lists(data, in_dir: Path, clips: list[Path]) -> None:
     """Warns of clips that step 2 has not seen, which training would not hear, and of clips that are gone since."""
     from modules.data.clips import shorten
-    from modules.data.filelist import read_list
+    from modules.data.filelist import read_list, report_repeats
 
     lists = data.training_files, data.validation_files
     try:
         paths = [path for name in lists for path in read_list(Path(name))]
+        report_repeats(*map(Path, lists))
     except (DataError, OSError):  # training says what is wrong with the lists
         return
     listed, remedy = {path.absolute() for path in paths}, "Mend the lists with: python preprocess_flist_config.py"

@@ -113,6 +113,7 @@ def _train(arguments: argparse.Namespace, content: bytes, group: "Group") -> int
 def _train_in(folder: Path, arguments: argparse.Namespace, content: bytes, group: "Group") -> int:
     """The same in the folder of the run, in the order in which it happens."""
     from modules.data.dataset import VoiceDataset, make_loader
+    from modules.data.filelist import report_repeats
     from modules.training.distributed import raise_on_all_ranks, seed_rank
     from modules.training.loop import TrainingLoop, require_same_step
     from modules.training.monitor import VoiceMonitor
@@ -124,6 +125,8 @@ def _train_in(folder: Path, arguments: argparse.Namespace, content: bytes, group
         config = _load_config(arguments, content)
         training = VoiceDataset(config.data.training_files, config)
         clips = VoiceDataset(config.data.validation_files, config, training=False).evenly_spaced(VALIDATION_CLIPS)
+        if group.is_main:
+            report_repeats(Path(config.data.training_files), Path(config.data.validation_files))
         scorer = _find_scorer(config) if group.is_main else None
     if arguments.auto_batch:
         _choose_batch_size(config, training, group)

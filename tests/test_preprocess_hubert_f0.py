@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -272,6 +273,31 @@ def test_features_of_clips_that_are_gone_and_clips_that_no_list_has_are_named(wo
     text = "1 clips are in neither filelists/train.txt nor filelists/val.txt (bass/d.wav): training does not hear them"
     assert text in caplog.text
     assert "1 clips of filelists/train.txt and filelists/val.txt do not exist (other.wav)" in caplog.text
+
+
+def test_features_of_another_clip_are_named_and_stay_until_they_are_deleted(workspace, caplog):
+    assert run() == 0
+    for clip in Path("dataset/44k").rglob("*.wav"):  # a copied data set
+        for path in clip.parent.glob(f"{clip.stem}.*"):
+            os.utime(path, (1, 1))
+    assert run() == 0 and "not as they were made" not in caplog.text
+    copied = Path("dataset/44k/alto/a.wav.f0.npy")
+    shutil.copy("dataset/44k/alto/b.wav.f0.npy", copied)
+    assert run() == 0 and "1 files of features are not as they were made for their clips (alto/a.wav.f0" in caplog.text
+    copied.unlink()
+    caplog.clear()
+    assert run() == 0 and copied.is_file() and "not as they were made" not in caplog.text
+
+
+def test_clips_listed_twice_are_named_and_skipped_ones_are_not_called_unlisted(workspace, caplog):
+    Path("filelists").mkdir()
+    clips = [f"dataset/44k/{name}.wav\n" for name in ("alto/a", "alto/b", "bass/c")]
+    Path("filelists/train.txt").write_text("".join([*clips, f"./{clips[1]}"]))
+    Path("filelists/val.txt").write_text(f"{workspace}/{clips[2]}")
+    Path("dataset/44k/bass/d.wav").write_text("no audio")
+    assert run() == 1 and "neither" not in caplog.text
+    assert "filelists/train.txt: lists 1 clips more than once (b.wav)" in caplog.text
+    assert "1 clips are in both filelists/train.txt and filelists/val.txt (c.wav)" in caplog.text
 
 
 def test_leftovers_of_killed_runs_are_removed(workspace):

@@ -101,6 +101,8 @@ class ClipDataset(Dataset):
 def require_listed(path: Path, list_path: Path, speakers: dict[str, int], where: object) -> None:
     """Refuses an entry of a list that is no clip, or whose speaker is not in the config `where`."""
     shown = f"{list_path}: lists {printable(path)}"
+    if path.suffix.lower() != ".wav":
+        raise DataError(f"{shown}, expected SPEAKER/clip.wav. Remove that line")
     if speaker_of(path) not in speakers:
         known = printable(", ".join(speakers)) or "none"
         raise DataError(

@@ -13,7 +13,7 @@ import torch
 
 from modules.data.clips import COMMAND, path_of, sidecar_of
 from modules.errors import DataError, reason_of
-from modules.files import atomic_path, read_bytes
+from modules.files import atomic_path, read_bytes, sha256_of
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LARGEST = 1e6  # in magnitude; Hz, units, spectra and natural logarithms all stay far below
@@ -115,6 +115,24 @@ def stamp_of(path: Path) -> list[int] | None:
     except OSError:
         return None
     return [found.st_size, found.st_mtime_ns]
+
+
+def seal_of(path: Path) -> list[int | str]:
+    """Size, time and SHA-256 of a file that was just made."""
+    return [*(stamp_of(path) or []), sha256_of(path)]
+
+
+def has_seal(path: Path, seal: object) -> bool:
+    """Whether a file is the one that was sealed: by its size and time, or else by its content (a copied data set)."""
+    found = stamp_of(path)
+    if found is None or not isinstance(seal, list) or found[:1] != seal[:1]:
+        return False
+    return found == seal[:2] or (is_sealed(seal) and seal[2] == sha256_of(path))
+
+
+def is_sealed(seal: object) -> bool:
+    """Whether a checksum was kept; earlier versions kept size and time only."""
+    return isinstance(seal, list) and len(seal) == 3
 
 
 def read_sidecar(wav_path: Path) -> dict:

@@ -5,7 +5,7 @@
     X.wav.f0.npy         f0, uv   (2, N) float32: Hz with gaps filled, and 1 = voiced
     X.spec.pt            spec     (F, N) float32
     X.wav.vol.npy        volume   (N,) float32, where a model uses it
-    X.wav.features.json  from which clip and with which settings each was made, and size and time of each file
+    X.wav.features.json  from which clip and with which settings each was made, and size, time and checksum of each file
 
 and for the diffusion model:
 
@@ -28,10 +28,13 @@ from modules.audio.io import probe, read
 from modules.config.audio import AudioSpec
 from modules.data.clips import COMMAND, path_of, sidecar_of
 from modules.data.feature_files import (
+    has_seal,
+    is_sealed,
     read_file,
     read_numbers,
     read_sidecar,
     require_regular,
+    seal_of,
     stamp_of,
     write_file,
 )
@@ -131,13 +134,20 @@ def missing(wav_path: Path, recipe: FeatureRecipe) -> list[str]:
     ]
 
 
-def _is_usable(wav_path: Path, name: str, recipe: FeatureRecipe, n_samples: int, stamps: dict) -> bool:
-    touched = any(stamps.get(file) != stamp_of(path_of(wav_path, file)) for file in _files_of(name))
+def _is_usable(wav_path: Path, name: str, recipe: FeatureRecipe, n_samples: int, seals: dict) -> bool:
     try:
-        _read_features(wav_path, [name], recipe, n_samples, numbers=touched)
+        as_made = all(has_seal(path_of(wav_path, file), seals.get(file)) for file in _files_of(name))
+        _read_features(wav_path, [name], recipe, n_samples, numbers=not as_made)
         return True
-    except DataError:
+    except (DataError, OSError):
         return False
+
+
+def edited_files(wav_path: Path) -> list[Path]:
+    """Files of features that are there, but not as they were made for this clip."""
+    seals = read_sidecar(wav_path).get("files", {})
+    paths = {path_of(wav_path, file): seals.get(file) for name in VERSIONS for file in _files_of(name)}
+    return [path for path, seal in paths.items() if is_sealed(seal) and path.is_file() and not has_seal(path, seal)]
 
 
 def store(wav_path: Path, recipe: FeatureRecipe, made: dict[str, Value | Callable[[], Value]]) -> None:
@@ -159,7 +169,7 @@ def store(wav_path: Path, recipe: FeatureRecipe, made: dict[str, Value | Callabl
     for name, value in made.items():
         _write(wav_path, name, value() if callable(value) else value)
     entries.update({name: wanted[name] for name in made})
-    stamps = stamps | {file: stamp_of(path_of(wav_path, file)) for name in made for file in _files_of(name)}
+    stamps = stamps | {file: seal_of(path_of(wav_path, file)) for name in made for file in _files_of(name)}
     write_json(sidecar_of(wav_path), {**clip, "features": entries, "files": stamps})
 
 

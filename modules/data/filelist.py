@@ -3,12 +3,13 @@
 import logging
 import os
 import random
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from modules.audio.io import AUDIO_SUFFIXES, probe
 from modules.errors import FAILURES, AudioError, DataError, UsageError, reason_of
 from modules.files import read_bytes, write_text
-from modules.text import printable
+from modules.text import listing, printable
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,9 @@ def check_lists(*paths: Path) -> None:
         if any(path.resolve() == other.resolve() for other in paths[:number]):
             raise UsageError(f"{path}: is the name of two lists; give two names")
         if os.path.lexists(path) and not _is_list(path):
-            raise UsageError(f"{path}: is there and is no file list, so it is not replaced; give another name")
+            raise UsageError(
+                f"{path}: is there and is no file list, so it is not replaced; remove it or give another name"
+            )
 
 
 def _is_list(path: Path) -> bool:
@@ -147,6 +150,20 @@ def read_list(path: Path) -> list[Path]:
     if not names:
         raise DataError(f"{path}: lists no clips. Make it with: {command}")
     return [Path(name) for name in names]
+
+
+def report_repeats(train_list: Path, val_list: Path) -> None:
+    """Warns of clips that both lists hold, or one of them twice."""
+    counts = [Counter(path.absolute() for path in read_list(name)) for name in (train_list, val_list)]
+    for name, found in zip((train_list, val_list), counts):
+        if again := sorted(path for path, count in found.items() if count > 1):
+            text = "%s: lists %d clips more than once (%s). Remove the lines that are too many"
+            logger.warning(text, name, len(again), listing([path.name for path in again], 3))
+    if shared := sorted(counts[0].keys() & counts[1].keys()):
+        text = (
+            "%d clips are in both %s and %s (%s): validation would praise what is known by heart. Take them out of one"
+        )
+        logger.warning(text, len(shared), train_list, val_list, listing([path.name for path in shared], 3))
 
 
 def _names(path: Path) -> list[str]:

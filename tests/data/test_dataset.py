@@ -202,6 +202,7 @@ def test_a_missing_clip_or_feature_is_refused_before_training(workspace, tmp_pat
         ("NUL", "which "),
         ("escape", r"\\x1b\[31m"),
         ("not audio", "not an audio file"),
+        ("comment", r"lists # by hand, expected SPEAKER/clip.wav. Remove that line"),
     ],
 )
 def test_an_entry_of_a_list_that_is_no_clip_is_one_line(workspace, tmp_path, kind, text):
@@ -218,6 +219,8 @@ def test_an_entry_of_a_list_that_is_no_clip_is_one_line(workspace, tmp_path, kin
         if not hasattr(os, "mkfifo"):
             pytest.skip("no pipes here")
         os.mkfifo(path)
+    elif kind == "comment":
+        entry = "# by hand"
     elif kind == "not audio":
         path.write_bytes(b"none")
     entry = {"long name": f"dataset/44k/alto/{'a' * 999}.wav", "NUL": "alto/\0.wav", "escape": "alto/\x1b[31m.wav"}.get(

@@ -188,5 +188,5 @@ def test_a_list_replaces_lists_only(tmp_path):
     clip(tmp_path / "song.wav")
     (tmp_path / "notes.txt").write_text("buy milk")
     for other in (tmp_path / "song.wav", tmp_path / "notes.txt", tmp_path):
-        with pytest.raises(UsageError, match="is no file list"):
+        with pytest.raises(UsageError, match="is no file list, so it is not replaced; remove it or give"):
             check_lists(lists[0], other)
