@@ -97,7 +97,14 @@ def set_aside(path: Path, copy: bool = False) -> Path:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a folder that is there; a UsageError where one is in. A dead one locks nothing."""
     path = folder / ".lock"
-    with path.open("a+", encoding="ascii") as file:
+    try:
+        opened = path.open("a+", encoding="ascii")
+    except OSError as error:
+        reason = reason_of(error, path)
+        raise UsageError(
+            f"{folder}: nothing can be written there ({reason}); allow it, or use another folder"
+        ) from None
+    with opened as file:
         try:
             take_lock(file.fileno())
         except (BlockingIOError, PermissionError):

@@ -13,6 +13,7 @@ import soundfile
 
 import resample
 from modules.audio.io import to_int16
+from modules.data import recordings
 from modules.data.recordings import find_recordings, make_clip
 from modules.errors import DataError, UsageError
 
@@ -317,6 +318,30 @@ def test_links_that_would_give_one_voice_the_takes_of_others_are_said(workspace,
     first, second = warnings_of(caplog)
     assert first == "dataset_raw/a/up: is a link to a folder above, which holds other voices, left out"
     assert second.startswith("dataset_raw/b and dataset_raw/c are one folder")
+
+
+def test_a_recording_that_changes_while_it_is_read_is_named(workspace, caplog, monkeypatch):
+    path = save(workspace / "dataset_raw/s/a.wav")
+    measure = recordings._measure
+
+    def grow(file):
+        take = measure(file)
+        with path.open("ab") as still_recorded:
+            still_recorded.write(bytes(1000))
+        return take
+
+    monkeypatch.setattr(recordings, "_measure", grow)
+    assert go("--num_processes", "1") == 1 and not clips()
+    assert "a.wav: has changed while it was read. Run this again" in warnings_of(caplog)[0]
+    monkeypatch.setattr(recordings, "_measure", measure)
+    assert go() == 0 and clips() == ["s/a.wav"]
+
+
+def test_an_output_folder_that_may_not_be_written_is_named(workspace, monkeypatch):
+    save(workspace / "dataset_raw/s/a.wav")
+    (workspace / "dataset/44k/.lock").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"44k: nothing can be written there \(.*\); allow it, or use another folder"):
+        go()
 
 
 def test_an_empty_voice_named_like_a_recording_is_a_voice(workspace, caplog):

@@ -96,6 +96,7 @@ def make_clip(recording: Recording) -> tuple[tuple[int, int, str], tuple[str, ..
 
     Returns the clip's size, mtime in ns and SHA-256, and what is unusual about the recording.
     """
+    before = _stamp(recording.source)
     file = MonoFile(recording.source)
     take = _measure(file)
     # Full level is known once all of it has been resampled; what is short is kept for that, the rest is made again.
@@ -106,11 +107,20 @@ def make_clip(recording: Recording) -> tuple[tuple[int, int, str], tuple[str, ..
     with StreamWriter(recording.target, recording.rate, "wav") as writer:
         for block in kept or _resampled(file, take, recording.rate):
             writer.write((block * scale).astype(np.float32))
+        if _stamp(recording.source) != before:
+            raise AudioError("has changed while it was read. Run this again when it is finished")
     notes, stat, seconds = file.notes, recording.target.stat(), (take.stop - take.start) / file.rate
     if seconds > _LONG_TAKE:
         advice = "training takes short parts of it at random. Takes of 5 to 15 s are best: cut it at its pauses"
         notes += (f"becomes one clip of {seconds:.0f} s, and {advice}",)
     return (stat.st_size, stat.st_mtime_ns, sha256_of(recording.target)), notes
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        return (stat := path.stat()).st_size, stat.st_mtime_ns
+    except OSError:  # reading it says why
+        return None
 
 
 @dataclass(frozen=True)
