@@ -266,7 +266,8 @@ def _extract_all(
             bar.update()
             if isinstance(result, Exception):
                 if isinstance(result, OSError) and result.errno in _NO_ROOM:  # so would every other clip's
-                    advice = "What is made stays; free some space, then run this again"
+                    remedy = "allow writing there" if result.errno == errno.EROFS else "free some space"
+                    advice = f"What is made stays; {remedy}, then run this again"
                     raise DataError(f"{reason_of(result)}. {advice}") from None
                 failed.add(path)
                 logger.warning("%s: %s", path, reason_of(result, path))

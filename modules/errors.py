@@ -66,7 +66,9 @@ def reason_of(error: BaseException, path: object = "") -> str:
     elif isinstance(error, RecursionError):
         reason = "is nested too deeply"
     elif isinstance(error, OSError):
-        reason = _OS_REASONS.get(error.errno) or (error.strerror or str(error) or type(error).__name__)
+        reason = _OS_REASONS.get(error.errno) or (
+            error.strerror or "".join(map(str, error.args[:1])) or type(error).__name__
+        )
         names = [str(name) for name in (error.filename, error.filename2) if name not in (None, "")]
         reason = ": ".join([" and ".join(names), reason]) if names else reason
     else:

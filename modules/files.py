@@ -90,7 +90,9 @@ def set_aside(path: Path, copy: bool = False) -> Path:
             shutil.copyfile(path, temporary)
         return backup
     except OSError as error:
-        raise UsageError(f"{path}: cannot be set aside as {backup.name} ({reason_of(error, path)})") from None
+        raise UsageError(
+            f"{path}: cannot be set aside as {backup.name} ({reason_of(error, path)}); move it away"
+        ) from None
 
 
 @contextlib.contextmanager

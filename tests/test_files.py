@@ -132,3 +132,11 @@ def test_a_leftover_that_may_not_be_deleted_ends_nothing(tmp_path, monkeypatch, 
     monkeypatch.setattr(Path, "unlink", unlink)
     remove_leftovers(tmp_path)
     assert "cannot be deleted (permission denied)" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_cannot_be_set_aside_as_a_copy(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UsageError, match=r"config.json.bak-1 \(.*named pipe.*\); move it away") as caught:
+        set_aside(tmp_path / "config.json", copy=True)
+    assert "None" not in str(caught.value)

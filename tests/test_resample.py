@@ -270,13 +270,24 @@ def test_a_file_in_place_of_the_output_folder_is_one_line(workspace, blocked):
         go()
 
 
-@pytest.mark.parametrize("content", ["[1]", '{"s/a.wav": 5}', '{"s/a.wav": {"made_from": {}, "output": [1]}}'])
+@pytest.mark.parametrize(
+    "content", ["[1]", '{"s/a.wav": 5}', '{"s/a.wav": {"made_from": {}, "output": [1]}}', "[" * 100_000]
+)
 def test_a_manifest_of_another_form_is_one_line(workspace, content):
     save(workspace / "dataset_raw/s/a.wav")
     (workspace / "dataset/44k").mkdir(parents=True)
     (workspace / "dataset/44k/.resample.json").write_text(content)
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match=r".resample.json: damaged \(.*Delete it and use --overwrite"):
         go()
+
+
+def test_a_manifest_names_nothing_outside_of_its_folder(workspace, caplog):
+    """Data sets are shared; "delete them" must not be said of others' files."""
+    outside = save(workspace / "dataset_raw/s/a.wav")
+    (workspace / "dataset/44k").mkdir(parents=True)
+    entries = {name: {"made_from": {}, "output": [1, 2, "3"]} for name in (str(outside), "../../dataset_raw/s/a.wav")}
+    (workspace / "dataset/44k/.resample.json").write_text(json.dumps(entries))
+    assert go() == 0 and not warnings_of(caplog)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="such names cannot be made there")
@@ -498,6 +509,38 @@ def test_letters_that_file_lists_cannot_hold_are_replaced_or_refused(workspace, 
     save(workspace / "dataset_raw/t\\u/c.wav")
     assert go() == 1 and clips() == ["s/day_a_b.wav"]
     assert "t/u: its name has a backslash or |" in warnings_of(caplog)[0]
+
+
+def test_a_folder_of_a_voice_that_may_not_be_written_is_no_matter_of_formats(workspace, caplog, monkeypatch):
+    import errno
+    import tempfile
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def fail(*args, **kwargs):
+        raise soundfile.LibsndfileError(2, "Error opening 'clip': ")
+
+    save(workspace / "dataset_raw/s/a.wav")
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr("modules.audio.io.soundfile.SoundFile", fail)
+    monkeypatch.setattr("modules.data.recordings.MonoFile", lambda path: StillFile(path))
+    assert go("--num_processes", "1") == 1
+    assert warnings_of(caplog) == [
+        "dataset_raw/s/a.wav: the clip cannot be written (the file system cannot be written)"
+    ]
+
+
+class StillFile:
+    """A second of a tone."""
+
+    notes, rate = (), 44100
+
+    def __init__(self, path):
+        self.path = path
+
+    def blocks(self):
+        yield tone().astype(np.float32)
 
 
 def test_a_full_disk_is_named_for_each_clip_and_the_rest_goes_on(workspace, caplog, monkeypatch):

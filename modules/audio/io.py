@@ -128,6 +128,8 @@ class StreamWriter:
             self._file = soundfile.SoundFile(system_name(temporary), "w", self._rate, 1, **form)
         except (OSError, soundfile.SoundFileError) as error:
             self._replacement.__exit__(type(error), error, error.__traceback__)
+            if "System error" in str(error):  # the format is not to blame
+                raise _unwritten(self.path, error) from None
             problem = f"cannot be written as {self._format} at {self._rate} Hz ({error})"
             raise AudioError(f"{self.path}: {problem}. Try another format.") from None
         for name, text in self._tags.items():

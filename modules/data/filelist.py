@@ -35,6 +35,11 @@ def scan(source_dir: Path) -> tuple[dict[str, dict[Path, float]], int]:
         if others:
             text = f"{folder}: {len(others)} recordings that are no .wav ({', '.join(others[:3])})"
             left_out.append(f"{text}. Put them in dataset_raw/{folder.name}/ and run: python resample.py")
+        for inner in (path for path in files if path.is_dir() and path.suffix.lower() != ".wav"):
+            if n_inside := sum(path.suffix.lower() in AUDIO_SUFFIXES for path in inner.rglob("[!.]*")):
+                left_out.append(
+                    f"{inner}: holds {n_inside} recordings, but clips lie in {folder}/ itself. Move them there"
+                )
         paths = [path for path in files if path.suffix.lower() == ".wav"]
         clips = {}
         for path in paths:

@@ -5,7 +5,7 @@ So a second run does only what is new or changed, and never touches a file that 
 
 import json
 import time
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from modules.data.recordings import Recording
 from modules.errors import DataError, reason_of
@@ -29,8 +29,9 @@ class Manifest:
                 self._entries = json.loads(self._path.read_text("utf-8"))
                 if not isinstance(self._entries, dict) or not all(map(_is_entry, self._entries.values())):
                     raise ValueError("not a list of clips")
-            except (ValueError, OSError) as error:
-                raise DataError(f"{self._path}: damaged ({error}). Delete it and use --overwrite.") from None
+            except (ValueError, OSError, RecursionError) as error:
+                problem = f"damaged ({reason_of(error, self._path)})"
+                raise DataError(f"{self._path}: {problem}. Delete it and use --overwrite.") from None
 
     def state_of(self, recording: Recording) -> str:
         """ "new", "done", or "foreign": at the clip's place lies a file that resample.py did not write as it is now."""
@@ -61,7 +62,8 @@ class Manifest:
         """Clips of ours that exist although none of `recordings` would become them."""
         wanted = {self._key(recording) for recording in recordings}
         mine = (key for key, entry in self._entries.items() if entry["output"] and key not in wanted)
-        return [path for path in map(self._out_dir.joinpath, mine) if path.exists()]
+        inside = [key for key in mine if ".." not in PurePath(key).parts and not PurePath(key).is_absolute()]
+        return [path for path in map(self._out_dir.joinpath, inside) if path.exists()]
 
     def flush(self) -> None:
         """Writes the manifest; a DataError where the output folder cannot be made or written."""

@@ -41,6 +41,8 @@ def write_histograms(in_dir: Path, clips: Iterable[Path]) -> None:
     lines = [json.dumps({name: found[name].to_plain()}, ensure_ascii=False)[1:-1] for name in sorted(found)]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     path = in_dir / FILE_NAME
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, where a file belongs; remove it")
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
 

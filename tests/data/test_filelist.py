@@ -177,6 +177,15 @@ def test_a_list_that_never_ends_is_refused_at_once(tmp_path):
         read_list(tmp_path / "large.txt")
 
 
+def test_clips_in_a_folder_of_their_own_are_named(tmp_path, caplog):
+    clip(tmp_path / "alto" / "a.wav")
+    clip(tmp_path / "alto" / "day 2" / "b.wav")
+    (tmp_path / "alto" / "notes").mkdir()
+    found, n_left_out = scan(tmp_path)
+    assert [path.name for path in found["alto"]] == ["a.wav"] and n_left_out == 1
+    assert "day 2: holds 1 recordings, but clips lie in" in caplog.text
+
+
 def test_a_list_replaces_lists_only(tmp_path):
     lists = tmp_path / "train.txt", tmp_path / "val.txt"
     check_lists(*lists)

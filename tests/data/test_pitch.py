@@ -155,3 +155,9 @@ def test_a_speaker_whose_pitch_the_sound_contradicts_is_named_with_the_command_t
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith("kras sings F5 to F5, median F5; in 1.0 s of it notes of up to F6 (1")
     assert said.endswith("Try: python preprocess_hubert_f0.py --f0_predictor pm --f0_max 1500")
+
+
+def test_a_folder_in_the_place_of_the_histograms_says_what_to_do(tmp_path):
+    (tmp_path / "f0_histograms.json").mkdir()
+    with pytest.raises(DataError, match=r"json: is a folder, where a file belongs; remove it"):
+        write_histograms(tmp_path, [])
