@@ -64,7 +64,7 @@ def test_a_folder_is_mirrored_and_stereo_is_said_once(workspace, voice, caplog):
     assert inference_main.main(["-n", "album", "-s", "alto"]) == 0
     ending = "_0key_alto_sovits_pm.flac"
     assert results() == {f"album/{name}{ending}" for name in ("one.wav", "two.flac", "three.wav")}
-    assert caplog.text.count("channels are mixed to one") == 1
+    assert caplog.text.count("channels become one") == 1
 
 
 def test_json_has_one_line_for_each_finished_file_and_nothing_else_on_stdout(workspace, voice, capsys):
