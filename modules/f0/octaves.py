@@ -24,7 +24,7 @@ FACTORS = np.array([1 / 4, 1 / 3, 1 / 2, 1, 2, 3])  # of the curve's pitch, that
 SAME = 3  # index of 1
 _OVERSAMPLING = 2  # of the autocorrelation
 _SEARCH = 2 ** (np.linspace(-50, 50, 7) / 1200)  # around a period
-_NEARLY = 0.05  # a shorter period counts when r is this near the best
+_NEARLY = 0.12  # a shorter period counts when r is this near the best: rough voices repeat best every second
 _DIP = 0.3  # r falls by this, and more, between a period and the next: else it is rumble
 
 # By how much r has to be better for a change (a negative number asks for more), whether it leads to the middle of what
