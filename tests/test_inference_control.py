@@ -295,6 +295,7 @@ def test_ctrl_c_in_a_batch_ends_with_the_command_that_goes_on(workspace, voice, 
         inference_main.main(command)
     said = caplog.records[-1].getMessage()
     assert said.endswith("-n album/one 'album/my take.wav' -s alto --resume")
+    assert caplog.text.count("--resume") == 1
     monkeypatch.setattr(assemble, "load_converter", honest)
     assert inference_main.main([*command, "--resume"]) == 0
     assert len(voice.synthesizer.seen) == 1, "only the segment that was missing"
