@@ -6,9 +6,14 @@ melodies agree: correlation of log f0, error in cents, transposition.
 Example: python compare.py raw/song.wav results/song.wav_0key_alto_sovits_pm.flac
 """
 
+import logging
 from pathlib import Path
 
 from modules.cli import configure_logging, make_parser, run
+
+logger = logging.getLogger("compare")
+
+LENGTHS_DIFFER = 0.1  # seconds: a result is as long as its source, but for the padding of mp3
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,6 +48,10 @@ def main(argv: list[str] | None = None) -> int:
     predictor = build_predictor(arguments.f0_predictor, audio)
     names = {f"source: {source.name}": source, f"result: {result.name}": result}
     sounds = {name: io.load(path, audio.sampling_rate) for name, path in names.items()}
+    shorter, longer = sorted(len(wav) / audio.sampling_rate for wav in sounds.values())
+    if longer - shorter > LENGTHS_DIFFER:
+        text = "%s and %s: one lasts %.1f s, the other %.1f s; only the first %.1f s are compared. Are they a pair?"
+        logger.warning(text, source, result, longer, shorter, shorter)
     curves = {name: predictor.predict(wav) for name, wav in sounds.items()}
     match = match_melody(*curves.values(), audio.frame_rate)
     draw_comparison(output, sounds, curves, audio, f"{match} ({arguments.f0_predictor})")

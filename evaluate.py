@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from modules.cli import configure_logging, make_parser, run
 from modules.errors import UsageError
 from modules.inference.arguments import AUTO_OCTAVE, transposition
+from modules.inference.options import MOST_SEMITONES
 from modules.text import listing
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def check(args: argparse.Namespace) -> None:
     """Refuses wrong values, and an output folder that holds an evaluation."""
     if not (math.isfinite(args.max_seconds) and 1 <= args.max_seconds <= 600):
         raise UsageError(f"--max_seconds is {args.max_seconds:g}; it must lie between 1 and 600")
+    if isinstance(args.trans, int) and abs(args.trans) > MOST_SEMITONES:
+        raise UsageError(f"-t/--trans is {args.trans}; it must lie between -{MOST_SEMITONES} and {MOST_SEMITONES}")
     for flag, folder in (("--targets", args.targets), ("--parallel", args.parallel)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{flag} {folder}: no such folder. Expected {folder}/SPEAKER/recording.wav")

@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
         command = " ".join(map(quote, ["python", sys.argv[0] if argv is None else __file__, *words, "--resume"]))
-        logger.warning("stopped; what is finished stays, and this goes on from there: %s", command)
+        logger.warning("stopped; this goes on with what is left: %s", command)
         raise
     if finished and not args.json:
         files = f"{quote(finished[0].source.as_posix())} {quote(finished[0].result.as_posix())}"
@@ -114,7 +114,10 @@ def read_request(args: argparse.Namespace) -> Wanted:
     if config is not None:
         problems.attempt(require_parts, config.model.speech_encoder)
     mix, speakers, sung_by = None, [], diffusion and diffusion[2] if args.only_diffusion else config
+    if config is not None and args.auto_predict_f0:
+        problems.attempt(requests.check_pitch_decoder, config)
     if sung_by is not None:
+        problems.attempt(requests.check_format, args.wav_format, sung_by.data.sampling_rate)
         mix = problems.attempt(requests.choose_mix, args, sung_by.spk, sources)
         if not is_mixed(args):
             speakers = problems.attempt(requests.choose_speakers, args.spk_list, list(sung_by.spk))

@@ -79,6 +79,8 @@ def read_json_index(path: Path) -> tuple[int, dict[str, IndexFile]]:
     """The width and the speakers of an index of ours; the faiss files are not opened."""
     try:
         content = json.loads(path.read_text("utf-8"))
+        if "model" in content and "speakers" not in content:
+            raise CheckpointError(f"{path}: is a config, not a feature index. Name a {JSON_NAME} or a model file.")
         width = int(content["width"])
         speakers = {
             name: IndexFile(int(entry["id"]), str(entry["file"]), int(entry["n_vectors"]), str(entry["sha256"]))

@@ -55,3 +55,12 @@ def test_no_sound_is_replaced_by_a_picture(songs, output):
 def test_a_missing_song_is_named(songs):
     with pytest.raises(AudioError, match=r"gone\.wav: no such file"):
         go("song.wav", "gone.wav")
+
+
+def test_songs_that_are_no_pair_are_said(songs, caplog):
+    soundfile.write("short.wav", soundfile.read("song.wav")[0][:11025], 22050)
+    assert go("song.wav", "short.wav") == 0
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("song.wav and short.wav: one lasts 1.0 s, the other 0.5 s")
+    caplog.clear()
+    assert go("song.wav", "$^{$.wav") == 0 and not caplog.records

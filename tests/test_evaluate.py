@@ -239,6 +239,7 @@ def test_the_same_voice_scores_the_same_twice(voice):
         (["--max_seconds", "nan"], "between 1 and 600"),
         (["--targets", "nowhere"], "--targets nowhere: no such folder"),
         (["--parallel", "nowhere"], "--parallel nowhere: no such folder"),
+        (["-t", "100"], "-t/--trans is 100; it must lie between -60 and 60"),
         (["-s", "bass"], "no speaker 'bass'. It has: alto, tenor"),
     ],
 )

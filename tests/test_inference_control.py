@@ -64,7 +64,7 @@ def test_a_folder_is_mirrored_and_stereo_is_said_once(workspace, voice, caplog):
     assert inference_main.main(["-n", "album", "-s", "alto"]) == 0
     ending = "_0key_alto_sovits_pm.flac"
     assert results() == {f"album/{name}{ending}" for name in ("one.wav", "two.flac", "three.wav")}
-    assert caplog.text.count("channels are mixed to one") == 1
+    assert caplog.text.count("channels become one") == 1
 
 
 def test_json_has_one_line_for_each_finished_file_and_nothing_else_on_stdout(workspace, voice, capsys):
@@ -295,6 +295,7 @@ def test_ctrl_c_in_a_batch_ends_with_the_command_that_goes_on(workspace, voice, 
         inference_main.main(command)
     said = caplog.records[-1].getMessage()
     assert said.endswith("-n album/one 'album/my take.wav' -s alto --resume")
+    assert caplog.text.count("--resume") == 1
     monkeypatch.setattr(assemble, "load_converter", honest)
     assert inference_main.main([*command, "--resume"]) == 0
     assert len(voice.synthesizer.seen) == 1, "only the segment that was missing"

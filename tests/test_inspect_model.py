@@ -209,6 +209,12 @@ def test_a_broken_file_is_one_line_and_the_others_follow(tmp_path, capsys):
     assert "G_1.pth: voice model (this toolkit)" in out and "encoder            whisper-ppg-base" in out
 
 
+def test_a_config_is_no_broken_index(look, tmp_path):
+    (tmp_path / "config.json").write_text('{"model": {}}')
+    code, (report,) = look("config.json")
+    assert code == 1 and report["error"].startswith("config.json: is a config, not a feature index. Name a ")
+
+
 def test_an_empty_folder_is_said(tmp_path):
     with pytest.raises(UsageError, match="no model files in"):
         inspect_model.main([str(tmp_path)])

@@ -24,12 +24,13 @@ FACTORS = np.array([1 / 4, 1 / 3, 1 / 2, 1, 2, 3])  # of the curve's pitch, that
 SAME = 3  # index of 1
 _OVERSAMPLING = 2  # of the autocorrelation
 _SEARCH = 2 ** (np.linspace(-50, 50, 7) / 1200)  # around a period
-_NEARLY = 0.05  # a shorter period counts when r is this near the best
+_NEARLY = 0.12  # a shorter period counts when r is this near the best: rough voices repeat best every second
 _DIP = 0.3  # r falls by this, and more, between a period and the next: else it is rumble
 
 # By how much r has to be better for a change (a negative number asks for more), whether it leads to the middle of what
 # is sung or away from it.
 _DOWN, _DOWN_TO_MIDDLE, _UP, _UP_TO_MIDDLE = -0.10, -0.015, -0.04, 0.02
+_LOWER = 0.05  # by which r has to be better, in the middle of all frames that go down
 _RARE = -0.05  # in addition for thirds and quarters, away from the middle
 _RINGING = 0.25  # r by which half a period may be better than the whole
 _LEAP = 0.4  # r that an octave from one frame to the next costs
@@ -158,6 +159,12 @@ def choose_factors(
     choice = np.full(len(curve), SAME)
     for first, last in _runs(voiced):
         choice[first:last] = _best_path(scores[first:last], log[first:last])
+    down = FACTORS[choice] < 1
+    if (
+        down.any()
+        and np.median((evidence.support[np.arange(len(curve)), choice] - evidence.support[:, SAME])[down]) < _LOWER
+    ):
+        choice[down] = SAME  # a longer period that is hardly better repeats the right one: buzzing has all of them
     gain = scores[np.arange(len(curve)), choice] - scores[:, SAME]
     for factor in np.unique(choice[choice != SAME]):
         for first, last in _runs(choice == factor):

@@ -76,7 +76,7 @@ def run_jobs(
                 job = replace(job, result=made)
             else:
                 if not stereo_logged and (channels := probe(job.source).channels) > 1:
-                    logger.info("%s: its %d channels are mixed to one, as of all such files", job.source, channels)
+                    logger.info("%s: its %d channels become one, as those of all such files", job.source, channels)
                     stereo_logged = True
                 with reserve(job.result, key, keep, overwrite) as path:
                     report = converter.convert(job.source, path, job.options, resume=resume)

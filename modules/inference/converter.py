@@ -116,7 +116,8 @@ class VoiceConverter:
             except UserError as error:
                 raise type(error)(f"{error}{_kept(result.n_samples / rate)}") from error
             except KeyboardInterrupt:
-                logger.warning("%s: stopped.%s", path_in, _kept(result.n_samples / rate) or " Nothing was finished.")
+                if result.n_samples:
+                    logger.warning("%s: its first %s are kept", path_in, _clock(result.n_samples / rate))
                 raise
         report.warn_of_pitch(song.name, options.transpose, self.pipeline.predictor)
         report.conclude(song, options, self.voices.get(options.speaker))

@@ -21,7 +21,9 @@ AUDIBLE_DB = -35.0  # what is silenced is missed from here on, against the loude
 AS_GOOD_AS_SILENT_DB = -80.0
 MISSED_SECONDS = 0.5  # of audible sound left silent, from which on it is said
 LEVEL_DB = 6.0  # difference from the song that is said
+SHORTEST_SECONDS = 0.1  # in less no predictor finds a pitch
 CLIPPED_SAMPLES = 10  # fewer are not heard
+DOUBTFUL_SHARE = 0.05  # of a song with doubtful pitch, from which on its notes are not compared with the voice's
 HIGHEST_KNOWN = F0_MAX + 3  # Hz: where the pitch scale of voices ends
 
 
@@ -105,11 +107,9 @@ class ConversionReport:
         level = self.level_db
         if level is None or hardly_sung:
             return
-        if self.f0_range is None and self.doubt.seconds < LEAST_SECONDS:  # else that line says why
-            self.warn(
-                f"{song.name}: no pitch was found anywhere, so the result is toneless. Is it music without a voice, or "
-                "very noisy? Try another -f0p, or a lower threshold (-ft)"
-            )
+        if self.f0_range is None:
+            if self.doubt.seconds < LEAST_SECONDS:  # else that line says why
+                self.warn(f"{song.name}: no pitch was found anywhere, so the result is toneless. {_why_toneless(song)}")
         elif abs(level) >= LEVEL_DB:
             remedy = "; -lea 0 gives it the song's loudness" if options.loudness_ratio > 0 else ", even with -lea 0"
             difference = f"{abs(level):.0f} dB {'louder' if level > 0 else 'quieter'} than the song"
@@ -119,7 +119,9 @@ class ConversionReport:
                 f"{song.name}: {self.clipped_samples} samples of the result are at full scale and may crackle; "
                 + ("a lower -lea keeps them below" if options.loudness_ratio > 0 else "try another -t")
             )
-        if voice is not None and self.histogram.frames and not options.predict_f0:
+        # Where the pitch is doubtful, so is which notes are outside, and the line about it would name others.
+        is_known = self.histogram.frames and self.doubt.seconds <= DOUBTFUL_SHARE * song.seconds
+        if voice is not None and is_known and not options.predict_f0:
             warning = describe_shift(self.histogram, voice, options.transpose).warning
             if warning:
                 self.warn(f"{song.name}: {warning}")
@@ -162,6 +164,13 @@ def threshold_for(song: Song, audible: np.ndarray) -> int:
     while threshold > -195 and np.count_nonzero(left_silent(song, threshold) >= lowest) * seconds >= MISSED_SECONDS:
         threshold -= 5
     return threshold
+
+
+def _why_toneless(song: Song) -> str:
+    """What to think and do of a song without any pitch."""
+    if song.seconds < SHORTEST_SECONDS:
+        return f"It lasts only {song.seconds:.3f} s. Is it the right file?"
+    return "Is it music without a voice, or very noisy? Try another -f0p, or a lower threshold (-ft)"
 
 
 def decibels(amplitude: float) -> float:

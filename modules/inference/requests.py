@@ -32,6 +32,7 @@ from modules.weights.names import list_checkpoints
 
 logger = logging.getLogger(__name__)
 
+OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz
 DIFFUSION_FLAG = "-dm/--diffusion_model_path"
 P, T = ParamSpec("P"), TypeVar("T")
 
@@ -90,6 +91,22 @@ def read_config(path: Path) -> Config:
     if known is not None and name not in known:
         raise ConfigError(f"{path}: model.speech_encoder {name!r} is not in this version. Known: {', '.join(known)}.")
     return config
+
+
+def check_format(name: str, rate: int) -> None:
+    """Refuses a format of results that cannot hold the voice's rate."""
+    if name.lower() == "opus" and rate not in OPUS_RATES:
+        held = ", ".join(map(str, OPUS_RATES))
+        raise UsageError(f"-wf/--wav_format opus holds {held} Hz, and this voice sings at {rate} Hz. Use ogg or flac.")
+
+
+def check_pitch_decoder(config: Config) -> None:
+    """Refuses -a of a voice that cannot predict its pitch."""
+    if not config.model.use_automatic_f0_prediction:
+        raise UsageError(
+            "-a/--auto_predict_f0: this voice comes without a pitch decoder (model.use_automatic_f0_prediction is "
+            "false); leave -a out"
+        )
 
 
 def read_diffusion_config(path: Path) -> DiffusionConfig:

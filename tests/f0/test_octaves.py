@@ -192,3 +192,14 @@ def test_a_moment_that_repeats_every_second_period_is_no_octave_error():
     wav[rough] += 0.4 * sum(np.sin(2 * np.pi * 110 * k * t[rough]) / k for k in range(1, 9))
     curve = np.full(int(2 / HOP), 220.0)
     assert np.array_equal(check(wav, curve)[0], curve)
+
+
+@pytest.mark.parametrize("middle", [110.0, 150.0, 200.0, 300.0, 440.0, 600.0])
+def test_a_voice_whose_every_second_pulse_is_weaker_is_not_taken_down(middle):
+    """Rough singing: odd multiples of half the pitch, 18 dB below the others."""
+    f0 = melody(middle)
+    wav = formant_voice(f0, RATE) * (1 + 0.25 * np.cos(np.pi * np.cumsum(f0) / RATE))
+    truth = frames_of(f0)
+    found, heard = check(wav, truth)
+    np.testing.assert_array_equal(found, truth)
+    assert not heard.any()

@@ -158,6 +158,29 @@ def test_an_octave_error_that_is_left_is_said_once_and_not_where_the_model_predi
     assert convert(tmp_path, at(-6, 3), options, predictor=Heard(220.0, 110.0)).warnings == []
 
 
+def test_notes_are_not_compared_with_the_voices_where_they_are_doubtful(tmp_path):
+    """The line about the range would name the octave that the line before calls wrong."""
+    notes = PitchHistogram.from_curve(np.full(500, 200.0), np.ones(500)).to_plain()
+    card = {"f0_histograms": {"alto": notes}}
+    report = convert(tmp_path, at(-6, 3), predictor=Heard(660.0, 1319.0), card=card)
+    assert len(report.warnings) == 1 and "E6 (1319 Hz)" in report.warnings[0]
+
+
+@pytest.mark.parametrize(("seconds", "cause"), [(0.05, "It lasts only 0.050 s"), (3, "music without a voice")])
+def test_a_toneless_result_is_said_once_with_its_cause(tmp_path, seconds, cause):
+    (warning,) = convert(tmp_path, at(-6, seconds), predictor=Toneless()).warnings
+    assert "no pitch was found" in warning and cause in warning
+
+
+class Toneless(Heard):
+    def __init__(self):
+        super().__init__(0.0)
+
+    def predict(self, wav):
+        none = np.zeros(len(wav) // 160, np.float32)
+        return F0(none, none)
+
+
 def test_a_result_above_what_voices_know_is_said(tmp_path):
     (warning,) = convert(tmp_path, at(-6, 3), ConversionOptions("alto", transpose=12), predictor=Heard(600.0)).warnings
     assert "3.0 s of the result are above 1103 Hz" in warning and warning.endswith("-t 0 brings them down")

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -11,6 +12,8 @@ from inference.fake_voice import sung
 
 from modules.config.io import save_config
 from modules.config.schema import Config
+from modules.errors import UsageError
+from modules.inference import requests
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,3 +109,21 @@ def test_a_file_in_the_place_of_the_results_is_named(workspace):
     code, said = convert(workspace, "-s", "alto")
     (workspace / "results").unlink()
     assert code == 2 and "results: the folder cannot be made" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "held"),
+    [("opus", 44100, False), ("OPUS", 32000, False), ("opus", 48000, True), ("ogg", 44100, True)],
+)
+def test_a_format_that_cannot_hold_the_voices_rate_is_refused_before_the_work(name, rate, held):
+    if held:
+        requests.check_format(name, rate)
+    else:
+        with pytest.raises(UsageError, match=f"-wf.* 48000 Hz.*{rate} Hz. Use ogg or flac"):
+            requests.check_format(name, rate)
+
+
+def test_automatic_pitch_of_a_voice_without_it_is_refused_before_it_is_loaded():
+    config = SimpleNamespace(model=SimpleNamespace(use_automatic_f0_prediction=False))
+    with pytest.raises(UsageError, match=r"-a/--auto_predict_f0.*leave -a out"):
+        requests.check_pitch_decoder(config)
