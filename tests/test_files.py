@@ -132,3 +132,11 @@ def test_a_leftover_that_may_not_be_deleted_ends_nothing(tmp_path, monkeypatch, 
     monkeypatch.setattr(Path, "unlink", unlink)
     remove_leftovers(tmp_path)
     assert "cannot be deleted (permission denied)" in caplog.text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs mkfifo")
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: os.mkfifo(path)])
+def test_what_stands_in_the_place_of_a_lock_is_named_with_the_remedy(tmp_path, make):
+    make(tmp_path / ".lock")
+    with pytest.raises(UsageError, match=r"\.lock: is no file, .*; delete it"), lock_folder(tmp_path):
+        pass
