@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.cli import configure_logging, make_parser, next_step, run
-from modules.errors import CheckpointError, ConfigError, UsageError
+from modules.errors import CheckpointError, ConfigError, UsageError, reason_of
 from modules.files import atomic_path, check_inputs, check_output
 
 if TYPE_CHECKING:
@@ -142,7 +142,9 @@ def write(output: Path, content: dict[str, Any]) -> None:
         with atomic_path(output) as temporary:  # by us: safetensors makes files that others may not read
             temporary.write_bytes(save(tensors, {"format": "pt", **metadata}))
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{output}: could not be written ({error}). Free some disk space.") from None
+        raise CheckpointError(
+            f"{output}: could not be written ({reason_of(error, output)}). Free some disk space."
+        ) from None
 
 
 def _find_config(path: Path, given: Path | None, stored: Any) -> tuple["Config", Path | None]:

@@ -119,6 +119,8 @@ def check(args: argparse.Namespace) -> None:
     for flag, folder in (("--targets", args.targets), ("--parallel", args.parallel)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{flag} {folder}: no such folder. Expected {folder}/SPEAKER/recording.wav")
+    if args.output.exists() and not args.output.is_dir():
+        raise UsageError(f"-o/--output {args.output}: is a file; name a folder")
     earlier = ", ".join(name for name in (SCORES, SUMMARY, REPORT, "audio") if (args.output / name).exists())
     if earlier and not args.overwrite:
         raise UsageError(f"-o/--output {args.output}: holds {earlier} already; use another folder, or add --overwrite")

@@ -39,10 +39,11 @@ def main(argv: list[str] | None = None) -> int:
         raise DataError(f"{args.config}: spk names no speaker. Make it with: python preprocess_flist_config.py")
     speakers = speakers_with_units(args.root_dir, list(config.spk))
 
-    from cluster.index_files import write_indexes
+    from cluster.index_files import JSON_NAME, write_indexes
     from cluster.retrieval import train_index
-    from modules.files import remove_leftovers
+    from modules.files import check_place, remove_leftovers
 
+    check_place(args.output_dir / JSON_NAME)
     remove_leftovers(args.output_dir, recursive=False)
     indexes, n_skipped = {}, 0
     for name in speakers:

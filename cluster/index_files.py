@@ -9,6 +9,7 @@ like ours, reach faiss only after `header_of` has checked every size in them.
 
 import hashlib
 import json
+import logging
 import pickle
 import re
 import struct
@@ -19,10 +20,12 @@ from typing import Any
 import numpy as np
 
 from cluster import INDEX_COMMAND, check_width
-from modules.errors import CheckpointError
-from modules.files import atomic_path, sha256_of, write_json
+from modules.errors import FAILURES, CheckpointError, reason_of
+from modules.files import atomic_path, set_aside, sha256_of, write_json
 from modules.weights.checkpoint import first_line
 from modules.weights.foreign import StandIn, array_of, bytes_of, stand_in
+
+logger = logging.getLogger(__name__)
 
 JSON_NAME = "feature_and_index.json"
 _AGAIN = f"Make it again with: {INDEX_COMMAND}"
@@ -49,13 +52,16 @@ class IndexFile:
 
 
 def write_indexes(folder: Path, indexes: dict[str, tuple[int, Any]], encoder: str, width: int) -> Path:
-    """Writes `indexes`, speaker -> id and faiss index, in the place of earlier ones; the path of their JSON.
+    """Writes `indexes`, speaker -> id and faiss index, in the place of earlier ones; the path of their JSON. A file of
+    that name that is no index is renamed to `NAME.bak-N`.
 
     It is written last: whenever this is interrupted, the JSON names whole files.
     """
     import faiss
 
-    entries = {}
+    path, entries = folder / JSON_NAME, {}
+    if path.exists() and not _is_index(path):
+        logger.warning("%s holds something else: it is now %s", path, set_aside(path).name)
     try:
         for speaker, (number, index) in indexes.items():
             data = memoryview(faiss.serialize_index(index))
@@ -66,13 +72,20 @@ def write_indexes(folder: Path, indexes: dict[str, tuple[int, Any]], encoder: st
             entries[speaker] = {"id": number, "file": name, "n_vectors": index.ntotal, "sha256": digest}
         write_json(folder / JSON_NAME, {"encoder": encoder, "width": width, "speakers": entries})
         named = {entry["file"] for entry in entries.values()}
-        for path in folder.iterdir():
-            if _OUR_FILE.fullmatch(path.name) and path.name not in named:
-                path.unlink()
+        for part in folder.iterdir():
+            if _OUR_FILE.fullmatch(part.name) and part.name not in named:
+                part.unlink()
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        reason = reason_of(error, folder)
         raise CheckpointError(f"{folder}: the index could not be written ({reason}). Free some disk space.") from None
-    return folder / JSON_NAME
+    return path
+
+
+def _is_index(path: Path) -> bool:
+    try:
+        return bool(read_json_index(path))
+    except FAILURES:
+        return False
 
 
 def read_json_index(path: Path) -> tuple[int, dict[str, IndexFile]]:

@@ -1,8 +1,9 @@
 """Cluster centres of a speaker's units: training, `kmeans_10000.pt` (laid out as so-vits-svc's), blending."""
 
-import os
+import logging
 import pickle
 import types
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from tqdm import tqdm
 
 from cluster import CLUSTER_COMMAND, check_width
 from modules.device import fp32_region
-from modules.errors import CheckpointError
-from modules.files import atomic_path
+from modules.errors import FAILURES, CheckpointError, reason_of
+from modules.files import atomic_path, set_aside
 from modules.weights.checkpoint import first_line
 from modules.weights.foreign import array_of, load_foreign
+
+logger = logging.getLogger(__name__)
 
 _AGAIN = f"Make it again with: {CLUSTER_COMMAND}"
 _CPU_PASSES, _GPU_PASSES = 10, 50  # over the data, at most: mini-batches move the centres many times in each
@@ -129,7 +132,11 @@ class _Pickler(pickle.Pickler):
 
 
 def save_centres(path: Path | str, centres: dict[str, np.ndarray]) -> None:
-    """Writes centres (K, D) of each speaker in so-vits-svc's layout."""
+    """Writes centres (K, D) of each speaker in so-vits-svc's layout, in the place of earlier ones of these speakers,
+    also of some of them; any other file of that name is renamed to `NAME.bak-N`."""
+    path = Path(path)
+    if path.exists() and not _are_of(path, centres):
+        logger.warning("%s holds something else: it is now %s", path, set_aside(path).name)
     content = {
         name: {"n_features_in_": rows.shape[1], "_n_threads": 4, "cluster_centers_": np.asarray(rows, np.float32)}
         for name, rows in centres.items()
@@ -139,8 +146,15 @@ def save_centres(path: Path | str, centres: dict[str, np.ndarray]) -> None:
         with atomic_path(path) as temporary:
             torch.save(content, temporary, pickle_module=pickle_module)
     except (OSError, RuntimeError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else first_line(error)
+        reason = reason_of(error, path) if isinstance(error, OSError) else first_line(error)
         raise CheckpointError(f"{path}: could not be written ({reason}). Free some disk space.") from None
+
+
+def _are_of(path: Path, speakers: Collection[str]) -> bool:
+    try:
+        return not load_centres(path).keys().isdisjoint(speakers)
+    except FAILURES:
+        return False
 
 
 def load_centres(path: Path | str) -> dict[str, np.ndarray]:

@@ -44,8 +44,10 @@ def main(argv: list[str] | None = None) -> int:
 
     from cluster.kmeans import save_centres, train_centres
     from modules.device import choose_device
-    from modules.files import remove_leftovers
+    from modules.files import check_place, remove_leftovers
 
+    path = args.output / "kmeans_10000.pt"
+    check_place(path)
     device = choose_device(None if args.gpu else "cpu")
     if args.gpu and device.type == "cpu":
         raise UsageError("--gpu: no GPU that torch can use. Leave the flag out to compute on the CPU.")
@@ -63,7 +65,6 @@ def main(argv: list[str] | None = None) -> int:
         logger.info("%s: %d centres of %d frames, %d wide", name, len(centres[name]), n_frames, width)
     if not centres:
         raise DataError(f"{args.dataset}: holds no usable units. Make them with: python preprocess_hubert_f0.py")
-    path = args.output / "kmeans_10000.pt"
     save_centres(path, centres)
     logger.info("written: %s", path)
     flags = "-s", next(iter(centres)), "-cm", path.as_posix(), "-cr", 0.5

@@ -21,6 +21,7 @@ from modules.training.checkpoints import (
     load_optimizer,
     read_newest,
     read_place,
+    refusing_malformed,
     report_changed_rate,
     report_other_base,
     require_same_config,
@@ -42,6 +43,10 @@ def load_start(folder: Path, step: DiffusionStep, group: Group) -> tuple[TrainSt
     (path,), (content,) = read_newest([(path,) for path in found if step_of(path) > 0] or [(found[0],)])
     weights = weights_of(content, path)
     n_steps = step_of(path)
+    if n_steps and isinstance(saved := content.get("global_step"), int) and saved != n_steps:
+        raise CheckpointError(
+            f"{path}: was saved at step {saved}. Give it its name model_{saved}.pt back, or delete it."
+        )
     if n_steps == 0:
         report_other_base(path, content.get("config"), config, DIFFUSION_TRAINED_WITH)
         load_base(step.network, weights, path, "the diffusion config", key_of, sizes_of)
@@ -56,13 +61,15 @@ def load_start(folder: Path, step: DiffusionStep, group: Group) -> tuple[TrainSt
         rest = load_weights(rest_path)
         if (found_step := rest.get("global_step")) != n_steps:
             raise CheckpointError(f"{rest_path}: belongs to step {found_step}. Delete it to go on without it.")
-        load_optimizer(step.optimizer, rest.get("optimizer"), rest_path)
-        step.updates.load_state_dict(rest.get("scaler"))
-        set_rank_random_state(rest, group, config.train.seed + n_steps)
-    else:
-        load_optimizer(step.optimizer, content.get("optimizer"), path)
-    batches_done = read_place(content, config.train.batch_size, group.world_size)
-    return TrainState(n_steps, max(int(content.get("epoch", 1)), 1), batches_done), path
+        with refusing_malformed(rest_path):
+            load_optimizer(step.optimizer, rest.get("optimizer"), rest_path)
+            step.updates.load_state_dict(rest.get("scaler"))
+            set_rank_random_state(rest, group, config.train.seed + n_steps)
+    with refusing_malformed(path):
+        if not rest_path.is_file():
+            load_optimizer(step.optimizer, content.get("optimizer"), path)
+        batches_done = read_place(content, config.train.batch_size, group.world_size)
+        return TrainState(n_steps, max(int(content.get("epoch", 1)), 1), batches_done), path
 
 
 def save_state(

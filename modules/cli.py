@@ -57,15 +57,24 @@ def run(main: Callable[[list[str] | None], int | None]) -> None:
             _say(logging.INFO, f"stopped by {stop}" if isinstance(stop, _Stopped) else "interrupted")
             code = stop.code if isinstance(stop, _Stopped) else 130
         except Exception as error:
-            if not (isinstance(error, FAILURES) or is_out_of_memory(error)):
+            package = _foreign_package(error)
+            if not (isinstance(error, FAILURES) or is_out_of_memory(error) or package):
                 raise
-            _say(logging.ERROR, reason_of(error))
+            remedy = f". {package} must be installed anew: pip install -r requirements.txt"
+            _say(logging.ERROR, reason_of(error) + (remedy if package and not is_out_of_memory(error) else ""))
             code = 2
         failed = [output.error for output in outputs if output.flush_at_end()]
         if failed:
             _say(logging.ERROR, f"what was printed is not whole: {reason_of(failed[0])}")
             code = code or 1
     sys.exit(code)
+
+
+def _foreign_package(error: BaseException) -> str:
+    """The package of others that is missing or cannot be loaded, if that is the error."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    ours = Path(__file__).resolve().parent.parent
+    return "" if (ours / package).is_dir() or (ours / f"{package}.py").is_file() else package
 
 
 class _Stopped(KeyboardInterrupt):

@@ -77,6 +77,9 @@ def reason_of(error: BaseException, path: object = "") -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: Python's, numpy's, or torch's on any device."""
-    is_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_torch)
+    """Whether memory ran out: Python's, numpy's, torch's on any device, or the system's for a library."""
+    text = str(error)
+    is_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in text
+    is_library = "failed to map segment" in text or "Cannot allocate memory" in text
+    kinds = ((RuntimeError, is_torch), ((ImportError, OSError), is_library))
+    return isinstance(error, MemoryError) or any(isinstance(error, kind) and is_so for kind, is_so in kinds)

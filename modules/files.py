@@ -78,6 +78,13 @@ def make_folder(folder: Path) -> None:
         raise UsageError(f"{problem}; remove what is in its place, or use another folder") from None
 
 
+def check_place(path: Path) -> None:
+    """Refuses, before any work, a result's place that a folder takes, or whose own folder cannot be made."""
+    make_folder(path.parent)
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder, and a file of that name is to be written; move it away")
+
+
 def set_aside(path: Path, copy: bool = False) -> Path:
     """Renames a file or folder to the next free `NAME.bak-N`, or copies a file to it, and returns that."""
     number = 1
@@ -99,13 +106,13 @@ def set_aside(path: Path, copy: bool = False) -> Path:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a folder that is there; a UsageError where one is in. A dead one locks nothing."""
     path = folder / ".lock"
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: is no file, so {folder} cannot be locked; delete it")
     try:
-        opened = path.open("a+", encoding="ascii")
+        opened = path.open("a+", encoding="ascii", errors="replace")
     except OSError as error:
-        reason = reason_of(error, path)
-        raise UsageError(
-            f"{folder}: nothing can be written there ({reason}); allow it, or use another folder"
-        ) from None
+        problem = f"{folder}: nothing can be written there ({reason_of(error, path)})"
+        raise UsageError(f"{problem}; allow it, or use another folder") from None
     with opened as file:
         try:
             take_lock(file.fileno())

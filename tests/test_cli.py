@@ -179,3 +179,16 @@ def test_a_log_that_cannot_be_written_is_said_once_and_ends_nothing(tmp_path, ca
 def test_a_printed_command_runs_nothing_that_a_name_holds():
     line = next_step("python x.py", "-s", "$(touch PWNED)", "-n", "a b.wav", "-m", "logs/44k/G_1.pth")
     assert line == "Next: python x.py -s '$(touch PWNED)' -n 'a b.wav' -m logs/44k/G_1.pth"
+
+
+def test_a_package_that_cannot_be_loaded_is_one_line_and_one_of_ours_a_traceback(capsys):
+    code, text = ending(capsys, raises(ImportError("No module named 'torch'", name="torch")))
+    assert code == 2
+    assert "torch must be installed anew: pip install -r requirements.txt" in text
+    mapped = ImportError("a.so: failed to map segment from shared object", name="torch")
+    assert ending(capsys, raises(mapped)) == (
+        2,
+        "error: not enough memory. Close other programs, or take smaller batches or shorter files\n",
+    )
+    with pytest.raises(ImportError):
+        run(raises(ImportError("cannot import name 'x' from 'modules.cli'", name="modules.cli")))

@@ -140,3 +140,11 @@ def test_a_pipe_cannot_be_set_aside_as_a_copy(tmp_path):
     with pytest.raises(UsageError, match=r"config.json.bak-1 \(.*named pipe.*\); move it away") as caught:
         set_aside(tmp_path / "config.json", copy=True)
     assert "None" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs mkfifo")
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: os.mkfifo(path)])
+def test_what_stands_in_the_place_of_a_lock_is_named_with_the_remedy(tmp_path, make):
+    make(tmp_path / ".lock")
+    with pytest.raises(UsageError, match=r"\.lock: is no file, .*; delete it"), lock_folder(tmp_path):
+        pass

@@ -24,6 +24,7 @@ from tiny_voices import make_workspace
 
 import assemble
 import compare
+import compress_model
 import inference_main
 import mix_models
 import preprocess_flist_config
@@ -125,6 +126,10 @@ CASES = {
     "cluster": Case(train_cluster.main, "--n_clusters 5", with_units),
     "index": Case(train_index.main, "-c configs/config.json", with_units),
     "mix": Case(mix_models.main, "-i a.pth b.pth -w 50 50", with_models),
+    "compress": Case(compress_model.main, "-i a.pth -c configs/config.json -hf -o small.pth", with_models, 4),
+    "compress to safetensors": Case(
+        compress_model.main, "-i a.pth -c configs/config.json -o small.safetensors", with_models, 4
+    ),
     "compare": Case(compare.main, "a.wav b.wav -f0p pm", partial(with_sounds, "a.wav b.wav"), 3),
     "inference": Case(inference_main.main, "-m G.pth -c config.json -n a b -s alto", with_songs),
 }

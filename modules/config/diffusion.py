@@ -106,15 +106,29 @@ _MOST_VALUES = 100_000
 ENCODER_ALIASES = {"contentvec768l12": "vec768l12", "contentvec": "vec256l9"}
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping that gives one key two values, of which the first would be lost."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<" and key.value in seen:
+                raise yaml.composer.ComposerError(f"{key.value[:40]!r} is there twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return node
+
+
 def load_diffusion_config(path: Path | str, content: bytes | None = None) -> DiffusionConfig:
     """A checked config from a YAML file, or its `content`; a ConfigError names the file and what is wrong in it."""
     path = Path(path)
     try:
-        values = yaml.safe_load(read_text(path, content))
+        values = _Loader(read_text(path, content)).get_single_data()
         if _n_values(values, {}) > _MOST_VALUES:
             raise ConfigError(f"{path}: its aliases repeat more than {_MOST_VALUES} values. Restore it from a copy.")
     except (ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2001-99-99 for a date
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+        where = [line.partition("line ")[2] for line in lines[1:] if "line " in line]  # `in "x", line 3, column 1:`
+        reason = lines[0][:160] + (f", line {where[-1].rstrip(':')}" if where else "")
         raise ConfigError(f"{path}: cannot be read as YAML ({reason}). Fix it.") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds a {type(values).__name__}; expected sections data, model, train, ...")

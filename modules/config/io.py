@@ -34,7 +34,8 @@ def load_config(path: Path | str, content: bytes | None = None) -> Config:
 def read_json(path: Path, content: bytes | None = None) -> dict[str, Any]:
     """The JSON object in a file; a byte-order mark is accepted, what is not one is a ConfigError."""
     try:
-        value = json.loads(read_text(path, content))
+        value = json.loads(read_text(path, content), object_pairs_hook=_unique)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # a UnicodeEncodeError, which is a ValueError
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}. Fix that line."
@@ -133,6 +134,15 @@ def report_unknown_keys(schema: type[BaseModel], values: dict[str, Any], name: s
             unknown.append(prefix + key)
     if unknown:
         logger.warning("%s: unknown keys kept but not used: %s", name, printable(", ".join(unknown)))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; a ValueError where it gives one key two values, of which the first would be lost."""
+    values = dict(pairs)
+    for key, value in pairs:
+        if values[key] != value and value == value:  # a NaN, which differs from itself, is refused by name
+            raise ValueError(f"{printable(key, 40)!r} is there twice, as {value!s:.30} and as {values[key]!s:.30}")
+    return values
 
 
 def _in_order(values: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Reading checkpoints of runs: what the trainings of the voice model and of the diffusion model have in common."""
 
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from torch import nn
 
 from modules.config.fit import Keys, changes, stored_config
 from modules.config.schema import Section
-from modules.errors import CheckpointError
+from modules.errors import CheckpointError, is_out_of_memory
 from modules.training.distributed import Group, seed_rank, set_random_state
-from modules.weights.checkpoint import DamagedFile, load_weights, step_of
+from modules.weights.checkpoint import DamagedFile, first_line, load_weights, step_of
 from modules.weights.state_dict import fit_in_part, mismatches
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,18 @@ def require_same_config(path: Path, stored: Any, config: Section, keys: Keys, re
             f"{path}: was trained with another config: {'; '.join(changed)}. Restore these values in "
             f"{getattr(config, 'path', None) or 'the config'} to go on, or {remedy}."
         )
+
+
+@contextlib.contextmanager
+def refusing_malformed(path: Path) -> Iterator[None]:
+    """What a checkpoint holds in another form than trainings write is an error of that file, a CheckpointError."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        problem = f"{path}: its training state cannot be used ({type(error).__name__}: {first_line(error)})"
+        raise CheckpointError(f"{problem}. Delete it to go on from the checkpoint before it.") from None
 
 
 def report_other_base(path: Path, stored: Any, config: Section, keys: Keys) -> None:

@@ -22,6 +22,7 @@ from modules.training.checkpoints import (
     load_optimizer,
     read_newest,
     read_place,
+    refusing_malformed,
     report_changed_rate,
     report_other_base,
     require_same_config,
@@ -74,18 +75,21 @@ def load_start(folder: Path, step: VitsStep, group: Group, base: Path | None = N
         require_same_config(path, content.get("config"), config, TRAINED_WITH, "start a new run with another name (-m)")
         if not isinstance(content.get("iteration"), int):
             raise CheckpointError(f"{path}: holds no epoch ('iteration'); it is not a training checkpoint")
+    _require_one_save(path_g, g, path_d, d)
     voice = _weights_of(g, path_g)
     _load_generator(step.net_g, _weights_of(g, path_g, _TRAINED) if _TRAINED in g else voice, path_g, config)
-    if step.averaged is not None:  # the average of the file, or a new one
-        _load_generator(step.averaged.module, voice, path_g, config)
-        step.averaged.n_averaged.fill_(int(g.get(_N_AVERAGED, 1)))
     _load_discriminators(step.net_d, d, path_d)
-    load_optimizer(step.optim_g, g.get("optimizer"), path_g)
-    load_optimizer(step.optim_d, d.get("optimizer"), path_d)
-    step.updates.load_state_dict(g.get("scaler"))
-    set_rank_random_state(g, group, config.train.seed + n_steps)
+    with refusing_malformed(path_d):
+        load_optimizer(step.optim_d, d.get("optimizer"), path_d)
     report_changed_rate(path_g, g.get("learning_rate"), config.train.learning_rate, "train.learning_rate")
-    batches_done = read_place(g, config.train.batch_size, group.world_size)
+    with refusing_malformed(path_g):
+        if step.averaged is not None:  # the average of the file, or a new one
+            _load_generator(step.averaged.module, voice, path_g, config)
+            step.averaged.n_averaged.fill_(int(g.get(_N_AVERAGED, 1)))
+        load_optimizer(step.optim_g, g.get("optimizer"), path_g)
+        step.updates.load_state_dict(g.get("scaler"))
+        set_rank_random_state(g, group, config.train.seed + n_steps)
+        batches_done = read_place(g, config.train.batch_size, group.world_size)
     return TrainState(n_steps, max(g["iteration"], 1), batches_done, g.get("has_base") is True), path_g
 
 
@@ -221,6 +225,20 @@ def _with_own_speakers(content: dict, net: nn.Module, path: Path, config: Config
     return {**found, key: own}
 
 
+def _require_one_save(path_g: Path, g: dict, path_d: Path, d: dict) -> None:
+    """Refuses a pair of which one file is of another step or another run; published ones do not say which."""
+    for path, content in ((path_g, g), (path_d, d)):
+        if isinstance(saved := content.get("step"), int) and saved != step_of(path):
+            name = f"{path.name[0]}_{saved}.pth"
+            raise CheckpointError(f"{path}: was saved at step {saved}. Give it its name {name} back, or delete it.")
+    states = [content["random"] for content in (g, d) if isinstance(content.get("random"), dict)]
+    ours = [state["cpu"] for state in states if isinstance(state.get("cpu"), torch.Tensor)]
+    if len(ours) == 2 and not torch.equal(*ours):
+        problem = f"{path_g}: was not saved together with {path_d.name}, which is of another run"
+        remedy = f"Put the {path_d.name} of the same run beside it, or delete both to go on from the pair before."
+        raise CheckpointError(f"{problem}. {remedy}")
+
+
 def _weights_of(content: dict, path: Path, entry: str = "model") -> dict[str, torch.Tensor]:
     found = content.get(entry)
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
@@ -234,6 +252,8 @@ def _load_generator(net: nn.Module, found: dict[str, torch.Tensor], path: Path, 
 
 
 def _require_whole(found: dict[str, torch.Tensor], path: Path) -> None:
+    if not any(name.startswith(("enc_q.", "enc_p.")) for name in found):
+        raise CheckpointError(f"{path}: holds no voice model, but another network. Give a G_STEP.pth, or delete it.")
     if not any(name.startswith("enc_q.") for name in found):
         raise CheckpointError(
             f"{path}: has no posterior encoder (enc_q): it was compressed for conversion and cannot be trained on. "

@@ -215,3 +215,16 @@ def test_centres_are_found_and_blended_on_a_gpu(tmp_path):
     rows = torch.from_numpy(units.T.copy())
     blended = retriever.blend(rows.cuda(), "alto", 0.5)
     assert blended.is_cuda and torch.allclose(blended.cpu(), retriever.blend(rows, "alto", 0.5), atol=1e-4)
+
+
+def test_what_is_no_file_of_these_speakers_is_set_aside_and_their_own_is_replaced(tmp_path, caplog):
+    path, rows = tmp_path / "kmeans_10000.pt", np.zeros((2, 3), np.float32)
+    save_centres(path, {"alto": rows})
+    save_centres(path, {"alto": rows, "bass": rows})
+    assert not caplog.records
+    save_centres(path, {"tenor": rows})
+    assert load_centres(tmp_path / "kmeans_10000.pt.bak-1").keys() == {"alto", "bass"}
+    path.write_text("mine")
+    save_centres(path, {"tenor": rows})
+    assert (tmp_path / "kmeans_10000.pt.bak-2").read_text() == "mine"
+    assert "it is now kmeans_10000.pt.bak-2" in caplog.text

@@ -264,3 +264,22 @@ def test_a_speaker_whose_name_is_a_command_is_printed_quoted(capsys):
     assert train_index.main([]) == 1
     shown = capsys.readouterr().out
     assert f"-s {quote(name)} -cm" in shown and shown.count("Next: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "name"), [(train_cluster, "kmeans_10000.pt"), (train_index, "feature_and_index.json")]
+)
+def test_a_folder_in_the_place_of_the_result_is_refused_before_any_work(script, name):
+    Path("logs/44k", name).mkdir(parents=True)
+    with pytest.raises(UsageError, match="is a folder, and a file of that name is to be written; move it away"):
+        script.main([])
+
+
+def test_a_file_that_is_no_index_is_set_aside(caplog):
+    path = Path("logs/44k/feature_and_index.json")
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    assert train_index.main([]) == 0
+    assert path.with_name(f"{path.name}.bak-1").read_text() == "mine" and "it is now" in caplog.text
+    assert train_index.main([]) == 0
+    assert not path.with_name(f"{path.name}.bak-2").exists()

@@ -142,6 +142,9 @@ def test_a_mistake_is_one_line_with_file_key_and_remedy(tmp_path, changes, messa
 @pytest.mark.parametrize(("content", "message"), [
     (b'{"train": {\n  "a": 1 2\n}}', "line 2, column 10"), (b"[1]", "holds a list"), (b"", "line 1"),
     (b"\xff\xfe", "UTF-8"),
+    (b'{"spk": {"alto": 0, "alto": 1}}', "'alto' is there twice, as 0 and as 1"),
+    (b'{"data": {"hop_length": 512}, "data": {"hop_length": 256}}', "'data' is there twice"),
+    (b'{"spk": {"\\ud800": 0}}', "surrogates not allowed"),
 ])  # fmt: skip
 def test_a_file_that_is_not_a_config_says_where(tmp_path, content, message):
     (tmp_path / "c.json").write_bytes(content)
@@ -187,6 +190,22 @@ def test_aliases_that_multiply_are_refused_and_few_are_read(tmp_path):
     path.write_text("spk: &a [*a]\n")
     with pytest.raises(ConfigError):
         load_diffusion_config(path)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("spk:\n  a: 0\n  b: 1\n  a: 1\n", r"'a' is there twice, line 4, column 3"),
+    ("data:\n\tencoder: x\n", "line 2, column 1"),
+    ("data: [1,\nmodel: 2\n", "line 3, column 1"),
+])  # fmt: skip
+def test_a_mistake_in_yaml_is_one_line_with_its_place(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_diffusion_config(tmp_path / "d.yaml", text.encode())
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_may_merge_and_override(tmp_path):
+    text = b"env: &a {gpu_id: 1}\ntrain: &b\n  <<: *a\n  lr: 2\ninfer:\n  <<: *b\n  speedup: 4\n"
+    assert load_diffusion_config(tmp_path / "d.yaml", text).infer.speedup == 4
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000])

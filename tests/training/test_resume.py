@@ -437,3 +437,47 @@ def test_the_place_in_the_epoch_is_kept_when_batches_change_their_size(tmp_path)
     assert resume(tmp_path, tiny_config(batch_size=2)) == TrainState(12, 3, 12)
     assert resume(tmp_path, tiny_config(batch_size=8)) == TrainState(12, 3, 3)
     assert load(tmp_path, step, Group(0, 2)) == TrainState(12, 3, 3)
+
+
+def test_discriminators_of_another_step_or_run_are_refused(tmp_path):
+    config = tiny_config()
+    saved_run(tmp_path / "a", config, 1, 2)
+    random.random()
+    torch.rand(1)
+    saved_run(tmp_path / "b", tiny_config(seed=5), 2)
+    whole = (tmp_path / "a/D_2.pth").read_bytes()
+    (tmp_path / "a/D_2.pth").write_bytes((tmp_path / "a/D_1.pth").read_bytes())
+    with pytest.raises(CheckpointError, match=r"D_2\.pth: was saved at step 1\. Give it its name D_1\.pth back"):
+        resume(tmp_path / "a", config)
+    state = load_weights(tmp_path / "b/D_2.pth")
+    state["random"]["cpu"] = torch.Generator().manual_seed(9).get_state()
+    save_weights(tmp_path / "a/D_2.pth", {**state, "config": to_plain(config)})
+    with pytest.raises(CheckpointError, match=r"G_2\.pth: was not saved together with D_2\.pth"):
+        resume(tmp_path / "a", config)
+    (tmp_path / "a/D_2.pth").write_bytes(whole)
+    assert resume(tmp_path / "a", config).step == 2
+
+
+def test_another_network_under_the_name_of_a_generator_is_no_compressed_one(tmp_path):
+    saved_run(tmp_path, tiny_config(), 1)
+    (tmp_path / "G_1.pth").write_bytes((tmp_path / "D_1.pth").read_bytes())
+    with pytest.raises(CheckpointError, match="holds no voice model, but another network"):
+        resume(tmp_path, tiny_config())
+
+
+@pytest.mark.parametrize("wrong", [
+    {"optimizer": {"state": {0: {"step": 1}}}},
+    {"optimizer": {"state": {"a": 1}}},
+    {"optimizer": {"state": [1]}},
+    {"random": {"python": torch.zeros(3)}},
+    {"random": 5},
+    {"random_of_other_ranks": 5},
+    {"batches_done": "many"},
+    {"items_per_batch": None},
+])  # fmt: skip
+def test_a_training_state_of_another_form_is_one_line(tmp_path, wrong):
+    train_a_little(step := make_step(tiny_config()))
+    save(tmp_path, TrainState(1, 1), step)
+    save_weights(tmp_path / "G_1.pth", {**load_weights(tmp_path / "G_1.pth"), **wrong})
+    with pytest.raises(CheckpointError, match=r"G_1\.pth: its training state cannot be used \(.*\)\. Delete it"):
+        resume(tmp_path, tiny_config())
