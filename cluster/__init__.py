@@ -41,7 +41,7 @@ def load_retriever(
     path: Path | str, speakers: dict[str, int], dim: int, feature_retrieval: bool, encoder: str = ""
 ) -> "Retriever":
     """What blends units, `dim` wide, of the given speakers (name -> id): from `kmeans_10000.pt`, or with
-    `feature_retrieval` from `feature_and_index.json` or so-vits-svc's `.pkl`; ours says of which `encoder` it is."""
+    `feature_retrieval` from `feature_and_index.json` or so-vits-svc's `.pkl`; ours say of which `encoder` they are."""
     check_retriever(path, feature_retrieval)
     if feature_retrieval:
         from cluster.retrieval import IndexRetriever
@@ -49,7 +49,7 @@ def load_retriever(
         return IndexRetriever(Path(path), speakers, dim, encoder)
     from cluster.kmeans import KMeansRetriever
 
-    return KMeansRetriever(Path(path), speakers, dim)
+    return KMeansRetriever(Path(path), speakers, dim, encoder)
 
 
 def require_faiss() -> None:
@@ -69,3 +69,10 @@ def check_width(what: str, width: int, dim: int, command: str) -> None:
     if width != dim:
         problem = f"{what} are {width} wide, but this model's units are {dim}: they come from another encoder"
         raise CheckpointError(f"{problem}. Make it again with: {command}")
+
+
+def check_encoder(what: str, told: str, encoder: str, command: str) -> None:
+    """Refuses vectors that are known to be of another encoder than the model's units."""
+    if told and encoder and told.split("-onnx")[0] != encoder.split("-onnx")[0]:
+        problem = f"{what} are of units of {told}, but this model's are of {encoder}"
+        raise CheckpointError(f"{problem}. Make them again from this model's data set with: {command}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cluster import CLUSTER_COMMAND, check_width
+from cluster import CLUSTER_COMMAND, check_encoder, check_width
 from modules.device import fp32_region
 from modules.errors import FAILURES, CheckpointError, reason_of
 from modules.files import atomic_path, set_aside
@@ -20,6 +20,7 @@ from modules.weights.foreign import array_of, load_foreign
 
 logger = logging.getLogger(__name__)
 
+_ENCODER = "speech_encoder"  # our key beside so-vits-svc's
 _AGAIN = f"Make it again with: {CLUSTER_COMMAND}"
 _CPU_PASSES, _GPU_PASSES = 10, 50  # over the data, at most: mini-batches move the centres many times in each
 _TOLERANCE = 1e-4  # of the units' variance: centres that move less in a pass have settled
@@ -131,14 +132,16 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-def save_centres(path: Path | str, centres: dict[str, np.ndarray]) -> None:
-    """Writes centres (K, D) of each speaker in so-vits-svc's layout, in the place of earlier ones of these speakers,
-    also of some of them; any other file of that name is renamed to `NAME.bak-N`."""
+def save_centres(path: Path | str, centres: dict[str, np.ndarray], encoder: str = "") -> None:
+    """Writes centres (K, D) of each speaker in so-vits-svc's layout, with the `encoder` whose units they are, in the
+    place of earlier ones of these speakers, also of some of them; any other file of that name becomes `NAME.bak-N`."""
     path = Path(path)
     if path.exists() and not _are_of(path, centres):
         logger.warning("%s holds something else: it is now %s", path, set_aside(path).name)
+    about = {_ENCODER: encoder} if encoder else {}
     content = {
         name: {"n_features_in_": rows.shape[1], "_n_threads": 4, "cluster_centers_": np.asarray(rows, np.float32)}
+        | about
         for name, rows in centres.items()
     }
     pickle_module = types.SimpleNamespace(__name__="pickle", Pickler=_Pickler)
@@ -159,6 +162,11 @@ def _are_of(path: Path, speakers: Collection[str]) -> bool:
 
 def load_centres(path: Path | str) -> dict[str, np.ndarray]:
     """Centres of every speaker, (K, D) float32, from this tool's or so-vits-svc's file; nothing in it can run."""
+    return {name: rows for name, (rows, _) in _load(path).items()}
+
+
+def _load(path: Path | str) -> dict[str, tuple[np.ndarray, str]]:
+    """The same with the encoder whose units they are, "" where the file does not say."""
     centres = {}
     for name, entry in load_foreign(path).items():
         if not isinstance(entry, dict) or "cluster_centers_" not in entry:
@@ -167,20 +175,22 @@ def load_centres(path: Path | str) -> dict[str, np.ndarray]:
         rows = array_of(entry["cluster_centers_"], path)
         if rows.ndim != 2 or 0 in rows.shape:
             raise CheckpointError(f"{path}: the centres of {name} have the shape {rows.shape}. {_AGAIN}")
-        centres[str(name)] = rows.astype(np.float32, copy=False)
+        centres[str(name)] = rows.astype(np.float32, copy=False), str(entry.get(_ENCODER) or "")
     return centres
 
 
 class KMeansRetriever:
     """Blends units with the nearest cluster centre of a speaker; see `cluster.load_retriever`."""
 
-    def __init__(self, path: Path | str, speakers: dict[str, int], dim: int) -> None:
-        found = load_centres(path)
+    def __init__(self, path: Path | str, speakers: dict[str, int], dim: int, encoder: str = "") -> None:
+        loaded = _load(path)
+        found = {name: rows for name, (rows, _) in loaded.items()}
         if missing := [name for name in speakers if name not in found]:
             problem = f"holds no centres of {', '.join(missing)} (it has {', '.join(sorted(found)) or 'none'})"
             raise CheckpointError(f"{path}: {problem}. Make it again with all speakers: {CLUSTER_COMMAND}")
         for name in speakers:
             check_width(f"{path}: the centres of {name}", found[name].shape[1], dim, CLUSTER_COMMAND)
+            check_encoder(f"{path}: the centres of {name}", loaded[name][1], encoder, CLUSTER_COMMAND)
             if not np.isfinite(found[name]).all():
                 raise CheckpointError(f"{path}: the centres of {name} are not finite. {_AGAIN}")
         self._arrays = {name: found[name] for name in speakers}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster import INDEX_COMMAND, check_width
+from cluster import INDEX_COMMAND, check_encoder, check_width
 from cluster.index_files import encoder_of, parse_index, read_faiss_file, read_json_index, read_pickled_index
 from cluster.kmeans import train_centres
 from modules.errors import CheckpointError
@@ -56,9 +56,7 @@ class IndexRetriever:
         if is_json:
             width, files = read_json_index(path)
             check_width(f"{path}: its vectors", width, dim, INDEX_COMMAND)
-            if encoder and (told := encoder_of(path)) and told.split("-onnx")[0] != encoder.split("-onnx")[0]:
-                problem = f"{path}: is of units of {told}, but this model's are of {encoder}"
-                raise CheckpointError(f"{problem}. Make it again with: {INDEX_COMMAND}")
+            check_encoder(f"{path}: its vectors", encoder_of(path), encoder, INDEX_COMMAND)
             self._read = lambda speaker: read_faiss_file(path, files[speaker], dim)
             known = ", ".join(files)
             missing = [name for name in speakers if name not in files]

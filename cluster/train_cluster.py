@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(f"--n_clusters {args.n_clusters}: expected 1 or more")
     check_seed(args.seed)
 
-    from cluster.units import read_speaker, speakers_with_units
+    from cluster.units import encoder_of, read_speaker, speakers_with_units
 
     configure_logging()
     if not args.dataset.is_dir():
@@ -52,9 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.gpu and device.type == "cpu":
         raise UsageError("--gpu: no GPU that torch can use. Leave the flag out to compute on the CPU.")
     remove_leftovers(args.output, recursive=False)
+    encoder = encoder_of(args.dataset / name for name in speakers)
     centres, n_skipped, width = {}, 0, None
     for name in speakers:
-        units, skipped = read_speaker(args.dataset / name, width)
+        units, skipped = read_speaker(args.dataset / name, width, encoder or None)
         n_skipped += skipped
         n_frames, width = len(units), units.shape[1] or width
         if not n_frames:
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         logger.info("%s: %d centres of %d frames, %d wide", name, len(centres[name]), n_frames, width)
     if not centres:
         raise DataError(f"{args.dataset}: holds no usable units. Make them with: python preprocess_hubert_f0.py")
-    save_centres(path, centres)
+    save_centres(path, centres, encoder)
     logger.info("written: %s", path)
     flags = "-s", next(iter(centres)), "-cm", path.as_posix(), "-cr", 0.5
     print(next_step("python inference_main.py -m logs/44k/G_STEP.pth -n SONG.wav", *flags))

@@ -1,6 +1,7 @@
 """The units of a speaker's whole data set, as both kinds of training want them."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,16 @@ def speakers_with_units(root: Path, names: list[str]) -> list[str]:
     if missing := [name for name in names if name not in found]:
         logger.warning("no units of %s: left out. Make them with: %s", ", ".join(missing), COMMAND)
     return found
+
+
+def encoder_of(folders: Iterable[Path]) -> str:
+    """The encoder that made the first units in some speakers' folders; "" where it is not known."""
+    from modules.data.feature_files import read_sidecar
+
+    for clip in (clip for folder in folders for clip in clips_with_units(folder)):
+        if name := read_sidecar(clip).get("features", {}).get("units", {}).get("encoder"):
+            return str(name).partition(":")[0]
+    return ""
 
 
 def read_speaker(folder: Path, width: int | None = None, encoder: str | None = None) -> tuple[np.ndarray, int]:

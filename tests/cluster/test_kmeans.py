@@ -228,3 +228,15 @@ def test_what_is_no_file_of_these_speakers_is_set_aside_and_their_own_is_replace
     save_centres(path, {"tenor": rows})
     assert (tmp_path / "kmeans_10000.pt.bak-2").read_text() == "mine"
     assert "it is now kmeans_10000.pt.bak-2" in caplog.text
+
+
+def test_centres_of_another_encoder_of_the_same_width_are_refused(tmp_path):
+    path = tmp_path / "kmeans_10000.pt"
+    rows = {"alto": np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)}
+    save_centres(path, rows, "vec768l12")
+    for encoder in ("vec768l12", "vec768l12-onnx", ""):
+        KMeansRetriever(path, {"alto": 0}, 8, encoder)
+    with pytest.raises(CheckpointError, match=r"are of units of vec768l12, but this model's are of dphubert\. Make"):
+        KMeansRetriever(path, {"alto": 0}, 8, "dphubert")
+    save_centres(path, rows)  # as so-vits-svc does
+    KMeansRetriever(path, {"alto": 0}, 8, "dphubert")

@@ -290,7 +290,7 @@ def test_an_index_of_another_encoder_of_the_same_width_is_refused(tmp_path):
     for own in ("vec768l12", "vec768l12-onnx", ""):
         load_retriever(path, {"alto": 0}, WIDTH, True, own)
     with pytest.raises(
-        CheckpointError, match=r"json: is of units of vec768l12, but .* of wavlmbase\+.*train_index\.py"
+        CheckpointError, match=r"json: its vectors are of units of vec768l12, but .* of wavlmbase\+.*train_index\.py"
     ):
         load_retriever(path, {"alto": 0}, WIDTH, True, "wavlmbase+")
 
