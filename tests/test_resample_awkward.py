@@ -1,5 +1,6 @@
 """Step 1 on awkward folders, recordings and disks: each is named, the others are made."""
 
+import errno
 import os
 import subprocess
 import sys
