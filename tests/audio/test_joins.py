@@ -80,7 +80,9 @@ def test_loudness_matching_equals_the_goldens(ratio):
 @pytest.mark.parametrize("ratio", ["0.0", "0.5"])
 def test_loudness_matching_equals_the_goldens_of_the_synthetic_signal(ratio):
     dsp = np.load(GOLDENS.parent / "tiny" / "dsp.npz")
-    found = match_envelope(dsp["rms_in2"], 44100, dsp["sig"], 44100, float(ratio))[::64]
+    signal = dsp["sig"]
+    louder = (signal * np.linspace(0.04, 0.3, len(signal))).astype(np.float32)  # to the last digit
+    found = match_envelope(louder, 44100, signal, 44100, float(ratio))[::64]
     assert np.allclose(found, dsp[f"rms_out_{ratio}_every64"], atol=1e-5)
 
 
