@@ -128,12 +128,15 @@ def check(args: argparse.Namespace) -> None:
 
 def read_request(args: argparse.Namespace) -> tuple[list["Named"], bool, Path, "Config"]:
     """The recordings, whether all could be found, and the voice with its config; all that is wrong is said at once."""
+    from modules.audio.io import probe
     from modules.inference import requests
     from modules.inference.inputs import find_sources
     from modules.pretrained.needs import require_parts
 
     problems, config = requests.Problems(), None
     sources, complete = problems.attempt(find_sources, args.input) or ([], False)
+    if len(sources) == 1:  # of several those that are no audio are reported, and the rest goes on
+        problems.attempt(probe, sources[0].path)
     if (model := problems.attempt(choose_model, args.model_path)) is not None:
         problems.attempt(requests.check_model, model)
         path = Path(args.config_path) if args.config_path else model.parent / "config.json"

@@ -23,6 +23,7 @@ MISTAKES = [
     ("compare.py gone.wav away.wav", "gone.wav: no such file"),
     ("compare.py gone.wav away.wav -f0p nope", "unknown f0 predictor 'nope'"),
     ("evaluate.py -i gone.wav -m gone.pth -f0p nope", "(2) -m/--model_path gone.pth: no such file"),
+    ("evaluate.py -i G_1.pth -m G_1.pth -c c.json", "G_1.pth: is empty (0 bytes)"),
     ("inspect_model.py gone.pth", "gone.pth: no such file"),
     ("preprocess_flist_config.py", "dataset/44k: no such folder"),
     ("preprocess_flist_config.py --speech_encoder vec768l", "Did you mean vec768l12?"),

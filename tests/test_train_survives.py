@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from test_train import run
+from test_train import workspace as workspace
 from tiny_diffusion import make_diffusion_workspace
-from tiny_training import SMALL_DECODER
-from tiny_voices import make_workspace
 
 import train
 import train_diff
@@ -21,17 +21,6 @@ from modules.weights.checkpoint import load_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and devices of POSIX")
-
-
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_workspace(tmp_path, model=SMALL_DECODER, log_interval=1)
-    return tmp_path
-
-
-def run(*flags: str) -> int:
-    return train.main(["-c", "configs/config.json", "-m", "44k", "-d", "cpu", *flags])
 
 
 def change_config(**train_values) -> None:

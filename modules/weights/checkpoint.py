@@ -23,7 +23,7 @@ from modules.weights.names import list_checkpoints as list_checkpoints
 from modules.weights.names import step_of as step_of
 
 CHECKSUM = "crc32"  # what our .safetensors call it among the texts that go with the tensors, which have none
-_RESTORE = "Restore it from a copy, or delete it."
+_RESTORE = "Restore it from a copy, or give another file."
 _MOST_NUMBERS = 1 << 28  # in a tensor, which may repeat the few that are in the file
 MOST_PICKLED = 1 << 24  # bytes of settings and names in a zip; more is an attack on the memory
 

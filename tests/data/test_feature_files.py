@@ -67,7 +67,7 @@ def save(path: Path, value: object) -> None:
     else:
         value = value.detach().to_dense().numpy() if isinstance(value, torch.Tensor) else value
         with path.open("wb") as file:
-            np.save(file, value, allow_pickle=True)
+            np.save(file, value, allow_pickle=True)  # a test's own attack; the product never reads such a file
 
 
 def npy_header(shape: tuple[int, ...], kind: str = "<f4", version: int = 1) -> bytes:
