@@ -31,6 +31,7 @@ LAYERS = {
     "modules/training": 2,  # losses, optimizers, checkpoints of runs, ranks
     "modules/inference": 2,  # a song through a voice
     "modules/evaluation": 2,  # many songs through a voice, measured
+    "modules/doctor": 2,  # what is wrong with recordings, clips, features, settings and models
     "vdecoder": 3,  # waveform decoders
     "diffusion": 3,  # the diffusion model and its training
     "cluster": 3,  # k-means and retrieval
@@ -58,6 +59,7 @@ SAME_LAYER = {
     "modules/audio": {"modules/errors.py", "modules/files.py", "modules/text.py", "modules/config"},
     "modules/training": {"modules/data"},
     "modules/evaluation": {"modules/inference"},
+    "modules/doctor": {"modules/data", "modules/training"},
 }
 
 HEAVY = {
