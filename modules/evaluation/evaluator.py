@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from modules.audio.data_uri import audio_uri, data_uri
 from modules.audio.io import AUDIO_SUFFIXES, StreamWriter, probe, read, read_blocks, resample
 from modules.contracts import F0
 from modules.errors import AudioError, UserError
 from modules.evaluation.extras import NaturalnessScorer, Transcriber, Transcript
-from modules.evaluation.report import Row, audio_uri, data_uri
+from modules.evaluation.report import Row
 from modules.inference.converter import VoiceConverter
 from modules.inference.inputs import Named
 from modules.inference.options import ConversionOptions

@@ -1,21 +1,15 @@
 """What an evaluation writes: which measures there are, a row for each converted clip, means, CSV tables, the page."""
 
-import base64
 import csv
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-import numpy as np
-import soundfile
-
 from modules.files import atomic_path
 from modules.metrics.signal import Interval, bootstrap_interval
 
 ALL = "(all)"  # stands for the speaker in means over all rows
-_BLOCK = 65536  # samples; libsndfile's Vorbis encoder puts what it is given at once on the stack
 
 
 class Measure(NamedTuple):
@@ -111,20 +105,6 @@ def write_summary(path: Path, summary: Summary) -> None:
 def _write_csv(path: Path, lines: list) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
-
-
-def audio_uri(wav: np.ndarray, rate: int) -> str:
-    """The address of a sound (T,) in [-1, 1] at `rate` Hz that holds the sound itself, as Ogg Vorbis."""
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", rate, 1, "VORBIS", format="OGG") as file:
-        for start in range(0, len(wav), _BLOCK):
-            file.write(np.clip(wav[start : start + _BLOCK], -1, 1))
-    return data_uri("audio/ogg", buffer.getvalue())
-
-
-def data_uri(kind: str, content: bytes) -> str:
-    """The address of a file of that MIME type that holds the file itself."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def build_page(title: str, facts: dict[str, str], rows: list[Row], summary: Summary, notes: list[str]) -> str:

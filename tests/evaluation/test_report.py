@@ -11,12 +11,12 @@ import pytest
 import soundfile
 from evaluation.stand_ins import Reader
 
+from modules.audio.data_uri import audio_uri
 from modules.evaluation.report import (
     ALL,
     COLUMNS,
     MEASURES,
     Row,
-    audio_uri,
     build_page,
     summarise,
     write_scores,
