@@ -56,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         kept, minutes = len(clips.keys() & set(validation)), sum(clips.values()) / 60
         print(f"{speaker}: id {ids[speaker]}, {len(clips)} clips, {minutes:.1f} min, {kept} for validation")
     print(f"{arguments.train_list}: {len(train)} clips · {arguments.val_list}: {len(validation)} clips")
+    from modules.doctor.sounds import sum_up
+
+    print(f"{sum_up(found)}. All: python doctor.py clips")
     print(next_step("python preprocess_hubert_f0.py"))
     return 1 if n_left_out else 0
 

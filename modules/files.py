@@ -161,19 +161,23 @@ def check_inputs(*named: tuple[str, Path]) -> None:
 
 
 def check_output(
-    output: Path, inputs: Iterable[Path], overwrite: bool, suffixes: tuple[str, ...] = (".pth", ".pt")
+    output: Path,
+    inputs: Iterable[Path],
+    overwrite: bool,
+    suffixes: tuple[str, ...] = (".pth", ".pt"),
+    flag: str = "-o/--output",
 ) -> None:
-    """Refuses an `-o/--output` that is an input (also by way of a link), is not allowed to exist, or ends wrongly."""
+    """Refuses a file to write that is an input (also by way of a link), is not allowed to exist, or ends wrongly."""
     for path in inputs:
         if output.resolve() == path.resolve() or (output.exists() and path.exists() and output.samefile(path)):
             problem = f"is the input {path}, and inputs are never overwritten: use another name"
-            raise UsageError(f"-o/--output {output}: {problem}")
+            raise UsageError(f"{flag} {output}: {problem}")
     if output.suffix.lower() not in suffixes:
-        raise UsageError(f"-o/--output {output}: expected a name that ends in {' or '.join(suffixes)}")
+        raise UsageError(f"{flag} {output}: expected a name that ends in {' or '.join(suffixes)}")
     if output.is_dir():
-        raise UsageError(f"-o/--output {output}: is a folder; name a file")
+        raise UsageError(f"{flag} {output}: is a folder; name a file")
     if output.exists() and not overwrite:
-        raise UsageError(f"-o/--output {output}: already exists; use another name, or add --overwrite")
+        raise UsageError(f"{flag} {output}: already exists; use another name, or add --overwrite")
 
 
 def is_zip(path: Path | str) -> bool:

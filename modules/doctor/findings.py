@@ -1,7 +1,12 @@
 """What doctor.py finds: one line each, with what to do about it."""
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from modules.text import printable
 
 SECTIONS = ("environment", "recordings", "clips", "features", "config", "models")
 LEVELS = ("error", "warning", "info")  # would spoil a training; makes it worse; a fact that asks for nothing
@@ -20,5 +25,35 @@ class Finding:
     files: tuple[Path, ...] = ()  # all that are meant, the worst first
 
     def __str__(self) -> str:
+        subject = f"{printable(self.subject)}: " if self.subject else ""
         remedy = f". {self.remedy}" if self.remedy else ""
-        return f"{self.subject}: {self.text}{remedy}"
+        return f"{subject}{self.text}{remedy}"
+
+
+def by_weight(findings: list[Finding]) -> list[Finding]:
+    """The errors first, then the warnings, then the facts."""
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+@contextlib.contextmanager
+def collected_warnings(section: str) -> Iterator[list[Finding]]:
+    """A list that takes what our modules warn of meanwhile, which does not reach the console then."""
+    findings: list[Finding] = []
+    collector, ours = _Collector(section, findings), logging.getLogger("modules")
+    ours.addHandler(collector)
+    before, ours.propagate = ours.propagate, False
+    try:
+        yield findings
+    finally:
+        ours.removeHandler(collector)
+        ours.propagate = before
+
+
+class _Collector(logging.Handler):
+    def __init__(self, section: str, findings: list[Finding]) -> None:
+        super().__init__(logging.WARNING)
+        self._section, self._findings = section, findings
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = printable(record.getMessage(), None)
+        self._findings.append(Finding(self._section, "warning", "notice", "", text))
