@@ -22,6 +22,11 @@ def listing(names: Iterable[object], most: int = 20) -> str:
     return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 clip", "3 clips"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def quote(word: object) -> str:
     """One argument for a command line that is printed: nothing in it is run or expanded by the shell it is pasted into.
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modules import text
-from modules.text import listing, printable, quote
+from modules.text import counted, listing, printable, quote
 
 
 def test_controls_and_text_directions_are_shown_and_letters_stay():
@@ -51,3 +51,7 @@ def test_windows_words_hold_nothing_that_cmd_or_powershell_expands(monkeypatch):
 def test_a_list_of_names_stays_one_short_line():
     assert listing(["a", "b\n"]) == "a, b\\n" and listing([]) == ""
     assert listing(range(100_000)).endswith("18, 19 and 99980 more")
+
+
+def test_one_thing_is_not_several():
+    assert [counted(number, "clip") for number in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]

@@ -1,11 +1,13 @@
 """A config made again with other flags, in which the edits that its user made by hand stay."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from modules.config.diffusion import parse_diffusion_config
 from modules.config.io import parse_config, to_plain
 from modules.config.presets import DIFFUSION_PRESETS, PRESETS, preset_values
+from modules.config.schema import Config, DataConfig
+from modules.text import quote
 
 # Keys of `model` by which a network is known to be of a preset, and what else the flags decide.
 _SIZES = (
@@ -38,6 +40,16 @@ class Design:
 
         return cls(max(PRESETS, key=likeness), encoder, width, *(model[key] for key in _OF_FLAGS))
 
+    @property
+    def flags(self) -> list[str]:
+        """The flags of preprocess_flist_config.py that give it."""
+        chosen = {
+            f"--{self.preset}": self.preset != "base",
+            "--vol_aug": self.with_volume,
+            "--tf_flow": self.with_transformer,
+        }
+        return [*(flag for flag, is_on in chosen.items() if is_on), "--speech_encoder", self.encoder]
+
     def config(self) -> Values:
         """A new config without speakers, all keys given."""
         values = preset_values(self.preset, self.encoder, self.encoder_dim)
@@ -46,6 +58,17 @@ class Design:
         if self.with_transformer:
             values["model"].update({"use_transformer_flow": True, "flow_share_parameter": True})
         return parse_config(values).model_dump(mode="json")
+
+
+def command_of(config: Config, encoder: str | None = None) -> str:
+    """The command of step 2 that gives a config, or the same with another encoder; edits in the file stay."""
+    design = Design.of(config.model.model_dump())
+    words = replace(design, encoder=encoder or design.encoder).flags
+    usual = DataConfig()
+    for flag, key in (("--train_list", "training_files"), ("--val_list", "validation_files")):
+        if (name := getattr(config.data, key)) != getattr(usual, key):
+            words += [flag, name]
+    return " ".join(["python preprocess_flist_config.py", *map(quote, words)])
 
 
 def keep_edits(old: Values | None, design: Design) -> tuple[Values, list[str]]:

@@ -54,10 +54,14 @@ def clips_with_units(speaker: Path) -> list[Path]:
     return [clip for clip in clips if os.path.lexists(clip)]
 
 
+def orphans(folder: Path) -> list[Path]:
+    """The clips that are gone, in the folders of all speakers, of which features are left."""
+    return [clip for speaker in _speakers_in(folder) for clip in _gone(speaker)]
+
+
 def report_orphans(folder: Path) -> None:
     """Warns once of features whose clips are gone, in the folders of all speakers."""
-    gone = [clip for speaker in _speakers_in(folder) for clip in _gone(speaker)]
-    if gone:
+    if gone := orphans(folder):
         logger.warning(
             "%s: holds features of %d clips that are gone (%s). They are not used: delete them, or put the clips back",
             folder,

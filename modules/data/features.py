@@ -17,6 +17,7 @@ and for the diffusion model:
 The last three are one feature, `augmented`. Names and shapes are so-vits-svc's; its pickled files are made again.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,6 +54,14 @@ _ENCODER_FRAMES_PER_SECOND = 50
 _AUGMENTED = ("aug_mel", "aug_volume", "aug_shift")
 _COMPARED = ("version", *AudioSpec.__dataclass_fields__)  # what readers hold against the config
 Value = torch.Tensor | np.ndarray | tuple  # of a feature, as `store` takes it
+
+
+class AbsentFeatures(DataError):
+    """Features that nobody has made yet, or that are gone."""
+
+
+class StaleFeatures(DataError):
+    """Features of a clip that has changed since, or made with other settings."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,20 @@ def missing(wav_path: Path, recipe: FeatureRecipe) -> list[str]:
         for name, part in wanted.items()
         if stored["features"].get(name) != part or not _is_usable(wav_path, name, recipe, n_samples, stored["files"])
     ]
+
+
+def check_features(wav_path: Path, recipe: FeatureRecipe) -> None:
+    """Refuses what `load` and `load_diffusion` would refuse, as quickly as `missing`: AbsentFeatures, StaleFeatures, or
+    another DataError where they are damaged. The F0 predictor, the exact weights and the seed may be others."""
+    names = list(recipe.by_feature())
+    _check_sidecar(wav_path, names, recipe)
+    seals, n_samples = read_sidecar(wav_path)["files"], probe(wav_path).n_samples
+    for name in names:
+        files = {file: path_of(wav_path, file) for file in _files_of(name)}
+        if gone := [path for path in files.values() if not os.path.lexists(path)]:
+            raise _rebuild(gone[0], "is missing", recipe, AbsentFeatures)
+        as_made = all(has_seal(path, seals.get(file)) for file, path in files.items())
+        _read_features(wav_path, [name], recipe, n_samples, numbers=not as_made)
 
 
 def _is_usable(wav_path: Path, name: str, recipe: FeatureRecipe, n_samples: int, seals: dict) -> bool:
@@ -281,23 +304,24 @@ def _check_sidecar(wav_path: Path, names: list[str], recipe: FeatureRecipe) -> N
     """Compares what the sidecar says with what is wanted; the F0 predictor, exact weights and seed may be others."""
     stored, wanted = read_sidecar(wav_path), recipe.by_feature()
     if not stored:
-        raise _rebuild(wav_path, "has no features yet, or ones made by another tool", recipe)
+        raise _rebuild(wav_path, "has no features yet, or ones made by another tool", recipe, AbsentFeatures)
     if not _is_current(stored, wav_path):
-        raise _rebuild(wav_path, "has changed since its features were made", recipe)
+        raise _rebuild(wav_path, "has changed since its features were made", recipe, StaleFeatures)
     for name in names:
         path = path_of(wav_path, "aug_mel" if name == "augmented" else name)
         part, found = wanted[name], stored["features"].get(name)
         if found is None:
-            raise _rebuild(path, "is missing", recipe)
+            raise _rebuild(path, "is missing", recipe, AbsentFeatures)
         made_by = str(found.get("encoder", "")).split(":")[0]
         if name == "units" and made_by != recipe.encoder_name:
-            raise _rebuild(path, f"is stale: made with the encoder {made_by}, not {recipe.encoder_name}", recipe)
+            problem = f"is stale: made with the encoder {made_by}, not {recipe.encoder_name}"
+            raise _rebuild(path, problem, recipe, StaleFeatures)
         differing = [key for key in part if key in _COMPARED and found.get(key) != part[key]]
         if differing:
             before = ", ".join(f"{key} {found.get(key)}" for key in differing)
             now = ", ".join(str(part[key]) for key in differing)
             whose = "for a vocoder with" if name in ("mel", "augmented") else "with"
-            raise _rebuild(path, f"is stale: made {whose} {before}, not {now}", recipe)
+            raise _rebuild(path, f"is stale: made {whose} {before}, not {now}", recipe, StaleFeatures)
 
 
 def _is_current(stored: dict, wav_path: Path) -> bool:
@@ -315,5 +339,7 @@ def _command(recipe: FeatureRecipe | None) -> str:
     return DIFFUSION_COMMAND if recipe is not None and recipe.mel is not None else COMMAND
 
 
-def _rebuild(path: Path, problem: str, recipe: FeatureRecipe | None = None) -> DataError:
-    return DataError(f"{path}: {problem}. Make it again with: {_command(recipe)}")
+def _rebuild(
+    path: Path, problem: str, recipe: FeatureRecipe | None = None, kind: type[DataError] = DataError
+) -> DataError:
+    return kind(f"{path}: {problem}. Make it again with: {_command(recipe)}")

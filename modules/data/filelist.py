@@ -157,14 +157,24 @@ def read_list(path: Path) -> list[Path]:
     return [Path(name) for name in names]
 
 
+def repeated_clips(path: Path) -> list[Path]:
+    """The clips that a list holds more than once, absolute and sorted."""
+    counts = Counter(clip.absolute() for clip in read_list(path))
+    return sorted(clip for clip, count in counts.items() if count > 1)
+
+
+def shared_clips(train_list: Path, val_list: Path) -> list[Path]:
+    """The clips that both lists hold, absolute and sorted."""
+    return sorted(set.intersection(*({clip.absolute() for clip in read_list(path)} for path in (train_list, val_list))))
+
+
 def report_repeats(train_list: Path, val_list: Path) -> None:
     """Warns of clips that both lists hold, or one of them twice."""
-    counts = [Counter(path.absolute() for path in read_list(name)) for name in (train_list, val_list)]
-    for name, found in zip((train_list, val_list), counts):
-        if again := sorted(path for path, count in found.items() if count > 1):
+    for name in (train_list, val_list):
+        if again := repeated_clips(name):
             text = "%s: lists %d clips more than once (%s). Remove the lines that are too many"
             logger.warning(text, name, len(again), listing([path.name for path in again], 3))
-    if shared := sorted(counts[0].keys() & counts[1].keys()):
+    if shared := shared_clips(train_list, val_list):
         text = (
             "%d clips are in both %s and %s (%s): validation would praise what is known by heart. Take them out of one"
         )

@@ -47,13 +47,14 @@ def write_histograms(in_dir: Path, clips: Iterable[Path]) -> None:
         write_text(path, text)
 
 
-def warn_of_doubt(clips: Iterable[Path], recipe: FeatureRecipe) -> None:
-    """One warning for each speaker in whose stored pitch the sound contradicts the predictor, with the remedy."""
+def find_doubt(clips: Iterable[Path], recipe: FeatureRecipe, show: bool = True) -> dict[str, tuple[str, str]]:
+    """Speakers in whose stored pitch the sound contradicts the predictor: what is doubtful, and the command for it."""
     audio = recipe.audio
     hop_seconds = audio.hop_length / audio.sampling_rate
     doubts: dict[str, PitchDoubt] = {}
     notes: dict[str, PitchHistogram] = {}
-    for clip in tqdm(sorted(clips), desc="check pitch", unit="file", leave=False, dynamic_ncols=True, delay=2):
+    bar = {"desc": "check pitch", "unit": "file", "leave": False, "dynamic_ncols": True, "delay": 2}
+    for clip in tqdm(sorted(clips), disable=not show, **bar):
         try:
             (f0, uv), wav = read_pitch(clip).numpy(), read_clip(clip, audio)
         except FAILURES:
@@ -62,16 +63,22 @@ def warn_of_doubt(clips: Iterable[Path], recipe: FeatureRecipe) -> None:
         heard = find_contradictions(wav, audio.sampling_rate, hop_seconds, curve, recipe.f0_min, recipe.f0_max)
         doubts.setdefault(speaker, PitchDoubt()).add(curve, heard, hop_seconds)
         notes[speaker] = notes.get(speaker, PitchHistogram()) + PitchHistogram.from_curve(f0, uv)
+    found = {}
     for speaker, doubt in doubts.items():
-        found = doubt.describe(recipe.predictor_name, recipe.f0_min, recipe.f0_max)
-        if found is None or doubt.seconds < LEAST_SHARE * notes[speaker].frames * hop_seconds:
+        described = doubt.describe(recipe.predictor_name, recipe.f0_min, recipe.f0_max)
+        if described is None or doubt.seconds < LEAST_SHARE * notes[speaker].frames * hop_seconds:
             continue
-        what, flags = found
+        what, flags = described
         flags = {"--f0_predictor": flags.pop("predictor", recipe.predictor_name), **flags}
         command = " ".join([COMMAND, *(f"{flag} {value}" for flag, value in flags.items())])
-        sings = describe_notes(notes[speaker])
-        text = "%s %s; in %.1f s of it %s. Try: %s"
-        logger.warning(text, printable(speaker), sings, doubt.seconds, what, command)
+        found[speaker] = f"{describe_notes(notes[speaker])}; in {doubt.seconds:.1f} s of it {what}", command
+    return found
+
+
+def warn_of_doubt(clips: Iterable[Path], recipe: FeatureRecipe) -> None:
+    """One warning for each speaker in `find_doubt`."""
+    for speaker, (text, command) in find_doubt(clips, recipe).items():
+        logger.warning("%s %s. Try: %s", printable(speaker), text, command)
 
 
 def read_histograms(path: Path) -> dict[str, PitchHistogram]:

@@ -39,7 +39,7 @@ from modules.weights.state_dict import fit
 logger = logging.getLogger(__name__)
 
 # What a base should share with the run though no tensor's shape shows it.
-_HEARD = {"data": ("sampling_rate", "hop_length"), "model": ("speech_encoder", "vocoder_name")}
+HEARD = {"data": ("sampling_rate", "hop_length"), "model": ("speech_encoder", "vocoder_name")}
 BEST = "G_best.pth"  # the voice that scored best so far
 # In the file of a generator whose weights are averaged, "model" is the average and these are beside it.
 _TRAINED, _N_AVERAGED = "trained_model", "n_averaged"
@@ -75,7 +75,7 @@ def load_start(folder: Path, step: VitsStep, group: Group, base: Path | None = N
         require_same_config(path, content.get("config"), config, TRAINED_WITH, "start a new run with another name (-m)")
         if not isinstance(content.get("iteration"), int):
             raise CheckpointError(f"{path}: holds no epoch ('iteration'); it is not a training checkpoint")
-    _require_one_save(path_g, g, path_d, d)
+    require_one_save(path_g, g, path_d, d)
     voice = _weights_of(g, path_g)
     _load_generator(step.net_g, _weights_of(g, path_g, _TRAINED) if _TRAINED in g else voice, path_g, config)
     _load_discriminators(step.net_d, d, path_d)
@@ -183,7 +183,7 @@ def _load_base(folder: Path, step: VitsStep, base: Path | None) -> Path | None:
             raise CheckpointError(f"--base {base}: holds no G_0.pth. Give a folder with G_0.pth and D_0.pth")
     if g is not None:
         content = load_weights(g)
-        report_other_base(g, content.get("config"), step.config, _HEARD)
+        report_other_base(g, content.get("config"), step.config, HEARD)
         weights = voice_weights({"model": _with_own_speakers(content, step.net_g, g, step.config)}, g)
         _require_whole(weights, g)
         load_base(step.net_g, weights, g, where, key_of, sizes_of)
@@ -225,7 +225,7 @@ def _with_own_speakers(content: dict, net: nn.Module, path: Path, config: Config
     return {**found, key: own}
 
 
-def _require_one_save(path_g: Path, g: dict, path_d: Path, d: dict) -> None:
+def require_one_save(path_g: Path, g: dict, path_d: Path, d: dict) -> None:
     """Refuses a pair of which one file is of another step or another run; published ones do not say which."""
     for path, content in ((path_g, g), (path_d, d)):
         if isinstance(saved := content.get("step"), int) and saved != step_of(path):

@@ -116,7 +116,7 @@ class ScoreBoard:
         if not path.exists():
             return
         try:
-            found = _read_table(path)
+            found = read_table(path)
         except (OSError, ValueError, csv.Error) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             logger.warning("%s is not a table of scores (%s): it is now %s", path, reason, set_aside(path).name)
@@ -172,8 +172,8 @@ def _from_text(fields: list[str]) -> Scores:
     return Scores(float(mel), float(f0_cents), float(voicing), float(similarity) if similarity else None)
 
 
-def _read_table(path: Path) -> dict[int, tuple[int, Scores]]:
-    """The rows; OSError, ValueError or csv.Error where the file is something else. `best` follows from the rest."""
+def read_table(path: Path) -> dict[int, tuple[int, Scores]]:
+    """Step -> epoch and scores; OSError, ValueError or csv.Error where the file is something else. `best` follows."""
     with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin a file with a byte order mark
         header, *lines = [line for line in csv.reader(file, strict=True) if line] or [[]]
     if tuple(header) != COLUMNS:

@@ -1,6 +1,7 @@
 """Presets are differences, the diffusion config reads and writes, and the table of keys is complete."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from modules.config.diffusion import (
     parse_diffusion_config,
     save_diffusion_config,
 )
-from modules.config.edits import Design, keep_edits
+from modules.config.edits import Design, command_of, keep_edits
 from modules.config.io import parse_config
 from modules.config.presets import DIFFUSION_PRESETS, PRESETS, preset_values
 from modules.config.schema import Config
@@ -120,3 +121,14 @@ def test_the_design_of_a_config_is_found_again(preset, width, flags):
     design = Design(preset, "x", width, *flags)
     assert Design.of(design.config()["model"]) == design
     assert keep_edits(design.config(), design) == (design.config(), [])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("flags", [(False, False), (True, True)])
+def test_the_command_of_a_config_has_the_flags_that_it_was_made_with(preset, flags):
+    config = parse_config(Design(preset, "whisper-ppg-base", 512, *flags).config())
+    wanted = [f"--{preset}"] * (preset != "base") + ["--vol_aug"] * flags[0] + ["--tf_flow"] * flags[1]
+    assert command_of(config).split()[2:] == [*wanted, "--speech_encoder", "whisper-ppg-base"]
+    assert command_of(config, "vec768l12").endswith("--speech_encoder vec768l12")
+    config.data.training_files = "my lists/train.txt"
+    assert shlex.split(command_of(config))[-2:] == ["--train_list", "my lists/train.txt"]
