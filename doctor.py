@@ -1,7 +1,7 @@
 """Looks at everything before the night is spent: what would spoil a training, and the command that mends it.
 
-Reads, without changing anything: the installation, dataset_raw/, dataset/44k/, the features there, configs/config.json and
-the models in logs/. Writes one line for each thing found, and with --html a page with charts and the worst files to
+Reads, without changing anything: the installation, dataset_raw/, dataset/44k/ and the features there, the config, and the
+models in logs/. Writes one line for each thing found, and with --html a page with charts and the worst files to
 listen to. Exit code 1: something would spoil a training.
 
 Example: python doctor.py
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules.cli import configure_logging, make_parser, run
-from modules.doctor.findings import SECTIONS, Finding, by_weight, collected_warnings
-from modules.errors import FAILURES, UsageError, reason_of
+from modules.doctor.findings import SECTIONS, Finding, by_weight
+from modules.doctor.guard import from_text, listening
+from modules.errors import FAILURES, UsageError
 from modules.registry import unknown_name
 
 if TYPE_CHECKING:
@@ -69,13 +70,15 @@ def _look(section: str, arguments: argparse.Namespace, examinations: list["Exami
         "config": lambda: _settings(arguments),
         "models": lambda: _models(arguments),
     }
-    with collected_warnings(section) as findings:
+    findings = []
+    with listening() as said:
         try:
             findings += checks[section]()
         except FAILURES as error:
             if arguments.sections:  # who names a section wants it looked at
                 raise
-            findings.append(Finding(section, "error", "unusable", "", reason_of(error)))
+            findings.append(from_text(section, "error", "unusable", section, error))
+    findings += [from_text(section, "warning", "notice", "", text) for text in said]
     return by_weight(findings)
 
 

@@ -51,7 +51,7 @@ def look(capsys, *flags) -> tuple[int, str]:
 
 
 def test_an_empty_workspace_is_told_where_to_begin(workspace, capsys):
-    code, said = look(capsys)
+    _, said = look(capsys)
     assert "no recordings in dataset_raw yet. Put them in dataset_raw/SPEAKER/" in said
     assert "no clips in dataset/44k yet. Make them with: python resample.py" in said
     assert all(f"\n{section}" in f"\n{said}" for section in SECTIONS)
@@ -144,4 +144,5 @@ def test_what_is_measured_does_not_depend_on_the_workers(workspace):
     alone, pooled = (examine("clips", speakers, workers) for workers in (1, 2))
     assert list(map(str, alone.findings)) == list(map(str, pooled.findings))
     assert list(alone.sounds["alto"]) == list(pooled.sounds["alto"]) == speakers["alto"]
-    assert all(np.isclose(sound.seconds, pooled.sounds["alto"][path].seconds) for path, sound in alone.sounds["alto"].items())
+    for path, sound in alone.sounds["alto"].items():
+        assert np.isclose(sound.seconds, pooled.sounds["alto"][path].seconds)

@@ -1,8 +1,5 @@
 """What doctor.py finds: one line each, with what to do about it."""
 
-import contextlib
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,27 +30,3 @@ class Finding:
 def by_weight(findings: list[Finding]) -> list[Finding]:
     """The errors first, then the warnings, then the facts."""
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
-
-
-@contextlib.contextmanager
-def collected_warnings(section: str) -> Iterator[list[Finding]]:
-    """A list that takes what our modules warn of meanwhile, which does not reach the console then."""
-    findings: list[Finding] = []
-    collector, ours = _Collector(section, findings), logging.getLogger("modules")
-    ours.addHandler(collector)
-    before, ours.propagate = ours.propagate, False
-    try:
-        yield findings
-    finally:
-        ours.removeHandler(collector)
-        ours.propagate = before
-
-
-class _Collector(logging.Handler):
-    def __init__(self, section: str, findings: list[Finding]) -> None:
-        super().__init__(logging.WARNING)
-        self._section, self._findings = section, findings
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = printable(record.getMessage(), None)
-        self._findings.append(Finding(self._section, "warning", "notice", "", text))

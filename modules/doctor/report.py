@@ -10,7 +10,7 @@ import numpy as np
 from modules.audio.data_uri import audio_uri
 from modules.audio.mono import MonoFile
 from modules.doctor.findings import LEVELS, Finding, by_weight
-from modules.doctor.pitch import coverage
+from modules.doctor.pitch import Pitch, coverage
 from modules.doctor.sounds import Examination, Sound
 from modules.errors import FAILURES
 
@@ -37,7 +37,7 @@ def plain(findings: list[Finding], examinations: Iterable[Examination]) -> dict[
     """All that was found, in values that JSON can hold."""
     speakers = [
         {"section": examined.section, "speaker": name, "files": len(sounds), "minutes": round(_minutes(sounds), 3)}
-        | {"seconds_by_note": dict(coverage(_pitches(sounds)))}
+        | {"seconds_by_note": dict(coverage(_pitch_of(sounds)))}
         for examined in examinations
         for name, sounds in examined.sounds.items()
     ]
@@ -58,7 +58,8 @@ def build_page(findings: list[Finding], examinations: Iterable[Examination]) -> 
         for name, sounds in examined.sounds.items()
         if sounds
     }
-    groups = {section: by_weight([one for one in findings if one.section == section]) for section in _sections(findings)}
+    sections = dict.fromkeys(finding.section for finding in findings)
+    groups = {section: by_weight([one for one in findings if one.section == section]) for section in sections}
     template = pages.get_template("report.html")
     return template.render(mark=PAGE_MARK, groups=groups, charts=charts, players=_players(findings))
 
@@ -69,16 +70,13 @@ def is_own_page(path: Path) -> bool:
         return PAGE_MARK.encode() in file.read(1024)
 
 
-def _sections(findings: list[Finding]) -> list[str]:
-    return list(dict.fromkeys(finding.section for finding in findings))
-
-
 def _minutes(sounds: dict[Path, Sound]) -> float:
     return sum(sound.seconds for sound in sounds.values()) / 60
 
 
-def _pitches(sounds: dict[Path, Sound]) -> list:
-    return [sound.pitch for sound in sounds.values() if sound.pitch is not None]
+def _pitch_of(sounds: dict[Path, Sound]) -> Pitch:
+    """Of all of them together."""
+    return sum((sound.pitch for sound in sounds.values() if sound.pitch is not None), Pitch())
 
 
 def _charts(sounds: dict[Path, Sound]) -> list[Chart]:
@@ -87,7 +85,7 @@ def _charts(sounds: dict[Path, Sound]) -> list[Chart]:
     last = int(np.flatnonzero(counts)[-1])
     names = [f"from {low} s" for low in _LENGTH_STEPS]
     lengths = Chart("files by length", tuple(zip(names, counts.tolist()))[: last + 1])
-    notes = coverage(_pitches(sounds))
+    notes = coverage(_pitch_of(sounds))
     return [lengths] + ([Chart("seconds of each note", tuple(notes))] if notes else [])
 
 
