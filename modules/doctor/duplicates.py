@@ -32,15 +32,16 @@ _MOST_EQUAL = 64  # neighbours with the same hash that each is compared with; hu
 # (ru_edwin_m 029 and 032) have 9 % in half of the seconds, and are not the same.
 _FEWEST_HITS, _HITS_PER_SECOND = 8, 4
 _MOST_OF_IT, _LONG_SECONDS = 0.7, 12  # of the shorter one's seconds; or so many, in long takes
+_SILENT_PEAK = 1e-4
 _ERROR_SHARE = 0.1  # of a speaker's seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fingerprint:
     """What a sound is recognised by."""
 
     seconds: float
-    digest: bytes  # of all samples; empty where the sound is silent
+    digest: str  # of all samples; empty where the sound is silent
     hashes: np.ndarray = field(repr=False)  # (n,) uint32
     frames: np.ndarray = field(repr=False)  # (n,) int32, when, in 20 ms
 
@@ -114,7 +115,7 @@ class FingerprintMeter:
         self._search(np.full((_NEAR_FRAMES, self._levels.shape[1]), -200, np.float32), is_last=True)
         self._pair(1 << 40)
         pairs = np.concatenate([np.zeros((0, 2), np.int64), *self._pairs])
-        digest = self._digest.digest() if self._peak >= 1e-4 else b""
+        digest = self._digest.hexdigest() if self._peak >= _SILENT_PEAK else ""
         seconds = self._n_samples / self._rate
         return Fingerprint(seconds, digest, pairs[:, 0].astype(np.uint32), pairs[:, 1].astype(np.int32))
 
@@ -164,7 +165,7 @@ def _copies(pairs: list[tuple[float, Path, Path]], sounds: dict[Path, Fingerprin
 def _shared(prints: list[Fingerprint]) -> list[tuple[float, int, int]]:
     """(share of the shorter one's seconds that the other has too, index, index) of what is the same."""
     found = {}
-    by_digest: dict[bytes, int] = {}
+    by_digest: dict[str, int] = {}
     for index, sound in enumerate(prints):
         if sound.digest and (first := by_digest.setdefault(sound.digest, index)) != index:
             found[first, index] = 1.0

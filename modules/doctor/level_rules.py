@@ -80,9 +80,7 @@ def judge_clipping(section: str, speaker: str, sounds: _Sounds) -> list[Finding]
 
 def judge_noise(section: str, speaker: str, sounds: _Sounds) -> list[Finding]:
     """Hiss and hum."""
-    # The pauses of a voice whose peaks are cut off are nearer to it: no other noise than before.
-    sounds = {path: s for path, s in _heard(sounds).items() if not s.flattened and s.clipped < _STRONGLY_CLIPPED}
-    place = (section, "noise", speaker)
+    sounds, place = _heard(sounds), (section, "noise", speaker)
 
     def parts(sound: "Levels") -> list[tuple[float, float, bool, str]]:
         """(dB below the voice, limit, whether it is as steady as noise, name)"""
@@ -91,12 +89,14 @@ def judge_noise(section: str, speaker: str, sounds: _Sounds) -> list[Finding]:
             found.append((sound.hiss.below_db, _HISS_DB, sound.hiss.is_steady, "hiss above 5 kHz"))
         if sound.mid_hiss:
             found.append((sound.mid_hiss.below_db, _MID_HISS_DB, sound.mid_hiss.is_steady, "hiss above 2.5 kHz"))
-        if sound.hum_db is not None and sound.hum_db < float("inf"):
+        if sound.hum_db is not None:
             found.append((sound.hum_db, _HUM_LIMIT_DB, True, "mains hum"))
         return [part for part in found if part[0] < part[1]]
 
     def worst(sound: "Levels") -> tuple[float, float, bool, str] | None:
-        return min((part for part in parts(sound) if part[2]), default=None)
+        # Cutting off its peaks brings a voice nearer to its pauses: that is no noise.
+        is_comparable = not sound.flattened and sound.clipped < _STRONGLY_CLIPPED
+        return min((part for part in parts(sound) if part[2] and is_comparable), default=None)
 
     def detail(sound: "Levels") -> str:
         level, _, _, name = worst(sound)
@@ -108,7 +108,7 @@ def judge_noise(section: str, speaker: str, sounds: _Sounds) -> list[Finding]:
         remedy = "Record in a quieter room, closer to the microphone, or clean them with a noise remover before step 1"
         findings.append(verdict(place, grade(strong, _seconds(sounds)), found, len(sounds), "noisy", remedy))
     unknown = [
-        (path, "no pauses, or too short")
+        (path, "without pauses, too short or too clipped for it")
         for path, sound in sounds.items()
         if not worst(sound) and (parts(sound) or not (sound.hiss or sound.mid_hiss))
     ]

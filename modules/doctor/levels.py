@@ -41,7 +41,7 @@ class Levels:
     flattened: float  # share of the loud time at a level where the wave is flat: clipped, then resampled or encoded
     hiss: Floor | None  # from 5 kHz on; None in under three seconds, or below such a rate
     mid_hiss: Floor | None  # from 2.5 to 5 kHz
-    hum_db: float | None  # mains hum in dB below the voice; inf where there is none; None under 2 s
+    hum_db: float | None  # mains hum in dB below the voice; None where there is none, or under two seconds
 
 
 class LevelMeter:

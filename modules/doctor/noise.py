@@ -33,7 +33,7 @@ _MAINS_HZ = (50, 60)
 _HARMONICS = np.arange(2, 11)  # of the mains; the first drowns in rumble
 # By how many dB seven of the nine lines stand out of their surroundings. Six clean voices: 1.6 dB at most; hum at
 # 15 dB: 8.0 at least, at 30 dB -0.1 to 10.
-HUM_PROMINENCE_DB = 4.0
+_HUM_PROMINENCE_DB = 4.0
 
 
 class _Histogram:
@@ -85,7 +85,8 @@ class NoiseMeter:
         self._slow_framer = Framer(length, length // 2)
         self._slow_window = np.hanning(length).astype(np.float32)
         self._slow_hz = slow_rate / length
-        self._lines = _Histogram(_HUM_BINS)
+        self._n_lines = min(_HUM_BINS, length // 2 + 1)
+        self._lines = _Histogram(self._n_lines)
 
     def push(self, block: np.ndarray, slow: np.ndarray) -> None:
         """Takes the next (T,) samples and the means of the next blocks."""
@@ -96,7 +97,7 @@ class NoiseMeter:
         flatness = np.stack([_flatness(power[:, part]) for part in self._inner], 1)
         self._bands.push(np.stack([power[:, part].sum(1) for part in self._slices], 1), flatness)
         power = _powers(self._slow_framer.push(slow), self._slow_window)
-        self._lines.push(power[power.sum(1) > _SILENT_POWER, :_HUM_BINS])
+        self._lines.push(power[power.sum(1) > _SILENT_POWER, : self._n_lines])
 
     def hiss(self) -> list[tuple[float, bool] | None]:
         """The floor from 5 kHz on and from 2.5 to 5 kHz: its level in dB, and whether it is as steady as noise is.
@@ -111,17 +112,17 @@ class NoiseMeter:
         return [(float(level), bool(noise)) if known else None for level, noise, known in found]
 
     def hum(self) -> float | None:
-        """Level in dB of the lines at multiples of 50 or 60 Hz; -inf without any, None where it is too short."""
-        if self._lines.n_frames < _FEWEST_HUM_FRAMES:
+        """Level in dB of the lines at multiples of 50 or 60 Hz; None without any, or where it is too short."""
+        if self._lines.n_frames < _FEWEST_HUM_FRAMES or self._n_lines < _HUM_BINS:
             return None
-        levels, found = self._lines.lowest(_HUM_SHARE), -np.inf
+        levels, found = self._lines.lowest(_HUM_SHARE), []
         for mains in _MAINS_HZ:
             at = np.rint(mains * _HARMONICS / self._slow_hz).astype(int)
             around = np.median([levels[at + shift] for shift in (-4, -3, -2, 2, 3, 4)], 0)
-            if np.sort(levels[at] - around)[2] >= HUM_PROMINENCE_DB:
+            if np.sort(levels[at] - around)[2] >= _HUM_PROMINENCE_DB:
                 lines = np.append(levels[round(mains / self._slow_hz)], levels[at])
-                found = max(found, 10 * np.log10(1.5 * np.sum(10 ** (lines / 10))))  # 1.5: a line's share in its bin
-        return float(found)
+                found.append(float(10 * np.log10(1.5 * np.sum(10 ** (lines / 10)))))  # 1.5: its bin has 2/3 of a line
+        return max(found, default=None)
 
 
 def _powers(frames: np.ndarray, window: np.ndarray) -> np.ndarray:

@@ -117,7 +117,7 @@ def test_hours_of_sound_are_compared_in_seconds(clean):
     for shift in range(0, 256, 2):
         for path, sound in list(clean.items())[:9]:
             hashes = (sound.hashes.astype(np.int64) + (shift << 12)).astype(np.uint32)
-            sounds[Path(f"{shift}/{path.name}")] = Fingerprint(sound.seconds, b"", hashes, sound.frames)
+            sounds[Path(f"{shift}/{path.name}")] = Fingerprint(sound.seconds, "", hashes, sound.frames)
     assert sum(sound.seconds for sound in sounds.values()) > 2.5 * 3600
     started = time.perf_counter()
     find_duplicates("clips", sounds)

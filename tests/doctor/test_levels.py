@@ -10,6 +10,8 @@ from measured import measure, measure_voice, voice
 from signals import sung
 
 from modules.audio.io import resample, to_int16
+from modules.doctor.bandwidth import BandwidthMeter
+from modules.doctor.duplicates import FingerprintMeter
 from modules.doctor.levels import Floor, LevelMeter, Levels, judge
 
 FULL, WIDE = "be_ksenya_f", "it_carlo_m_16k"
@@ -186,9 +188,13 @@ def test_quiet_and_uneven_levels_are_named(clean):
 
 
 @pytest.mark.parametrize("n_samples", [0, 1, 300, 5000])
-@pytest.mark.parametrize("rate", [8000, 44100, 96000])
+@pytest.mark.parametrize("rate", [1000, 8000, 44100, 96000])
 def test_sounds_too_short_for_anything_are_measured_as_far_as_they_go(n_samples, rate):
-    measured = levels(0.1 * np.sin(np.arange(n_samples) * 0.1).astype(np.float32), rate)
-    assert measured.hiss is None and measured.hum_db is None
+    wav = 0.1 * np.sin(np.arange(n_samples) * 0.1).astype(np.float32)
+    measured = levels(wav, rate)
+    assert (measured.hiss, measured.hum_db) == (None, None) or n_samples / rate > 2
     assert measured.seconds == pytest.approx(n_samples / rate)
     judge("clips", "alto", {Path("a.wav"): measured})
+    assert (
+        measure(BandwidthMeter, wav, rate).seconds == measure(FingerprintMeter, wav, rate).seconds == n_samples / rate
+    )
