@@ -1,7 +1,7 @@
 """Looks at everything before the night is spent: what would spoil a training, and the command that mends it.
 
-Reads, without changing anything: the installation, dataset_raw/, dataset/44k/ and the features there, the config, and the
-models in logs/. Writes one line for each thing found, and with --html a page with charts and the worst files to
+Reads, without changing anything: the installation, dataset_raw/, dataset/44k/ with its features, the config, and models
+in logs/. Writes one line for each thing found, and with --html a page with charts and the worst files to
 listen to. Exit code 1: something would spoil a training.
 
 Example: python doctor.py
@@ -113,7 +113,7 @@ def _clips(arguments: argparse.Namespace, examinations: list["Examination"]) -> 
     examined = examine("clips", speakers, arguments.num_processes)
     examinations.append(examined)
     readable = {speaker: list(sounds) for speaker, sounds in examined.sounds.items()}
-    return examined.findings + find_strangers("clips", readable)
+    return examined.findings + find_strangers("clips", readable, examined.ruined)
 
 
 def _features(arguments: argparse.Namespace) -> list[Finding]:

@@ -62,7 +62,7 @@ def test_good_recordings_give_nothing_but_facts(workspace, capsys):
     put_clips(workspace / "dataset_raw/alto")
     code, said = look(capsys, "recordings")
     (wrong,) = [line for line in said.splitlines() if "warning" in line or "error" in line]
-    assert code == 0 and "1.4 min" in wrong and "3 are the least" in wrong
+    assert code == 0 and "1.6 min" in wrong and "3 are the least" in wrong
 
 
 def test_each_ruin_is_a_line_and_the_good_ones_are_not_named(workspace, capsys):
@@ -123,7 +123,7 @@ def test_lists_end_with_the_minutes_and_the_worst_finding(workspace, capsys):
     ruin(put_clips(workspace / "dataset/44k/alto"))
     assert preprocess_flist_config.main(["--speech_encoder", "whisper-ppg-base"]) == 1
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("data set: ")]
-    assert "1.6 min" in line and "the worst of" in line and line.endswith("All: python doctor.py clips")
+    assert "1.7 min" in line and "the worst of" in line and line.endswith("All: python doctor.py clips")
 
 
 def test_a_large_data_set_is_summed_up_from_a_part_which_is_said(workspace, monkeypatch):

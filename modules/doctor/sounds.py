@@ -10,17 +10,27 @@ import numpy as np
 from modules.audio.mono import MonoFile
 from modules.data.filelist import scan
 from modules.data.recordings import find_recordings
-from modules.doctor import bandwidth, duplicates, levels, pitch, room
+from modules.doctor.bandwidth import Bandwidth, BandwidthMeter
+from modules.doctor.bandwidth import judge as judge_bandwidth
+from modules.doctor.duplicates import Fingerprint, FingerprintMeter, find_duplicates
 from modules.doctor.findings import Finding, by_weight
+from modules.doctor.levels import LevelMeter, Levels
+from modules.doctor.levels import judge as judge_levels
+from modules.doctor.pitch import Pitch, PitchMeter
+from modules.doctor.pitch import judge as judge_pitch
+from modules.doctor.room import Room, RoomMeter
+from modules.doctor.room import judge as judge_room
 from modules.errors import reason_of
 from modules.parallel import choose_workers, run_pool
-from modules.text import listing
+from modules.text import counted, listing
 
 Speakers = dict[str, list[Path]]  # name -> files
+_JUDGES = ((judge_levels, "levels"), (judge_bandwidth, "bandwidth"), (judge_room, "room"))
 
 # Minutes of one speaker: what users of so-vits-svc go by; nothing here has measured it.
 LEAST_MINUTES, FEW_MINUTES, GOOD_MINUTES = 1, 3, (10, 60)
 _LONG_CLIP = 30  # seconds
+_RUINS = ("clipping", "noise", "bandwidth", "music", "reverb")
 _SUMMED_UP_MINUTES = 30  # that are measured at most for one line
 _POOL_MINUTES = 1  # what is shorter is measured before other processes have started
 _MOST_PITCH_FILES = 150  # of a speaker, evenly spaced: 20 minutes of clips give the range
@@ -34,11 +44,11 @@ class Sound:
     channels: int
     seconds: float
     notes: tuple[str, ...]  # what was unusual in reading it
-    levels: levels.Levels
-    bandwidth: bandwidth.Bandwidth
-    fingerprint: duplicates.Fingerprint
-    room: room.Room
-    pitch: pitch.Pitch | None = None  # None where it was not looked for
+    levels: Levels
+    bandwidth: Bandwidth
+    fingerprint: Fingerprint
+    room: Room
+    pitch: Pitch | None = None  # None where it was not looked for
 
 
 @dataclass
@@ -50,9 +60,10 @@ class Examination:
     findings: list[Finding] = field(default_factory=list)
 
     @property
-    def minutes(self) -> float:
-        """Of all files that could be read."""
-        return sum(sound.seconds for sounds in self.sounds.values() for sound in sounds.values()) / 60
+    def ruined(self) -> set[Path]:
+        """Files whose sound is changed more than another mouth would change it."""
+        bad = (finding for finding in self.findings if finding.level != "info" and finding.kind in _RUINS)
+        return {path for finding in bad for path in finding.files}
 
 
 def recordings_in(in_dir: Path, out_dir: Path) -> Speakers:
@@ -85,9 +96,13 @@ def examine(section: str, speakers: Speakers, workers: int = 0, with_pitch: bool
             notes = [Finding(section, "info", "reading", str(path), note, files=(path,)) for note in result.notes]
             found.findings += notes
     for speaker, sounds in found.sounds.items():
-        found.findings += _judge(section, speaker, sounds)
+        amount = _judge_amount(section, speaker, {path: sound.seconds for path, sound in sounds.items()})
+        found.findings += amount + _judge(section, speaker, sounds)
+    for speaker, sounds in found.sounds.items():  # music has other notes than the voice
+        clean = {path: sound.pitch for path, sound in sounds.items() if sound.pitch and path not in found.ruined}
+        found.findings += judge_pitch(section, speaker, clean)
     fingerprints = {path: sound.fingerprint for sounds in found.sounds.values() for path, sound in sounds.items()}
-    found.findings += duplicates.find_duplicates(section, fingerprints)
+    found.findings += find_duplicates(section, fingerprints, owners)
     return found
 
 
@@ -113,8 +128,8 @@ def measure(item: tuple[Path, bool]) -> Sound:
     """Reads a file once, whatever its length, and measures it, its pitch only where that is asked for."""
     path, with_pitch = item
     file, n_samples = MonoFile(path), 0
-    kinds: list[Any] = [levels.LevelMeter, bandwidth.BandwidthMeter, duplicates.FingerprintMeter, room.RoomMeter]
-    meters = [kind(file.rate) for kind in kinds + [pitch.PitchMeter] * with_pitch]
+    kinds: list[Any] = [LevelMeter, BandwidthMeter, FingerprintMeter, RoomMeter] + [PitchMeter] * with_pitch
+    meters = [kind(file.rate) for kind in kinds]
     for block in file.blocks():
         n_samples += len(block)
         for meter in meters:
@@ -124,11 +139,9 @@ def measure(item: tuple[Path, bool]) -> Sound:
 
 
 def _judge(section: str, speaker: str, sounds: dict[Path, Sound]) -> list[Finding]:
-    findings = _judge_amount(section, speaker, {path: sound.seconds for path, sound in sounds.items()})
-    for module, name in ((levels, "levels"), (bandwidth, "bandwidth"), (room, "room"), (pitch, "pitch")):
-        measured = {path: value for path, sound in sounds.items() if (value := getattr(sound, name)) is not None}
-        if measured:
-            findings += module.judge(section, speaker, measured)
+    findings = []
+    for judge, name in _JUDGES:
+        findings += judge(section, speaker, {path: getattr(sound, name) for path, sound in sounds.items()})
     return findings
 
 
@@ -138,7 +151,7 @@ def _judge_amount(section: str, speaker: str, seconds: dict[Path, float]) -> lis
         return [Finding(section, "error", "amount", speaker, f"has no usable {section}", "Add recordings of the voice")]
     minutes, values = sum(seconds.values()) / 60, list(seconds.values())
     lengths = f"{min(values):.1f} to {max(values):.1f} s, median {np.median(values):.1f} s"
-    text = f"{len(values)} {section}, {minutes:.1f} min ({lengths})"
+    text = f"{counted(len(values), section.removesuffix('s'))}, {minutes:.1f} min ({lengths})"
     level = "error" if minutes < LEAST_MINUTES else "warning" if minutes < FEW_MINUTES else "info"
     low, high = GOOD_MINUTES
     text += f"; {low} to {high} min make a good voice, {FEW_MINUTES} are the least" if minutes < low else ""
