@@ -3,7 +3,9 @@
 The main process computes them: torch is imported where it is used.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,13 @@ _SUBSTANTIAL, _SEVERAL = 0.1, 3  # share and number of files from which on stran
 _SAME_VOICE = 0.9
 
 
+@dataclass(frozen=True)
+class _Clip:
+    path: Path
+    vector: np.ndarray  # (256,) of length 1
+    seconds: float  # of sound
+
+
 def find_strangers(
     section: str, voices: Mapping[str, Sequence[Path]], ruined: Collection[Path] = (), show: bool = True
 ) -> list[Finding]:
@@ -61,25 +70,37 @@ def find_strangers(
     chosen = {speaker: _evenly(sorted(set(paths) - set(ruined))) for speaker, paths in voices.items()}
     findings, means = [], {}
     options = {"desc": "compare voices", "unit": "file", "leave": False, "dynamic_ncols": True, "disable": not show}
-    with tqdm(total=sum(map(len, chosen.values())), **options) as bar:
+    with _one_thread(), tqdm(total=sum(map(len, chosen.values())), **options) as bar:
         for speaker, paths in chosen.items():
-            embedded = {}
+            clips = []
             for path in paths:
-                found = _embed(path, encoder)
-                embedded |= {path: found} if found else {}
+                clips += _embed(path, encoder)
                 bar.update()
-            findings += _judge_voice(section, speaker, embedded, len(voices[speaker]))
-            if embedded:
-                means[speaker] = sum(vector for vector, _ in embedded.values())
+            is_own = _largest_group(clips)
+            findings += _judge_voice(section, speaker, clips, is_own, len(voices[speaker]))
+            means[speaker] = sum((clip.vector for clip, own in zip(clips, is_own) if own), np.zeros(1))
     return findings + _judge_pairs(section, means)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """A recurrent network's steps are too small to share: on a busy machine, two threads took forty times as long."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _evenly(paths: list[Path]) -> list[Path]:
     return paths if len(paths) <= MOST_FILES else [paths[i * len(paths) // MOST_FILES] for i in range(MOST_FILES)]
 
 
-def _embed(path: Path, encoder: "SpeakerEncoder") -> tuple[np.ndarray, float] | None:
-    """The embedding (256,) of a file's first sound and its seconds; None where there is too little or it is damaged."""
+def _embed(path: Path, encoder: "SpeakerEncoder") -> list[_Clip]:
+    """The clip of a file's first sound; none where there is too little or it is damaged."""
     try:
         file, parts = MonoFile(path), []
         for block in file.blocks():
@@ -88,54 +109,51 @@ def _embed(path: Path, encoder: "SpeakerEncoder") -> tuple[np.ndarray, float] | 
             if sum(map(len, parts)) >= MOST_SECONDS * file.rate:
                 break
         if not parts:
-            return None
+            return []
         wav = resample(np.concatenate(parts)[: MOST_SECONDS * file.rate], file.rate, _RATE)
         level = 10 * np.log10(hop_energies(wav, _HOP) / _HOP + 1e-12)
         seconds = float((level > max(level.max() + _QUIET_DB, _SILENT_DB)).sum() * _HOP / _RATE)
-        return (encoder.embed(wav, _RATE).numpy(), seconds) if seconds >= _LEAST_SOUND else None
+        return [_Clip(path, encoder.embed(wav, _RATE).numpy(), seconds)] if seconds >= _LEAST_SOUND else []
     except FAILURES:
-        return None  # whoever measured its sound has named it
+        return []  # whoever measured its sound has named it
 
 
-def _judge_voice(
-    section: str, speaker: str, embedded: Mapping[Path, tuple[np.ndarray, float]], n_files: int
-) -> list[Finding]:
+def _judge_voice(section: str, speaker: str, clips: list[_Clip], is_own: np.ndarray, n_files: int) -> list[Finding]:
     findings = []
-    if len(embedded) < n_files:
+    if len(clips) < n_files:
         text = (
-            f"{n_files - len(embedded)} of {n_files} {section} were not compared with the voice: they are too short, "
+            f"{n_files - len(clips)} of {n_files} {section} were not compared with the voice: they are too short, "
             f"named for something else, or more than {MOST_FILES}"
         )
         findings.append(Finding(section, "info", "speaker", speaker, text))
-    if len(embedded) < _LEAST_FILES:
+    if len(clips) < _LEAST_FILES or is_own.all():
         return findings
-    paths, vectors = list(embedded), np.stack([vector for vector, _ in embedded.values()])
-    seconds = np.array([seconds for _, seconds in embedded.values()])
-    similarity = vectors @ vectors.T
-    is_own = _largest_group(similarity, seconds)
-    nearest = similarity[:, is_own].max(axis=1)
+    vectors = np.stack([clip.vector for clip in clips])
+    nearest = (vectors @ vectors[is_own].T).max(axis=1)
     strangers = [index for index in np.argsort(nearest) if not is_own[index]]
-    if strangers:
-        spoils = len(strangers) >= _SEVERAL and len(strangers) > _SUBSTANTIAL * len(paths)
-        worst = strangers[0]
-        text = (
-            f"{len(strangers)} of {len(paths)} {section} sound like someone else (worst: "
-            f"{printable(paths[worst].name)}, similarity {nearest[worst]:.2f} to the nearest of the others, expected "
-            f"{_LONG[1]} and more)"
-        )
-        remedy = "Listen to them, and move what is another voice into a folder of its own"
-        files = tuple(paths[index] for index in strangers)
-        findings.append(Finding(section, "error" if spoils else "warning", "speaker", speaker, text, remedy, files))
-    return findings
+    spoils = len(strangers) >= _SEVERAL and len(strangers) > _SUBSTANTIAL * len(clips)
+    worst = strangers[0]
+    text = (
+        f"{len(strangers)} of {len(clips)} {section} sound like someone else (worst: "
+        f"{printable(clips[worst].path.name)}, similarity {nearest[worst]:.2f} to the nearest of the others, expected "
+        f"{_LONG[1]} and more)"
+    )
+    remedy = "Listen to them, and move what is another voice into a folder of its own"
+    files = tuple(clips[index].path for index in strangers)
+    return [*findings, Finding(section, "error" if spoils else "warning", "speaker", speaker, text, remedy, files)]
 
 
-def _largest_group(similarity: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+def _largest_group(clips: list[_Clip]) -> np.ndarray:
     """Which of n clips belong to the largest group, (n,), where clips that are alike are joined: a chain of them may
     lead from a singer's low notes to the high ones. Short clips need not be as much alike."""
     from scipy.sparse.csgraph import connected_components
 
-    shorter = np.minimum(seconds[:, None], seconds)
-    needed = np.interp(shorter, *zip(_SHORT, _LONG))
+    if not clips:
+        return np.zeros(0, bool)
+    vectors = np.stack([clip.vector for clip in clips])
+    seconds = np.array([clip.seconds for clip in clips])
+    needed = np.interp(np.minimum(seconds[:, None], seconds), *zip(_SHORT, _LONG))
+    similarity = vectors @ vectors.T
     groups = connected_components(similarity >= needed, directed=False)[1]
     return groups == np.bincount(groups).argmax()
 

@@ -62,6 +62,12 @@ def test_of_two_voices_half_and_half_the_smaller_half_is_named(tmp_path):
     assert found.level == "error" and set(found.files) == set(others)
 
 
+def test_a_stranger_makes_no_two_folders_one_voice(tmp_path):
+    own, others = clips(tmp_path / "alto", 0.5, 7), clips(tmp_path / "alto", 1.5, 6, "other")
+    found = look({"alto": own + others, "bass": clips(tmp_path / "bass", 1.0, 5)})
+    assert [(finding.level, finding.subject) for finding in found] == [("error", "alto")]
+
+
 def test_a_chain_of_clips_from_low_to_high_is_one_voice(tmp_path):
     folder = tmp_path / "alto"
     paths = [path for step in range(6) for path in clips(folder, 0.3 + 0.4 * step, 3, f"{step}_")]
