@@ -12,22 +12,22 @@ import numpy as np
 from modules.audio.slicer import MIN_INTERVAL_MS, RmsMeter, Segment
 from modules.audio.tonality import ToneMeter
 
-_WINDOW_HOPS = (2, 4, 8)  # 40 ms centred on the cut show a gap between two notes, 160 ms that it is not within a word
+_WINDOW_HOPS = (2, 4, 8, 16)  # 40 ms centred on a cut show a gap between two notes, 320 ms tell a pause from a gap
 _KEPT_SILENCE = 25  # frames; 0.5 s of a long silence stay with the clip at either side of it
 _LEAST_SILENCE = MIN_INTERVAL_MS // 20  # frames
 _LEAST_CLIP = 15  # frames; 0.3 s, the least that a recording may have
 _NEIGHBOURHOOD = 25  # frames at either side in which a note around a frame shows
-_ABOVE_FLOOR = 10  # dB between the quietest frame of a pause and its loudest
+_ABOVE_FLOOR = 10  # dB; most of a pause is 6 to 9 dB above its quietest frame (four voices with pauses of their own)
 _FLOOR_SECONDS = 10  # at either side, in which the quietest place is the noise of the moment
 
-# Noise has a tonality of 0.2 to 0.4, the pauses of six voices at most 0.6 in the median, held notes 0.9 and more.
+# Noise has a tonality of 0.2 to 0.4, pauses 0.2 to 0.7 (median of each; four voices), sung notes 0.8 to 0.95.
 _NOISE, _TONE = 0.4, 0.75
 
 # All costs are in hundredths of a decibel and whole numbers, so that sums do not depend on their order.
 _DECIBEL = 100
 _EDGE = 5 * _DECIBEL  # of a cut at the edge of a silence; nothing from `_KEPT_SILENCE` inside
 _SOUND = 10 * _DECIBEL  # of a cut anywhere else; and one for each dB above the threshold
-_NOTE = 40 * _DECIBEL  # of a cut inside a note: where it is not quieter than before and after
+_NOTE = 150 * _DECIBEL  # of a cut inside a note: where it is not quieter than before and after
 _LENGTH = 2 * _DECIBEL  # of the shortest and the longest clip; nothing halfway between
 _LONG_SILENCE = 25 * _DECIBEL  # of each second of silence in a clip that could have been left out
 _SHORT = 25 * _DECIBEL  # of a clip below the shortest, between two silences, and up to twice more the shorter it is
@@ -90,7 +90,7 @@ class _Places:
 
 
 def silence_thresholds(rms: np.ndarray) -> np.ndarray:
-    """Level in dB below which each frame is silent, (F,): just above the noise there, 40 to 18 dB below the voice.
+    """Level in dB below which each frame is silent, (F,): just above the noise there, 40 to 8 dB below the voice.
 
     The voice's level is the mean of what is not 10 dB below the mean (the relative gate of ITU-R BS.1770, unweighted).
     """
@@ -101,7 +101,7 @@ def silence_thresholds(rms: np.ndarray) -> np.ndarray:
     levels[is_sound] = 20 * np.log10(rms[is_sound])
     lowest = np.pad(levels.reshape(-1, size).min(axis=1), _FLOOR_SECONDS, constant_values=np.inf)
     floor = np.lib.stride_tricks.sliding_window_view(lowest, 2 * _FLOOR_SECONDS + 1).min(axis=1)
-    return np.clip(np.repeat(floor, size)[: len(rms)] + _ABOVE_FLOOR, voice - 40, voice - 18)
+    return np.clip(np.repeat(floor, size)[: len(rms)] + _ABOVE_FLOOR, voice - 40, voice - 8)
 
 
 def _silences(levels: np.ndarray, tones: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -164,28 +164,35 @@ def _places(costs: np.ndarray, runs: np.ndarray, n_samples: int, hop: int) -> _P
 def _cheapest(places: _Places, hop: int, rate: int, lengths_wanted: tuple[float, float]) -> list[int]:
     """The places to cut at, the first and the last among them, by dynamic programming over the clips' ends."""
     shortest, longest = (int(seconds * rate) for seconds in lengths_wanted)
-    n_places, middle = len(places.ends), (shortest + longest) / 2
+    n_places, middle = len(places.ends), (shortest + longest) // 2
+    unit = max(1, ((longest - shortest) // 2) ** 2 // _LENGTH)
     least = min(_LEAST_CLIP * hop, int(places.ends[-1] - places.begins[0]))
-    silence_cost = _LONG_SILENCE * hop // rate
+    left_out = places.excess * (_LONG_SILENCE * hop // rate)
+    # Of the places before: where a clip that ends here is not too long, not too short, and not impossibly short.
     earliest = np.searchsorted(places.begins, places.ends - longest)
     latest = np.minimum(np.searchsorted(places.begins, places.ends - least, side="right"), np.arange(n_places))
-    best, previous = np.full(n_places, _NEVER), np.zeros(n_places, np.int64)
-    best[0] = 0
+    n_long = np.clip(np.searchsorted(places.begins, places.ends - shortest, side="right"), earliest, latest) - earliest
+    best, previous = np.full(n_places, _NEVER), np.zeros(n_places, np.int64)  # cost up to a place, less its silences
+    best[0] = -left_out[0]
     for place in range(1, n_places):
-        if earliest[place] >= latest[place]:
-            continue
         before = slice(earliest[place], latest[place])
+        if before.start >= before.stop:
+            continue
         lengths = places.ends[place] - places.begins[before]
-        inside = places.excess[place - 1] - places.excess[before]
-        total = best[before] + silence_cost * inside
-        total += (_LENGTH * ((lengths - middle) * (2 / (longest - shortest))) ** 2).astype(np.int64)
-        n_short = int(np.searchsorted(-lengths, -shortest, side="right"))  # lengths fall; those from here on are short
-        if n_short < len(lengths):
-            at_silence = places.are_silent[before][n_short:] & places.are_silent[place]
-            share = 1 - lengths[n_short:] / shortest
-            total[n_short:] += (np.where(at_silence, _SHORT, _SHORT_SOUND) * (1 + 2 * share)).astype(np.int64)
-        choice = int(np.argmin(total))
-        best[place], previous[place] = total[choice] + places.costs[place], before.start + choice
+        total = lengths - middle
+        total *= total
+        total //= unit
+        total += best[before]
+        short = slice(n_long[place], None)
+        missing = shortest - lengths[short]
+        if len(missing):
+            penalty = _SHORT_SOUND
+            if places.are_silent[place]:
+                penalty = np.where(places.are_silent[before][short], _SHORT, _SHORT_SOUND)
+            total[short] += penalty + 2 * penalty * missing // shortest
+        choice = int(total.argmin())
+        best[place] = total[choice] + places.costs[place] + left_out[place - 1] - left_out[place]
+        previous[place] = before.start + choice
     chosen = [n_places - 1]
     while chosen[-1]:
         chosen.append(int(previous[chosen[-1]]))
