@@ -54,12 +54,9 @@ def out(capsys):
 
 def test_a_long_take_becomes_numbered_clips_that_joined_are_the_take(workspace, out):
     record(190)
-    assert go("--slice", "off") == 0
+    assert go(*FLAGS, "--slice", "off") == 0
     (whole,) = samples(["s/a.wav"])
     assert "1 recording (3:10) → 1 clip\n" in out()
-    assert go() == 0 and go(*FLAGS, "--slice", "off") == 0
-    (whole,) = samples(["s/a.wav"])
-    out()
     assert go(*FLAGS) == 0
     names = clips()
     assert names == [f"s/a_{number:03}.wav" for number in range(1, len(names) + 1)]
@@ -216,6 +213,14 @@ def test_slicing_turned_off_does_not_replace_a_file_of_others(workspace, out):
     assert go(*FLAGS, "--slice", "off") == 0 and sha256_of(mine) == before and len(clips()) == n_clips + 1
     mine.unlink()
     assert go(*FLAGS, "--slice", "off") == 0 and clips() == ["s/a.wav"]
+
+
+def test_cuts_that_found_no_silence_are_counted(workspace, caplog):
+    save(Path("dataset_raw/s/tone.wav"), sung(np.full(25 * RATE, 220.0), RATE), RATE)
+    record()
+    with caplog.at_level("INFO"):
+        assert go(*FLAGS) == 0
+    assert "1 cuts found no silence within reach and were made where it is quietest" in caplog.text
 
 
 def test_a_deleted_clip_is_made_again(workspace):

@@ -26,7 +26,9 @@ _NOISE, _TONE = 0.4, 0.75
 # All costs are in hundredths of a decibel and whole numbers, so that sums do not depend on their order.
 _DECIBEL = 100
 _EDGE = 5 * _DECIBEL  # of a cut at the edge of a silence; nothing from `_KEPT_SILENCE` inside
-_SOUND = 10 * _DECIBEL  # of a cut anywhere else; and one for each dB above the threshold
+_SOUND = (
+    6 * _DECIBEL
+)  # of a cut anywhere else, and more for each dB above the threshold: 1.1 for the first, 4 for the 16th
 _NOTE = 150 * _DECIBEL  # of a cut inside a note: where it is not quieter than before and after
 _LENGTH = 2 * _DECIBEL  # of the shortest and the longest clip; nothing halfway between
 _LONG_SILENCE = 25 * _DECIBEL  # of each second of silence in a clip that could have been left out
@@ -126,7 +128,7 @@ def _costs(levels: np.ndarray, tones: np.ndarray, thresholds: np.ndarray, runs: 
     dip = np.minimum(loudest[: len(levels)], loudest[size:]) - levels
     is_note = 1 - np.clip((dip - 3) / 9, 0, 1)  # 3 dB: the trembling of a held note
     is_note *= np.clip((tones - _NOISE) / (_TONE - _NOISE), 0, 1)
-    costs = _SOUND + _DECIBEL * excess + _NOTE * is_note
+    costs = _SOUND + _DECIBEL * excess * (1 + excess / 10) + _NOTE * is_note
     for first, last in runs:
         inside = np.arange(last - first + 1)
         depth = np.minimum(np.minimum(inside, inside[::-1]), _KEPT_SILENCE)
@@ -172,7 +174,8 @@ def _cheapest(places: _Places, hop: int, rate: int, lengths_wanted: tuple[float,
     earliest = np.searchsorted(places.begins, places.ends - longest)
     latest = np.minimum(np.searchsorted(places.begins, places.ends - least, side="right"), np.arange(n_places))
     n_long = np.clip(np.searchsorted(places.begins, places.ends - shortest, side="right"), earliest, latest) - earliest
-    best, previous = np.full(n_places, _NEVER), np.zeros(n_places, np.int64)  # cost up to a place, less its silences
+    # The least cost up to a place, less that of all silences up to there: a difference is that of those in between.
+    best, previous = np.full(n_places, _NEVER), np.zeros(n_places, np.int64)
     best[0] = -left_out[0]
     for place in range(1, n_places):
         before = slice(earliest[place], latest[place])
