@@ -26,9 +26,7 @@ _NOISE, _TONE = 0.4, 0.75
 # All costs are in hundredths of a decibel and whole numbers, so that sums do not depend on their order.
 _DECIBEL = 100
 _EDGE = 5 * _DECIBEL  # of a cut at the edge of a silence; nothing from `_KEPT_SILENCE` inside
-_SOUND = (
-    6 * _DECIBEL
-)  # of a cut anywhere else, and more for each dB above the threshold: 1.1 for the first, 4 for the 16th
+_SOUND = 6 * _DECIBEL  # of a cut anywhere else, x dB above the threshold: and x (1 + x / 10) dB more
 _NOTE = 150 * _DECIBEL  # of a cut inside a note: where it is not quieter than before and after
 _LENGTH = 2 * _DECIBEL  # of the shortest and the longest clip; nothing halfway between
 _LONG_SILENCE = 25 * _DECIBEL  # of each second of silence in a clip that could have been left out
