@@ -30,7 +30,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
+    temporary = partial_path(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -43,6 +43,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def partial_path(path: Path) -> Path:
+    """Where this process writes what is to become `path`; `remove_leftovers` deletes it after a crash."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
 
 
 def write_text(path: Path | str, text: str) -> None:

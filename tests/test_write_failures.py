@@ -64,6 +64,10 @@ def with_sounds(names: str, folder: Path) -> None:
         write_sound(folder / name, 200.0 + 20 * index)
 
 
+def with_a_long_take(folder: Path) -> None:
+    write_sound(folder / "dataset_raw/a/1.wav", seconds=21)
+
+
 def with_config(folder: Path) -> None:
     with_sounds("dataset/44k/alto/a.wav dataset/44k/alto/b.wav dataset/44k/bass/c.wav dataset/44k/bass/d.wav", folder)
     flags = ["--speech_encoder", "whisper-ppg-base", "--micro"]
@@ -103,6 +107,7 @@ CASES = {
     "resample": Case(
         resample.main, "--num_processes 1", partial(with_sounds, "dataset_raw/a/1.wav dataset_raw/a/2.wav")
     ),
+    "resample a long take": Case(resample.main, "--num_processes 1", with_a_long_take, 30),
     "flist": Case(
         preprocess_flist_config.main,
         "--speech_encoder whisper-ppg-base",

@@ -38,10 +38,10 @@ class RmsMeter:
             self._energies.append(hop_energies(joined[:whole], self.hop_length))
         self._rest = joined[whole:].copy()
 
-    def finish(self) -> np.ndarray:
-        """Loudness of all that was pushed: (n_samples // hop_length + 1,), windows of four hops centred on each."""
+    def finish(self, hops: int = WINDOW_HOPS) -> np.ndarray:
+        """Loudness of all that was pushed: (n_samples // hop_length + 1,), windows of so many hops centred on each."""
         parts = [*self._energies, hop_energies(self._rest, self.hop_length)]
-        return rms_from_energies(np.concatenate(parts), self.n_samples, self.hop_length, WINDOW_HOPS)
+        return rms_from_energies(np.concatenate(parts), self.n_samples, self.hop_length, hops)
 
 
 def slicer_hop(rate: int) -> int:

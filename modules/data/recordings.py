@@ -4,9 +4,9 @@ Which clips are done already is for `modules/data/manifest.py`. numpy only: spaw
 """
 
 import codecs
-import hashlib
 import logging
 import os
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from modules.audio.cuts import TakeMeter
 from modules.audio.decoding import open_sound
-from modules.audio.io import AUDIO_SUFFIXES, StreamWriter
+from modules.audio.io import AUDIO_SUFFIXES, StreamWriter, probe
 from modules.audio.loudness import TRIM_HOP, loud_range
 from modules.audio.mono import MonoFile
 from modules.audio.slicer import RmsMeter
+from modules.data.takes import Made, clip_name, is_long, output_of, write_clips
 from modules.errors import FAILURES, AudioError, DataError, reason_of
-from modules.files import sha256_of
 from modules.text import printable
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ _SILENT_PEAK = 1e-4  # -80 dB: three steps of 16 bits
 _LARGEST_OFFSET = 0.005  # of the mean from zero, as a share of the peak; trimming would take 0.01 for sound
 _LONG_TAKE = 90  # seconds
 _LONGEST_KEPT = 300  # seconds of a recording that are kept in memory
-_LONGEST_NAME = 200  # bytes; file systems allow 255, and features add suffixes to a clip's name
 _NOT_LISTABLE = "\\|"  # file lists have "/" for the one, and end a path at the other
 _OTHER_NAMES = ("thumbs.db", "desktop.ini")
 _OTHER_SUFFIXES = frozenset(
@@ -43,16 +43,19 @@ _OTHER_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Recording:
-    """One source and the clip that it becomes."""
+    """One source and the clip that it becomes, or the clips where it is long."""
 
     source: Path
-    target: Path
+    target: Path  # of the clip; clips of a long take get numbers
     name: str  # of the source within the input folder
     rate: int  # Hz, of the clip
     normalise: bool  # whether the clip is brought to full level
+    lengths: tuple[float, float] | None = None  # seconds of the shortest and the longest clip of a long take, if cut
 
 
-def find_recordings(in_dir: Path, out_dir: Path, rate: int, normalise: bool) -> tuple[list[Recording], dict[Path, str]]:
+def find_recordings(
+    in_dir: Path, out_dir: Path, rate: int, normalise: bool, lengths: tuple[float, float] | None = None
+) -> tuple[list[Recording], dict[Path, str]]:
     """All audio below `in_dir/SPEAKER/`, sorted, and the reason for each path that cannot be used, which is logged.
 
     Files in sub-folders become `sub_file.wav` beside the others. What is obviously no recording is counted.
@@ -80,7 +83,8 @@ def find_recordings(in_dir: Path, out_dir: Path, rate: int, normalise: bool) -> 
                 logger.warning("%s: speaker folder without audio", entry)
             for source in sources:
                 target = out_dir / entry.name / _clip_name(source.relative_to(entry))
-                recordings.append(Recording(source, target, source.relative_to(in_dir).as_posix(), rate, normalise))
+                name = source.relative_to(in_dir).as_posix()
+                recordings.append(Recording(source, target, name, rate, normalise, lengths))
     for path, reason in skipped.items():
         logger.warning("%s: %s", printable(path, None), reason)
     if n_ignored:
@@ -88,32 +92,50 @@ def find_recordings(in_dir: Path, out_dir: Path, rate: int, normalise: bool) -> 
     if not recordings and not skipped:
         raise DataError(f"{in_dir}: no recordings found. {expected}")
     _refuse_collisions(recordings)
+    _refuse_numbered(recordings)
     return recordings, skipped
 
 
-def make_clip(recording: Recording) -> tuple[tuple[int, int, str], tuple[str, ...]]:
+def make_clip(recording: Recording) -> Made:
     """Writes the clip of one recording: trimmed, at its rate, 16 bits; of any length, in memory that does not grow.
 
-    Returns the clip's size, mtime in ns and SHA-256, and what is unusual about the recording.
+    A long one becomes several, cut from the clip that it would have been, which wait at temporary names.
     """
     before = _stamp(recording.source)
     file = MonoFile(recording.source)
     take = _measure(file)
+    seconds = (take.stop - take.start) / file.rate
     # Full level is known once all of it has been resampled; what is short is kept for that, the rest is made again.
     kept = list(_resampled(file, take, recording.rate)) if take.blocks else None
+    meter = TakeMeter(recording.rate) if is_long(seconds, recording.lengths) else None
     scale = 1.0
-    if recording.normalise:
-        scale = 1 / max(_peak(block) for block in kept or _resampled(file, take, recording.rate))
-    with StreamWriter(recording.target, recording.rate, "wav") as writer:
+    if recording.normalise or meter:
+        peak = 0.0
         for block in kept or _resampled(file, take, recording.rate):
-            writer.write((block * scale).astype(np.float32))
+            peak = max(peak, _peak(block))
+            if meter:
+                meter.push(block)
+        scale = 1 / peak if recording.normalise else 1.0
+    blocks = ((block * scale).astype(np.float32) for block in kept or _resampled(file, take, recording.rate))
+
+    def check() -> None:
         if _stamp(recording.source) != before:
             raise AudioError("has changed while it was read. Run this again when it is finished")
-    notes, stat, seconds = file.notes, recording.target.stat(), (take.stop - take.start) / file.rate
+
+    total = take.n_samples / file.rate
+    if meter:
+        plan = meter.plan(*recording.lengths)
+        clips, temporaries = write_clips(blocks, plan.segments, recording.target, recording.rate, check)
+        return Made(clips, temporaries, total, file.notes, plan.n_audible)
+    with StreamWriter(recording.target, recording.rate, "wav") as writer:
+        for block in blocks:
+            writer.write(block)
+        check()
+    notes = file.notes
     if seconds > _LONG_TAKE:
-        advice = "training takes short parts of it at random. Takes of 5 to 15 s are best: cut it at its pauses"
-        notes += (f"becomes one clip of {seconds:.0f} s, and {advice}",)
-    return (stat.st_size, stat.st_mtime_ns, sha256_of(recording.target)), notes
+        advice = "training takes short parts of it at random. Clips of 5 to 15 s are best: --slice 5-15"
+        notes += (f"becomes one clip of {seconds:.0f} s, and {advice} lets resample.py cut it at its pauses",)
+    return Made({recording.target.name: output_of(recording.target)}, {}, total, notes)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -127,6 +149,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 class _Take:
     """What a recording holds, found by reading it once."""
 
+    n_samples: int  # of all of it
     start: int  # samples; where sound begins
     stop: int  # where it ends
     offset: np.float32  # constant part of the samples
@@ -156,7 +179,7 @@ def _measure(file: MonoFile) -> _Take:
     is_moment = stop - start < meter.n_samples / 10
     told = f"; all but the sound at {start / file.rate:.2f} s is far quieter: if that is a click, cut it out"
     _refuse_short((stop - start) / file.rate, " without the silence at its ends", told * is_moment)
-    return _Take(start, stop, offset, peak, kept)
+    return _Take(meter.n_samples, start, stop, offset, peak, kept)
 
 
 def _resampled(file: MonoFile, take: _Take, rate: int) -> Iterator[np.ndarray]:
@@ -244,12 +267,8 @@ def _is_text(path: Path) -> bool:
 
 
 def _clip_name(inside: Path) -> str:
-    """`day 1/a.flac` -> `day 1_a.wav`; a name too long for the files made from it later is cut and gets a hash."""
-    stem = "_".join(inside.with_suffix("").parts).translate(dict.fromkeys(map(ord, _NOT_LISTABLE), "_"))
-    if len(stem.encode()) + 4 <= _LONGEST_NAME:
-        return f"{stem}.wav"
-    digest = hashlib.sha256(stem.encode()).hexdigest()[:8]
-    return f"{stem.encode()[: _LONGEST_NAME - 13].decode(errors='ignore')}-{digest}.wav"
+    """`day 1/a.flac` -> `day 1_a.wav`."""
+    return clip_name("_".join(inside.with_suffix("").parts).translate(dict.fromkeys(map(ord, _NOT_LISTABLE), "_")))
 
 
 def _is_misnamed(path: Path) -> bool:
@@ -268,11 +287,50 @@ def _refuse_collisions(recordings: list[Recording]) -> None:
     """Windows and macOS do not tell `A.wav` from `a.wav`, nor composed from decomposed letters."""
     owners, clashes = {}, []
     for recording in recordings:
-        key = unicodedata.normalize("NFC", str(recording.target)).casefold()
+        key = _same_name(recording.target)
         if key in owners:
             clashes.append(f"{owners[key]} and {recording.source} would both become {recording.target}")
         owners.setdefault(key, recording.source)
+    _refuse(clashes, " (capitals, and how accents are stored, make no other name)")
+
+
+def _refuse_numbered(recordings: list[Recording]) -> None:
+    """`a.wav`, where it is long, becomes `a_001.wav` and so on; a recording `a_001.flac` would, too."""
+    ending = "_000.wav"
+    owners = {
+        _same_name(entry.target.with_name(clip_name(entry.target.stem, ending)[: -len(ending)])): entry
+        for entry in recordings
+        if entry.lengths
+    }
+    lengths, clashes = {}, []
+    for recording in recordings:
+        match = re.fullmatch(r"(.+)_(\d{3,})", recording.target.stem, re.ASCII)
+        owner = owners.get(_same_name(recording.target.with_name(match[1]))) if match else None
+        if owner is not None:
+            if owner not in lengths:
+                lengths[owner] = _trimmed_seconds(owner)
+            if is_long(lengths[owner], owner.lengths) and 0 < int(match[2]) <= lengths[owner]:  # clips are 1 s at least
+                clashes.append(f"{owner.source}, which is cut, and {recording.source} would both become {match[0]}.wav")
+    _refuse(clashes, ", or use --slice off")
+
+
+def _trimmed_seconds(recording: Recording) -> float:
+    """How long a recording is without silence at its ends; 0 where it cannot be read, which is said elsewhere."""
+    try:
+        if not is_long((whole := probe(recording.source)).seconds, recording.lengths):
+            return whole.seconds
+        take = _measure(file := MonoFile(recording.source))
+        return (take.stop - take.start) / file.rate
+    except FAILURES:
+        return 0.0
+
+
+def _same_name(path: Path) -> str:
+    """Equal for names that Windows and macOS do not tell apart."""
+    return unicodedata.normalize("NFC", str(path)).casefold()
+
+
+def _refuse(clashes: list[str], advice: str) -> None:
     if clashes:
-        advice = "Rename one of each (capitals, and how accents are stored, make no other name)."
         more = f" ({len(clashes) - 3} more)" if len(clashes) > 3 else ""
-        raise DataError(f"{'; '.join(clashes[:3])}{more}. {advice} Nothing was written.")
+        raise DataError(f"{'; '.join(clashes[:3])}{more}. Rename one of each{advice}. Nothing was written.")
