@@ -34,7 +34,7 @@ _BANDS = np.round(np.array([150, 300, 500, 800, 1200, 1800, 2600, 3600, 5000]) *
 _FALL_FRAMES = 13  # 0.15 s
 _STRAIGHT_DB = 3.0  # RMS from a straight line
 _OVER_FLOOR_DB, _UNDER_LOUD_DB, _RANGE_DB = 5.0, 5.0, 50.0  # where a fall may end and start; floor, loud: 3 %, 95 %
-_CLIPPED = 0.3  # of the samples at the peak: x5 has 28 % at most, x30 36 % at least; its falls are cut off
+_CLIPPED = 0.3  # of the samples at the peak: x5 has 28 % at most, x30 36 % at least; that says nothing of a room
 _SLOW, _STEEP = (30.0, 90.0), 150.0  # dB/s: 60 dB in 2 s to 0.7 s, as rooms that ring; as only dry sound falls
 
 # Chosen on six clean voices (all 175 takes of 8 s; as they are, at full scale, as AAC 96 kbit/s) and four sung ones.
@@ -67,8 +67,9 @@ class Room:
 
     @property
     def rings(self) -> bool:
-        """Whether sound dies away slowly, and hardly ever at once. Too short a sound never does."""
-        return self.ratio >= _RATIO and self.slow >= _SLOW_SHARE * self.windows
+        """Whether sound dies away slowly, and hardly ever at once, and no plucked string does it."""
+        is_slow = self.ratio >= _RATIO and self.slow >= _SLOW_SHARE * self.windows
+        return is_slow and self.chord_share < _CHORD_SHARE
 
     @property
     def chord_share(self) -> float:
@@ -77,7 +78,7 @@ class Room:
 
     @property
     def ratio(self) -> float:
-        """Slow falls to each steep one; the constants keep a few falls from saying much."""
+        """Slow falls to each steep one; the constants keep the few falls of a short sound from saying much."""
         return (self.slow + 1) / (self.steep + 3)
 
 
@@ -107,11 +108,11 @@ class RoomMeter:
         return self._found
 
     def _look(self, stretch: np.ndarray) -> None:
-        wav = resample(stretch, self._stretches.rate, _RATE)
-        seconds, chords = len(stretch) / self._stretches.rate, self._chord_seconds(wav)
         magnitudes = np.abs(stretch)
-        is_clipped = np.mean(magnitudes > 0.99 * magnitudes.max()) > _CLIPPED
-        self._found += Room(seconds, chords, *((0, 0, 0) if is_clipped else _count_falls(wav)))
+        if np.mean(magnitudes > 0.99 * magnitudes.max()) > _CLIPPED:
+            return
+        wav = resample(stretch, self._stretches.rate, _RATE)
+        self._found += Room(len(stretch) / self._stretches.rate, self._chord_seconds(wav), *_count_falls(wav))
 
     def _chord_seconds(self, wav: np.ndarray) -> float:
         db = 10 * np.log10(_power(wav, _N_FFT, _HOP) + 1e-10)
