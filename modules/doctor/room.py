@@ -1,6 +1,6 @@
 """Music under a voice and the ringing of a room, by how notes stand and how sound falls; numpy and scipy only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -34,14 +34,14 @@ _BANDS = np.round(np.array([150, 300, 500, 800, 1200, 1800, 2600, 3600, 5000]) *
 _FALL_FRAMES = 13  # 0.15 s
 _STRAIGHT_DB = 3.0  # RMS from a straight line
 _OVER_FLOOR_DB, _UNDER_LOUD_DB, _RANGE_DB = 5.0, 5.0, 50.0  # where a fall may end and start; floor, loud: 3 %, 95 %
-_CLIPPED = 0.3  # of the samples at the peak: x5 has 28 % at most, x30 36 % at least; its falls are cut off
+_CLIPPED = 0.3  # of the samples at the peak: x5 has 28 % at most, x30 36 % at least; that says nothing of a room
 _SLOW, _STEEP = (30.0, 90.0), 150.0  # dB/s: 60 dB in 2 s to 0.7 s, as rooms that ring; as only dry sound falls
 
-# Chosen on six clean voices (all 175 takes of 8 s; a part also at full scale and as AAC 96 kbit/s) and four sung ones.
-# Chords: clean at most 0.18 s of a take and 0.4 % of a voice; a band 10 dB under a voice 0.4 s at least.
+# Chosen on six clean voices (all 175 takes of 8 s; as they are, at full scale, as AAC 96 kbit/s) and four sung ones.
+# Chords: clean at most 0.19 s of a take and 0.4 % of a voice; a band 10 dB under a voice for a minute 3 % at least.
 _CHORD_SECONDS, _CHORD_SHARE = 0.3, 0.012
 _SPOILT = 0.05  # of a voice's time: a band 10 dB under all of it
-# Slow falls to each steep one: clean takes at most 40, voices 18, RT60 0.8 s with 3 dB of direct sound 78 at least.
+# Slow falls to each steep one: clean takes at most 50, voices 24, RT60 0.8 s with 3 dB of direct sound 78 at least.
 # Slow falls in all that was looked at: noise as loud as the voice has 4 % at most, RT60 2 s 5 % at least.
 _RATIO, _SLOW_SHARE = 75.0, 0.045
 _MOST = 0.5  # of a voice's time that rings: it will always sound so
@@ -67,8 +67,9 @@ class Room:
 
     @property
     def rings(self) -> bool:
-        """Whether sound dies away slowly, and hardly ever at once. Too short a sound never does."""
-        return self.ratio >= _RATIO and self.slow >= _SLOW_SHARE * self.windows
+        """Whether sound dies away slowly, and hardly ever at once, and no plucked string does it."""
+        is_slow = self.ratio >= _RATIO and self.slow >= _SLOW_SHARE * self.windows
+        return is_slow and self.chord_share < _CHORD_SHARE
 
     @property
     def chord_share(self) -> float:
@@ -77,7 +78,7 @@ class Room:
 
     @property
     def ratio(self) -> float:
-        """Slow falls to each steep one; the constants keep a few falls from saying much."""
+        """Slow falls to each steep one; the constants keep the few falls of a short sound from saying much."""
         return (self.slow + 1) / (self.steep + 3)
 
 
@@ -107,11 +108,11 @@ class RoomMeter:
         return self._found
 
     def _look(self, stretch: np.ndarray) -> None:
-        wav = resample(stretch, self._stretches.rate, _RATE)
-        seconds, chords = len(stretch) / self._stretches.rate, self._chord_seconds(wav)
         magnitudes = np.abs(stretch)
-        is_clipped = np.mean(magnitudes > 0.99 * magnitudes.max()) > _CLIPPED
-        self._found += Room(seconds, chords, *((0, 0, 0) if is_clipped else _count_falls(wav)))
+        if np.mean(magnitudes > 0.99 * magnitudes.max()) > _CLIPPED:
+            return
+        wav = resample(stretch, self._stretches.rate, _RATE)
+        self._found += Room(len(stretch) / self._stretches.rate, self._chord_seconds(wav), *_count_falls(wav))
 
     def _chord_seconds(self, wav: np.ndarray) -> float:
         db = 10 * np.log10(_power(wav, _N_FFT, _HOP) + 1e-10)
@@ -125,36 +126,47 @@ class RoomMeter:
 
 def judge(section: str, speaker: str, sounds: Mapping[Path, Room]) -> list[Finding]:
     """Kinds `music` and `reverb`, of a file only the surer one. Where no file is clear, all of them together are."""
-    total = sum(sounds.values(), Room())
-    findings = []
+    seconds, findings = sum(room.seconds for room in sounds.values()), []
     musical = _those(sounds, "has_music", "chord_share")
     if musical:
-        what = f"music under the voice ({{:.1%}} of the time has chords, a voice alone less than {_CHORD_SHARE:.0%})"
-        text = _describe(section, sounds, musical, what, "chord_share")
-        level = "error" if total.chord_share >= _SPOILT else "warning"
+        detail = "chords in {:.1%} of the time, of a voice alone less than 1%"
+        text = _describe(section, sounds, musical, "music under the voice", detail, "chord_share")
+        is_much = sum(room.chord_seconds for room in sounds.values()) >= _SPOILT * seconds
         remedy = "Take the voice without its accompaniment, or leave these files out"
+        level = "error" if is_much else "warning"
         findings.append(Finding(section, level, "music", speaker, text, remedy, tuple(musical)))
-    rooms = {path: room for path, room in sounds.items() if path not in musical}
+    rooms = {path: sounds[path] for path in set(sounds) - set(musical)}
     ringing = _those(rooms, "rings", "ratio")
     if ringing:
-        what = f"the ringing of a hall ({{:.0f}} slow falls to each abrupt one, a dry voice less than {_RATIO:.0f})"
-        text = _describe(section, sounds, ringing, what, "ratio")
-        level = "error" if sum(rooms[path].seconds for path in ringing) > _MOST * total.seconds else "warning"
+        detail = f"{{:.0f}} slow falls to each abrupt one, of a dry voice less than {_RATIO:.0f}"
+        text = _describe(section, sounds, ringing, "the ringing of a hall", detail, "ratio")
+        is_much = sum(rooms[path].seconds for path in ringing) > _MOST * seconds
         remedy = "Record closer to the microphone, in a furnished room and without effects, or leave these files out"
+        level = "error" if is_much else "warning"
         findings.append(Finding(section, level, "reverb", speaker, text, remedy, tuple(ringing)))
     return findings
 
 
 def _those(sounds: Mapping[Path, Room], verdict: str, measure: str) -> list[Path]:
     """The files that have it, the worst first; all, where only all of them together have it."""
-    worst_first = sorted(sounds, key=lambda path: -getattr(sounds[path], measure))
+    worst_first = sorted(sounds, key=lambda path: (-getattr(sounds[path], measure), path))
     clear = [path for path in worst_first if getattr(sounds[path], verdict)]
-    return clear or (worst_first if getattr(sum(sounds.values(), Room()), verdict) else [])
+    return clear or (worst_first if getattr(_together(sounds, worst_first), verdict) else [])
 
 
-def _describe(section: str, sounds: Mapping[Path, Room], found: list[Path], what: str, measure: str) -> str:
-    what = what.format(getattr(sounds[found[0]], measure))
-    return f"{len(found)} of {len(sounds)} {section} have {what}, most {printable(found[0].name)}"
+def _together(sounds: Mapping[Path, Room], paths: Sequence[Path]) -> Room:
+    return sum((sounds[path] for path in paths), Room())
+
+
+def _describe(
+    section: str, sounds: Mapping[Path, Room], found: Sequence[Path], what: str, detail: str, measure: str
+) -> str:
+    """In words; the number is the worst file's, or that of all together where `_those` needed all."""
+    worst = sounds[found[0]]
+    where, room = f"worst: {printable(found[0].name)}", worst
+    if not (worst.has_music or worst.rings):
+        where, room = "together", _together(sounds, found)
+    return f"{len(found)} of {len(sounds)} {section} have {what} ({where}, {detail.format(getattr(room, measure))})"
 
 
 def _power(wav: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
