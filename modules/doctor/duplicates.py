@@ -59,7 +59,6 @@ class FingerprintMeter:
         self._window = np.hanning(length).astype(np.float32)
         self._levels = np.full((_NEAR_FRAMES, _HIGH_BIN - _LOW_BIN), -200, np.float32)  # not searched yet, with context
         self._at = -_NEAR_FRAMES  # frame of their first row
-        self._candidates: list[np.ndarray] = []  # rows (frame, bin, level) of the current second
         self._pairs: list[np.ndarray] = []
         self._peaks = np.zeros((0, 2), np.int64)  # chosen, and not paired with all that follow yet
 

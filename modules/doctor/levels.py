@@ -39,7 +39,7 @@ class Levels:
     gap_seconds: float  # longest digital silence between sounds
     clipped: float  # share of the loud peaks that is cut off
     flattened: float  # share of the loud time at a level where the wave is flat: clipped, then resampled or encoded
-    hiss: Floor | None  # from 5 kHz on; None in under three seconds, or below such a rate
+    hiss: Floor | None  # from 5 to 8 kHz; None in under three seconds, or below such a rate
     mid_hiss: Floor | None  # from 2.5 to 5 kHz
     hum_db: float | None  # mains hum in dB below the voice; None where there is none, or under two seconds
 

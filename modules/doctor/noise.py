@@ -1,4 +1,4 @@
-"""Noise under a voice: hiss from the quietest moments above 2.5 and 5 kHz, hum from lines at multiples of 50 or 60 Hz.
+"""Noise under a voice: hiss in its quietest moments (2.5 to 5 and 5 to 8 kHz), hum in lines at multiples of the mains.
 
 The lowest values over time of each band are the noise's (Martin, "Noise Power Spectral Density Estimation Based on
 Optimal Smoothing and Minimum Statistics", IEEE Trans. Speech and Audio Processing 9(5), 2001). Below 2.5 kHz the rests
@@ -10,8 +10,8 @@ import numpy as np
 from modules.doctor.framing import Framer
 
 _FRAME_SECONDS = 0.04
-_BANDS_HZ = (2500, 5000)  # 2.5 to 5 kHz, and 5 kHz to the end
-_FLAT_UNTIL_HZ = 7300
+_EDGES_HZ = (2500, 5000, 8000)
+_FLAT_UNTIL_HZ = 7300  # where mp3 cuts 16 kHz
 _SILENT_POWER = 2e-9  # -87 dB, two steps of 16 bits: a gate or digital silence, no noise
 _GATED_SHARE = 0.1  # of samples that are exactly zero: a gate closes or opens within the frame
 _BINS_PER_DB = 4
@@ -75,11 +75,11 @@ class NoiseMeter:
         self._framer = Framer(round(rate * _FRAME_SECONDS), round(rate * _FRAME_SECONDS))
         self._window = np.hanning(self._framer.length).astype(np.float32)
         frequencies = np.fft.rfftfreq(self._framer.length, 1 / rate)
-        low, high, end = (int(np.searchsorted(frequencies, hz)) for hz in (*_BANDS_HZ, _FLAT_UNTIL_HZ))
-        self._slices = [slice(high, None), slice(low, high)]
-        self._inner = [slice(high, end), slice(low, high)]  # without what a low rate or a codec has cut off
+        low, high, end, cut = (int(np.searchsorted(frequencies, hz)) for hz in (*_EDGES_HZ, _FLAT_UNTIL_HZ))
+        self._slices = [slice(high, end), slice(low, high)]
+        self._inner = [slice(high, cut), slice(low, high)]
         # A band that is cut off by the rate is none: of 8 kHz only the lower one is there, and of that 1.5 kHz.
-        self._is_there = [rate / 2 >= 1.5 * hz for hz in reversed(_BANDS_HZ)]
+        self._is_there = [rate / 2 >= 1.5 * hz for hz in (_EDGES_HZ[1], _EDGES_HZ[0])]
         self._bands = _Histogram(2)
         length = round(slow_rate * _HUM_SECONDS)
         self._slow_framer = Framer(length, length // 2)
@@ -100,7 +100,7 @@ class NoiseMeter:
         self._lines.push(power[power.sum(1) > _SILENT_POWER, : self._n_lines])
 
     def hiss(self) -> list[tuple[float, bool] | None]:
-        """The floor from 5 kHz on and from 2.5 to 5 kHz: its level in dB, and whether it is as steady as noise is.
+        """The floor from 5 to 8 kHz and from 2.5 to 5 kHz: its level in dB, and whether it is as steady as noise is.
 
         What is not steady may be a take without pauses: then the noise is below it. None: no such band, or too short.
         """
