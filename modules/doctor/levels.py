@@ -17,6 +17,7 @@ _N_BINS = 280  # to +20 dB
 _DIGITAL_SILENCE = 1e-11  # mean square of a frame; 16 bits with dither have 2e-10 and more
 _ACTIVE_DB = 30  # frames that far below the loudest one and more are no voice
 _SILENT_DB = 40  # below the voice
+_FLAT_OFFSET = 0.3  # of the peak: from here on silence itself is flat where clipping is looked for
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,16 @@ class LevelMeter:
             for floor in self._noise.hiss()
         )
         hum = self._noise.hum()
+        offset = self._sum / max(1, self._n_samples) / self._peak if self._peak else 0.0
         return Levels(
             seconds=seconds,
             peak=self._peak,
-            offset=self._sum / max(1, self._n_samples) / self._peak if self._peak else 0.0,
+            offset=offset,
             loudness_db=None if loudness is None else float(loudness),
             silent_share=silent,
             gap_seconds=self._gap * frame_seconds,
             clipped=self._clipping.clipped(),
-            flattened=self._clipping.flattened(),
+            flattened=self._clipping.flattened() if abs(offset) < _FLAT_OFFSET else 0.0,
             hiss=hiss,
             mid_hiss=mid_hiss,
             hum_db=None if hum is None or loudness is None else float(loudness - hum),

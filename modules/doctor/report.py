@@ -17,6 +17,7 @@ from modules.errors import FAILURES
 PAGE_MARK = "doctor.py of VITS-SVC"  # in a page's head
 _MOST_PLAYERS = 24
 _PLAYED, _LOOKED = 8.0, 10  # seconds of a player: the loudest of so many parts of that length at the start
+_SUNG_SECONDS = 0.2  # of a note: less is a mistake of the predictor
 _LENGTH_STEPS = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 60, 120)  # seconds, of the chart
 
 
@@ -82,11 +83,15 @@ def _pitch_of(sounds: dict[Path, Sound]) -> Pitch:
 def _charts(sounds: dict[Path, Sound]) -> list[Chart]:
     seconds = [sound.seconds for sound in sounds.values()]
     counts, _ = np.histogram(seconds, [*_LENGTH_STEPS, np.inf])
-    last = int(np.flatnonzero(counts)[-1])
-    names = [f"from {low} s" for low in _LENGTH_STEPS]
-    lengths = Chart("files by length", tuple(zip(names, counts.tolist()))[: last + 1])
+    lengths = [(f"from {low} s", count) for low, count in zip(_LENGTH_STEPS, counts.tolist())]
     notes = coverage(_pitch_of(sounds))
-    return [lengths] + ([Chart("seconds of each note", tuple(notes))] if notes else [])
+    return [Chart("files by length", _filled(lengths, 1)), Chart("seconds of each note", _filled(notes, _SUNG_SECONDS))]
+
+
+def _filled(bars: list[tuple[str, float]], least: float) -> tuple[tuple[str, float], ...]:
+    """The bars without the low ones at both ends."""
+    high = [index for index, (_, height) in enumerate(bars) if height >= least]
+    return tuple(bars[high[0] : high[-1] + 1]) if high else ()
 
 
 def _players(findings: list[Finding]) -> list[tuple[str, list[str], str]]:

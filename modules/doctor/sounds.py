@@ -98,8 +98,11 @@ def examine(section: str, speakers: Speakers, workers: int = 0, with_pitch: bool
     for speaker, sounds in found.sounds.items():
         amount = _judge_amount(section, speaker, {path: sound.seconds for path, sound in sounds.items()})
         found.findings += amount + _judge(section, speaker, sounds)
-    for speaker, sounds in found.sounds.items():  # music has other notes than the voice
-        clean = {path: sound.pitch for path, sound in sounds.items() if sound.pitch and path not in found.ruined}
+    ruined = found.ruined
+    # Damage has levels and music has notes of its own: no finding besides.
+    found.findings = [one for one in found.findings if one.kind != "level" or not ruined.issuperset(one.files)]
+    for speaker, sounds in found.sounds.items():
+        clean = {path: sound.pitch for path, sound in sounds.items() if sound.pitch and path not in ruined}
         found.findings += judge_pitch(section, speaker, clean)
     fingerprints = {path: sound.fingerprint for sounds in found.sounds.values() for path, sound in sounds.items()}
     found.findings += find_duplicates(section, fingerprints, owners)

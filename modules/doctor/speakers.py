@@ -55,20 +55,24 @@ def find_strangers(
     """
     from modules.metrics.speaker import find_speaker_encoder, load_speaker_encoder
 
+    few = [speaker for speaker, paths in voices.items() if 0 < len(paths) < _LEAST_FILES]
+    text = f"fewer than {_LEAST_FILES} {section}: whether they are one voice was not looked at"
+    findings = [Finding(section, "info", "speaker", listing(few, 3), text)] if few else []
     voices = {speaker: paths for speaker, paths in voices.items() if len(paths) >= _LEAST_FILES}
     if not voices:
-        return []
+        return findings
     weights = find_speaker_encoder()
     if weights is None:
         text = "no speaker encoder is installed: whether someone else is among the clips was not looked at"
-        return [Finding(section, "info", "speaker", listing(voices, 3), text, _INSTALL)]
+        return [*findings, Finding(section, "info", "speaker", listing(voices, 3), text, _INSTALL)]
     try:
         encoder = load_speaker_encoder(weights, "cpu")
     except FAILURES as error:
         text = f"the speaker encoder cannot be used ({weights}: {reason_of(error, weights)})"
-        return [Finding(section, "warning", "speaker", listing(voices, 3), text, _INSTALL + " --force-reinstall")]
+        remedy = f"{_INSTALL} --force-reinstall"
+        return [*findings, Finding(section, "warning", "speaker", listing(voices, 3), text, remedy)]
     chosen = {speaker: _evenly(sorted(set(paths) - set(ruined))) for speaker, paths in voices.items()}
-    findings, means = [], {}
+    means = {}
     options = {"desc": "compare voices", "unit": "file", "leave": False, "dynamic_ncols": True, "disable": not show}
     with _one_thread(), tqdm(total=sum(map(len, chosen.values())), **options) as bar:
         for speaker, paths in chosen.items():

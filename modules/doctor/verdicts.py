@@ -34,5 +34,6 @@ def verdict(
     (worst, detail), others = found[0], [path.name for path, _ in found[1:]]
     more = f"; {listing(others, 2)}" if others else ""
     verb = "is" if len(found) == 1 else "are"
-    text = f"{len(found)} of {n_sounds} {section} {verb} {state} (worst: {printable(worst.name)}, {detail}{more})"
+    first = "" if level == "info" else "worst: "
+    text = f"{len(found)} of {n_sounds} {section} {verb} {state} ({first}{printable(worst.name)}, {detail}{more})"
     return Finding(section, level, kind, speaker, text, remedy, tuple(path for path, _ in found))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from doctor.workspaces import CONFIG, DATA, RATE, add_features, bad, make_workspace, write_clip
+from doctor_workspaces import CONFIG, DATA, RATE, add_features, bad, make_workspace, write_clip
 
 from models import build_synthesizer
 from modules.config.io import load_config, parse_config

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from doctor.workspaces import make_config
+from doctor_workspaces import make_config
 
 from modules.config.io import parse_config
 from modules.config.presets import preset_values

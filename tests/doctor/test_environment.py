@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from damage import flip_a_bit
-from doctor.workspaces import CONFIG, bad, by_kind, change_config, make_workspace
+from doctor_workspaces import CONFIG, bad, by_kind, change_config, make_workspace
 
 from modules.config.io import save_config
 from modules.doctor import capacity, devices, downloads

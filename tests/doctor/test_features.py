@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from doctor.workspaces import (
+from doctor_workspaces import (
     CONFIG,
     DATA,
     PITCHES,

@@ -156,9 +156,10 @@ def test_noise_is_said_to_be_unknown_where_there_are_no_pauses():
     assert alone(levels(wav[:rate], rate)) == [("info", "noise")]
 
 
-def test_an_offset_is_a_fact_in_recordings_and_a_warning_in_clips():
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_an_offset_is_a_fact_in_recordings_and_a_warning_in_clips(share):
     wav, rate = voice(FULL)
-    shifted = wav + 0.05 * np.abs(wav).max()
+    shifted = wav + share * np.abs(wav).max()
     measured = levels(shifted, rate)
     assert measured.offset == pytest.approx(shifted.mean() / np.abs(shifted).max(), rel=1e-3) and measured.offset > 0.04
     assert alone(measured) == [("info", "offset")]

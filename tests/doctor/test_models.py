@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from damage import Payload, flip_a_bit
-from doctor.workspaces import CONFIG, LOGS, bad, by_kind, change_config, make_config
+from doctor_workspaces import CONFIG, LOGS, bad, by_kind, change_config, make_config
 
 from models import build_synthesizer
 from modules.config.diffusion import DiffusionConfig, save_diffusion_config

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from doctor.workspaces import CONFIG, DATA, RATE, bad, by_kind, change_config, make_workspace, write_clip
+from doctor_workspaces import CONFIG, DATA, RATE, bad, by_kind, change_config, make_workspace, write_clip
 
 from modules.config.diffusion import DiffusionConfig, save_diffusion_config
 from modules.config.edits import command_of
