@@ -84,6 +84,9 @@ def _update(arguments: argparse.Namespace, recordings: list["Recording"], skippe
     if kept:
         text = "%d clips in %s were not written by resample.py as they are now and stay (%s); --overwrite replaces them"
         logger.warning(text, len(kept), out_dir, _first([path.relative_to(out_dir) for path in kept]))
+    if deleted := [path.relative_to(out_dir) for state in done for path in state.deleted]:
+        text = "%d clips that you have deleted stay out (%s); --overwrite makes them"
+        logger.info(text, len(deleted), _first(deleted))
     if result.removed:
         text = "%d clips of before were removed: their recordings become others now (%s)"
         logger.info(text, len(result.removed), _first([path.relative_to(out_dir) for path in result.removed]))

@@ -202,7 +202,7 @@ def test_a_file_of_others_in_the_place_of_a_new_clip_stays(workspace, caplog, ou
         assert go(*FLAGS) == 0 and sha256_of(mine) == before
         assert "1 kept" in out() and "s/a_002.wav" in warnings_of(caplog)[-1]
     mine.unlink()
-    assert go(*FLAGS) == 0 and sha256_of(mine) != before and "0 kept" in out()
+    assert go(*FLAGS, "--overwrite") == 0 and sha256_of(mine) != before and "0 kept" in out()
 
 
 def test_slicing_turned_off_does_not_replace_a_file_of_others(workspace, out):
@@ -224,11 +224,17 @@ def test_cuts_that_found_no_silence_are_counted(workspace, caplog):
     assert "1 cuts found no silence within reach and were made where it is quietest" in caplog.text
 
 
-def test_a_deleted_clip_is_made_again(workspace):
+def test_a_deleted_clip_stays_out_until_all_of_its_recording_are_deleted(workspace, caplog, out):
     record()
     assert go(*FLAGS) == 0
     before = digests()
     Path("dataset/44k/s/a_002.wav").unlink()
+    with caplog.at_level("INFO"):
+        assert go(*FLAGS) == 0
+    assert before.keys() - digests().keys() == {"s/a_002.wav"} and f"{len(before) - 1} unchanged" in out()
+    assert "1 clips that you have deleted stay out (s/a_002.wav); --overwrite makes them" in caplog.text
+    for clip in Path("dataset/44k/s").glob("*.wav"):
+        clip.unlink()
     assert go(*FLAGS) == 0 and digests() == before
 
 

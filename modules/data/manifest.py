@@ -24,6 +24,7 @@ class State:
     is_done: bool  # whether there is nothing to make
     n_unchanged: int  # clips that are as they should be
     foreign: tuple[Path, ...]  # files at the places of clips that resample.py did not write as they are now
+    deleted: tuple[Path, ...] = ()  # numbered clips that somebody has taken out; the others of the recording are there
 
 
 class Manifest:
@@ -56,8 +57,9 @@ class Manifest:
         known = _clips_of(target.name, entry) if entry else {}
         places = [target.with_name(name) for name in known]
         foreign = [place for place in places if place.exists() and not _is_written(place, known[place.name])]
-        if entry and all(place.exists() for place in places) and _is_current(entry, recording):
-            return State(True, len(places) - len(foreign), tuple(foreign))
+        missing = [place for place in places if not place.exists()]
+        if len(missing) < len(places) and _is_current(entry, recording):
+            return State(True, len(places) - len(foreign) - len(missing), tuple(foreign), tuple(missing))
         is_taken = target in foreign or (target.name not in known and target.exists())
         return State(is_taken, 0, (target,) if is_taken else ())
 
