@@ -15,8 +15,9 @@ from modules.training.distributed import Group
 from modules.training.launch import launch
 from modules.weights.checkpoint import load_weights
 
-# Sums of floats in another order: what differs is rounding of the largest terms.
-TOLERANCE = 1e-4
+# Sums of floats in another order: what differs is rounding of the largest terms. The bias of the harmonic source, a sum
+# over all samples, differs by 1.8e-4 with the kernels of one CPU and by less than 1e-4 with those of others.
+TOLERANCE = 4e-4
 
 
 @pytest.fixture(scope="module")

@@ -86,8 +86,9 @@ def test_weights_after_the_step_equal_upstreams(stepped):
     golden, step, _ = stepped
     for key in [key for key in golden if key.startswith("after_")]:
         weight = step.net_g.get_parameter(key.removeprefix("after_"))
-        # A gradient that is nearly zero may change its sign, and AdamW turns that into a full step of 1e-4.
-        torch.testing.assert_close(weight.detach(), tensor(golden[key]), atol=2e-4, rtol=0)
+        # A gradient that is nearly zero may change its sign, and AdamW makes a full step of 1e-4 the other way: twice
+        # that apart, and a rounding.
+        torch.testing.assert_close(weight.detach(), tensor(golden[key]), atol=2.01e-4, rtol=0)
 
 
 def test_the_rate_rises_over_the_warm_up_and_then_decays_from_the_full_rate():
