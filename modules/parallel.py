@@ -2,11 +2,12 @@
 
 import contextlib
 import itertools
+import math
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -53,6 +54,14 @@ def run_pool(
             for pair in results:
                 bar.update()
                 yield pair
+
+
+def watch(blocks: Iterable[Item], seconds: float | None, block_seconds: float, description: str) -> Iterable[Item]:
+    """The blocks of one long sound, with a bar of their own once they take over 2 s; in a worker without one."""
+    total = None if seconds is None else math.ceil(seconds / block_seconds)
+    is_worker = multiprocessing.parent_process() is not None
+    options = {"leave": False, "delay": 2, "dynamic_ncols": True, "disable": is_worker, "unit": "block"}
+    return tqdm(blocks, description, total, **options)
 
 
 def _attempt(function: Callable, item: Any) -> Any:

@@ -1,6 +1,7 @@
 """The benchmarks: help and import cost nothing, sides are run in turn, and a micro training measures what it says."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +115,14 @@ def test_the_table_of_predictors_names_each_recording_and_the_worst(tmp_path):
         [f"| `{predictor}`", name] for predictor in ("pm", "dio") for name in ("alto", "bass", "the worst of them")
     ]
     assert all(float(row[2]) < 5 and row[3:] == ["0.0", "0.0 |"] for row in rows), done.stdout
+
+
+def test_each_damage_is_found_by_its_name_and_clean_takes_are_clean(tmp_path):
+    (tmp_path / "alto").mkdir()
+    shutil.copy(FOLDER.parent / "samples/voices/be_ksenya_f/be_ksenya_f_004.flac", tmp_path / "alto/a.flac")
+    done = python(tmp_path, str(FOLDER / "recordings.py"), ".", "--files", "1")
+    assert done.returncode == 0, done.stderr
+    rows = {cells[0][2:]: cells[1:] for line in done.stdout.splitlines()[2:] if (cells := line[:-2].split(" | "))}
+    assert rows.pop("none")[-1] == "none" and all(row[-1] == "none" for row in rows.values()), done.stdout
+    missed = {name for name, row in rows.items() if row[1] != "1/1"}
+    assert missed == {"reverb 0.3 s, direct +0 dB", "reverb 0.8 s, direct +10 dB", "music 20 dB"}, "known limits"

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from modules.audio.mono import MonoFile
 from modules.audio.slicer import RmsMeter
 from modules.data.takes import Made, clip_name, is_long, output_of, write_clips
 from modules.errors import FAILURES, AudioError, DataError, reason_of
+from modules.parallel import watch
 from modules.text import printable
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ MIN_SECONDS = 0.3
 _SILENT_PEAK = 1e-4  # -80 dB: three steps of 16 bits
 _LARGEST_OFFSET = 0.005  # of the mean from zero, as a share of the peak; trimming would take 0.01 for sound
 _LONG_TAKE = 90  # seconds
+_BLOCK_SECONDS = 10.0
 _LONGEST_KEPT = 300  # seconds of a recording that are kept in memory
 _NOT_LISTABLE = "\\|"  # file lists have "/" for the one, and end a path at the other
 _OTHER_NAMES = ("thumbs.db", "desktop.ini")
@@ -161,7 +163,7 @@ def _measure(file: MonoFile) -> _Take:
     offset, kept = np.float32(0), []
     for _ in range(2):
         meter, total, low, high = RmsMeter(file.rate, TRIM_HOP), 0.0, np.inf, -np.inf
-        for block in file.blocks() if not offset else kept or file.blocks():
+        for block in _blocks(file) if not offset else kept or _blocks(file):
             meter.push(block - offset if offset else block)
             total += float(block.sum(dtype=np.float64))
             low, high = min(low, float(block.min())), max(high, float(block.max()))
@@ -182,11 +184,16 @@ def _measure(file: MonoFile) -> _Take:
     return _Take(meter.n_samples, start, stop, offset, peak, kept)
 
 
+def _blocks(file: MonoFile) -> Iterable[np.ndarray]:
+    seconds = file.n_samples and file.n_samples / file.rate
+    return watch(file.blocks(_BLOCK_SECONDS), seconds, _BLOCK_SECONDS, file.path.name)
+
+
 def _resampled(file: MonoFile, take: _Take, rate: int) -> Iterator[np.ndarray]:
     """Blocks of the trimmed recording at `rate`, soxr's high quality: the same samples as of the whole at once."""
     stream = soxr.ResampleStream(file.rate, rate, 1, dtype="float32", quality="HQ") if rate != file.rate else None
     gain, at = np.float32(0.98 / take.peak if take.peak > 1 else 1.0), 0
-    for block in take.blocks or file.blocks():
+    for block in take.blocks or _blocks(file):
         part = block[max(0, take.start - at) : max(0, take.stop - at)]
         part = (part - take.offset if take.offset else part) * gain
         yield stream.resample_chunk(part) if stream else part

@@ -1,7 +1,7 @@
 """Every file of a data set measured, and what is wrong with it: the sections `recordings` and `clips`."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from modules.doctor.bandwidth import Bandwidth, BandwidthMeter
 from modules.doctor.bandwidth import judge as judge_bandwidth
 from modules.doctor.duplicates import Fingerprint, FingerprintMeter, find_duplicates
 from modules.doctor.findings import Finding, by_weight
+from modules.doctor.guard import from_text
 from modules.doctor.levels import LevelMeter, Levels
 from modules.doctor.levels import judge as judge_levels
 from modules.doctor.pitch import Pitch, PitchMeter
@@ -21,7 +22,7 @@ from modules.doctor.pitch import judge as judge_pitch
 from modules.doctor.room import Room, RoomMeter
 from modules.doctor.room import judge as judge_room
 from modules.errors import reason_of
-from modules.parallel import choose_workers, run_pool
+from modules.parallel import choose_workers, run_pool, watch
 from modules.text import counted, listing
 
 Speakers = dict[str, list[Path]]  # name -> files
@@ -33,6 +34,7 @@ _LONG_CLIP = 30  # seconds
 _RUINS = ("clipping", "noise", "bandwidth", "music", "reverb")
 _SUMMED_UP_MINUTES = 30  # that are measured at most for one line
 _POOL_MINUTES = 1  # what is shorter is measured before other processes have started
+_BLOCK_SECONDS = 10.0
 _MOST_PITCH_FILES = 150  # of a speaker, evenly spaced: 20 minutes of clips give the range
 
 
@@ -79,18 +81,20 @@ def clips_in(source_dir: Path) -> Speakers:
     return {speaker: list(clips) for speaker, clips in scan(source_dir)[0].items()}
 
 
-def examine(section: str, speakers: Speakers, workers: int = 0, with_pitch: bool = True) -> Examination:
-    """Measures all files, in processes, with a progress bar, and judges them; what cannot be read is a finding."""
+def examine(
+    section: str, speakers: Speakers, workers: int = 0, with_pitch: bool = True, show: bool = True
+) -> Examination:
+    """Measures all files, in processes, `show` a progress bar, and judges them; what cannot be read is a finding."""
     found = Examination(section, {speaker: {} for speaker in speakers})
     owners = {path: speaker for speaker, paths in speakers.items() for path in paths}
     pitched = {path for paths in speakers.values() for path in _evenly(paths, _MOST_PITCH_FILES)} if with_pitch else ()
     items = [(path, path in pitched) for path in owners]
-    pool = run_pool(measure, items, choose_workers(workers, len(items)), description=section)
+    pool = run_pool(measure, items, choose_workers(workers, len(items)), description=section, show=show)
     results = {path: result for (path, _), result in pool}
     for path, speaker in owners.items():
         if isinstance(result := results[path], Exception):
-            reason = reason_of(result, path)
-            found.findings.append(Finding(section, "warning", "unreadable", str(path), reason, files=(path,)))
+            broken = from_text(section, "warning", "unreadable", str(path), reason_of(result, path), files=(path,))
+            found.findings.append(broken if broken.remedy else replace(broken, remedy="Copy it again, or remove it"))
         else:
             found.sounds[speaker][path] = result
             notes = [Finding(section, "info", "reading", str(path), note, files=(path,)) for note in result.notes]
@@ -133,7 +137,8 @@ def measure(item: tuple[Path, bool]) -> Sound:
     file, n_samples = MonoFile(path), 0
     kinds: list[Any] = [LevelMeter, BandwidthMeter, FingerprintMeter, RoomMeter] + [PitchMeter] * with_pitch
     meters = [kind(file.rate) for kind in kinds]
-    for block in file.blocks():
+    seconds = file.n_samples and file.n_samples / file.rate
+    for block in watch(file.blocks(_BLOCK_SECONDS), seconds, _BLOCK_SECONDS, path.name):
         n_samples += len(block)
         for meter in meters:
             meter.push(block)
