@@ -235,12 +235,12 @@ def test_a_folder_of_a_voice_that_may_not_be_written_is_no_matter_of_formats(wor
 class StillFile:
     """A second of a tone."""
 
-    notes, rate = (), 44100
+    notes, rate, n_samples = (), 44100, 44100
 
     def __init__(self, path):
         self.path = path
 
-    def blocks(self):
+    def blocks(self, seconds):
         yield tone().astype(np.float32)
 
 
