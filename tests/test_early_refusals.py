@@ -28,6 +28,10 @@ MISTAKES = [
     ("preprocess_flist_config.py", "dataset/44k: no such folder"),
     ("preprocess_flist_config.py --speech_encoder vec768l", "Did you mean vec768l12?"),
     ("resample.py", "dataset_raw: no such folder"),
+    ("doctor.py recordngs", "unknown section 'recordngs'. Did you mean recordings?"),
+    ("doctor.py recordings --in_dir gone", "gone: no such folder"),
+    ("doctor.py clips --html page.txt", "--html page.txt: expected a name that ends in .html"),
+    ("resample.py --slice 15-5", "--slice 15-5: expected MIN-MAX in seconds"),
     ("pretrain/download.py nonsense", "nonsense"),
 ]
 

@@ -1,6 +1,6 @@
 """Music under a voice and the ringing of a room, by how notes stand and how sound falls; numpy and scipy only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -124,8 +124,11 @@ class RoomMeter:
         return sum(_is_chord(hz[frame][stands[frame]]) for frame in frames) * _HOP / _RATE
 
 
-def judge(section: str, speaker: str, sounds: Mapping[Path, Room]) -> list[Finding]:
-    """Kinds `music` and `reverb`, of a file only the surer one. Where no file is clear, all of them together are."""
+def judge(section: str, speaker: str, sounds: Mapping[Path, Room], noisy: Collection[Path] = ()) -> list[Finding]:
+    """Kinds `music` and `reverb`, of a file only the surer one. Where no file is clear, all of them together are.
+
+    `noisy` files are not judged for reverb: hum swallows the abrupt falls too.
+    """
     seconds, findings = sum(room.seconds for room in sounds.values()), []
     musical = _those(sounds, "has_music", "chord_share")
     if musical:
@@ -135,7 +138,7 @@ def judge(section: str, speaker: str, sounds: Mapping[Path, Room]) -> list[Findi
         remedy = "Take the voice without its accompaniment, or leave these files out"
         level = "error" if is_much else "warning"
         findings.append(Finding(section, level, "music", speaker, text, remedy, tuple(musical)))
-    rooms = {path: sounds[path] for path in set(sounds) - set(musical)}
+    rooms = {path: sounds[path] for path in set(sounds) - {*musical, *noisy}}
     ringing = _those(rooms, "rings", "ratio")
     if ringing:
         detail = f"{{:.0f}} slow falls to each abrupt one, of a dry voice less than {_RATIO:.0f}"

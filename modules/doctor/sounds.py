@@ -26,7 +26,6 @@ from modules.parallel import choose_workers, run_pool, watch
 from modules.text import counted, listing
 
 Speakers = dict[str, list[Path]]  # name -> files
-_JUDGES = ((judge_levels, "levels"), (judge_bandwidth, "bandwidth"), (judge_room, "room"))
 
 # Minutes of one speaker: what users of so-vits-svc go by; nothing here has measured it.
 LEAST_MINUTES, FEW_MINUTES, GOOD_MINUTES = 1, 3, (10, 60)
@@ -147,10 +146,10 @@ def measure(item: tuple[Path, bool]) -> Sound:
 
 
 def _judge(section: str, speaker: str, sounds: dict[Path, Sound]) -> list[Finding]:
-    findings = []
-    for judge, name in _JUDGES:
-        findings += judge(section, speaker, {path: getattr(sound, name) for path, sound in sounds.items()})
-    return findings
+    findings = judge_levels(section, speaker, {path: sound.levels for path, sound in sounds.items()})
+    noisy = {path for one in findings if one.kind == "noise" and one.level != "info" for path in one.files}
+    findings += judge_bandwidth(section, speaker, {path: sound.bandwidth for path, sound in sounds.items()})
+    return findings + judge_room(section, speaker, {path: sound.room for path, sound in sounds.items()}, noisy)
 
 
 def _judge_amount(section: str, speaker: str, seconds: dict[Path, float]) -> list[Finding]:

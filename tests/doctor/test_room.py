@@ -134,3 +134,9 @@ def test_what_no_short_clip_shows_all_of_them_together_do():
     (reverb,) = judge("clips", "alto", {Path(f"{index}.wav"): short for index in range(5)})
     assert reverb.kind == "reverb" and len(reverb.files) == 5
     assert "5 of 5 clips have the ringing of a hall (together, 250 slow falls" in reverb.text
+
+
+def test_a_noisy_file_is_not_judged_for_reverb():
+    sounds = {Path("hum.wav"): HALL, Path("hall.wav"): HALL, Path("dry.wav"): DRY}
+    (finding,) = judge("clips", "alto", sounds, noisy={Path("hum.wav")})
+    assert finding.kind == "reverb" and finding.files == (Path("hall.wav"),)
