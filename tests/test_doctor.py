@@ -146,3 +146,13 @@ def test_what_is_measured_does_not_depend_on_the_workers(workspace):
     assert list(alone.sounds["alto"]) == list(pooled.sounds["alto"]) == speakers["alto"]
     for path, sound in alone.sounds["alto"].items():
         assert np.isclose(sound.seconds, pooled.sounds["alto"][path].seconds)
+
+
+def test_of_many_files_the_pitch_of_some_is_found_which_is_said(workspace, monkeypatch):
+    from modules.doctor import sounds
+
+    put_clips(workspace / "dataset/44k/alto", [f"be_ksenya_f_00{number}" for number in range(1, 5)])
+    monkeypatch.setattr(sounds, "_MOST_PITCH_FILES", 2)
+    findings = sounds.examine("clips", sounds.clips_in(Path("dataset/44k")), workers=1).findings
+    (said,) = [str(finding) for finding in findings if finding.kind == "pitch"]
+    assert "in the 0.3 of 0.6 min that were measured" in said

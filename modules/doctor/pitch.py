@@ -152,7 +152,7 @@ def _judge_notes(section: str, speaker: str, total: Pitch) -> list[Finding]:
     lasting = [note for note, seconds in coverage(total) if seconds >= 1]
     text = f"{describe_notes(total.notes)}, {len(lasting)} semitones with at least 1 s"
     if total.measured_seconds < 0.99 * total.seconds:
-        text += f", in the {total.measured_seconds / 60:.0f} of {total.seconds / 60:.0f} minutes that were measured"
+        text += f", in the {total.measured_seconds / 60:.1f} of {total.seconds / 60:.1f} min that were measured"
     findings = [Finding(section, "info", "pitch", speaker, text)]
     if lasting and len(lasting) < _NARROW and total.voiced_seconds >= _ENOUGH_SECONDS:
         level = "warning" if len(lasting) < _MONOTONE else "info"

@@ -104,9 +104,10 @@ def examine(
     ruined = found.ruined
     # Damage has levels and music has notes of its own: no finding besides.
     found.findings = [one for one in found.findings if one.kind != "level" or not ruined.issuperset(one.files)]
-    for speaker, sounds in found.sounds.items():
-        clean = {path: sound.pitch for path, sound in sounds.items() if sound.pitch and path not in ruined}
-        found.findings += judge_pitch(section, speaker, clean)
+    for speaker, sounds in found.sounds.items() if with_pitch else ():
+        clean = {path: sound for path, sound in sounds.items() if path not in ruined}
+        notes = {path: sound.pitch or Pitch(seconds=sound.seconds) for path, sound in clean.items()}
+        found.findings += judge_pitch(section, speaker, notes)
     fingerprints = {path: sound.fingerprint for sounds in found.sounds.values() for path, sound in sounds.items()}
     found.findings += find_duplicates(section, fingerprints, owners)
     return found

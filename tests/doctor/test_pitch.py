@@ -126,7 +126,7 @@ def test_of_an_hour_a_sixth_is_measured_after_ten_minutes_and_that_is_said(monke
     found = meter.finish()
     assert found.seconds == 3600 and found.measured_seconds == 600 + 3000 / 6
     (first, *_) = judge("recordings", "alto", {Path("a.wav"): found})
-    assert first.text.endswith("in the 18 of 60 minutes that were measured")
+    assert first.text.endswith("in the 18.3 of 60.0 min that were measured")
 
 
 def test_measuring_needs_no_torch():
