@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import UsageError, reason_of
+from modules.text import counted
 
 if TYPE_CHECKING:
     from modules.data.manifest import Manifest
@@ -85,20 +86,21 @@ def _update(arguments: argparse.Namespace, recordings: list["Recording"], skippe
         text = "%d clips in %s were not written by resample.py as they are now and stay (%s); --overwrite replaces them"
         logger.warning(text, len(kept), out_dir, _first([path.relative_to(out_dir) for path in kept]))
     if deleted := [path.relative_to(out_dir) for state in done for path in state.deleted]:
-        text = "%d clips that you have deleted stay out (%s); --overwrite makes them"
-        logger.info(text, len(deleted), _first(deleted))
+        text = "%s that you have deleted stay out (%s); --overwrite makes them"
+        logger.info(text, counted(len(deleted), "clip"), _first(deleted))
     if result.removed:
-        text = "%d clips of before were removed: their recordings become others now (%s)"
-        logger.info(text, len(result.removed), _first([path.relative_to(out_dir) for path in result.removed]))
+        text = "%s of before removed: other ones are made of their recordings now (%s)"
+        removed = [path.relative_to(out_dir) for path in result.removed]
+        logger.info(text, counted(len(removed), "clip"), _first(removed))
     if result.n_audible:
-        text = "%d cuts found no silence within reach and were made where it is quietest"
-        logger.info(text, result.n_audible)
+        text = "%s without a silence within reach, made where it is quietest"
+        logger.info(text, counted(result.n_audible, "cut"))
 
     skipped |= result.failed
     reasons = Counter(re.split(r" \(|: |[.;] ", reason)[0] for reason in skipped.values())  # without the details
     why = ": " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) if reasons else ""
     if n_made := len(todo) - len(result.failed):
-        print(f"{n_made} recording{'s' * (n_made > 1)} ({_clock(result.seconds)}) → {_clips(result.n_clips)}")
+        print(f"{counted(n_made, 'recording')} ({_clock(result.seconds)}) → {counted(result.n_clips, 'clip')}")
     written, unchanged = result.n_clips - len(result.stayed), sum(state.n_unchanged for state in done)
     print(f"{written} written, {unchanged} unchanged, {len(kept)} kept, {len(skipped)} skipped{why}")
     if written + unchanged + len(kept):
@@ -150,10 +152,6 @@ def _make_clips(manifest: "Manifest", todo: list["Recording"], arguments: argpar
         if todo:
             manifest.flush()
     return result
-
-
-def _clips(count: int) -> str:
-    return f"{count} clip{'s' * (count != 1)}"
 
 
 def _clock(seconds: float) -> str:

@@ -141,7 +141,7 @@ def test_an_old_data_set_is_not_made_again_except_for_its_long_takes(workspace, 
     with caplog.at_level("INFO"):
         assert go(*FLAGS) == 0
     assert "1 recording (0:40)" in out() and "s/long.wav" not in clips() and "s/short.wav" in clips()
-    assert "1 clips of before were removed: their recordings become others now (s/long.wav)" in caplog.text
+    assert "1 clip of before removed: other ones are made of their recordings now (s/long.wav)" in caplog.text
 
 
 def test_an_old_whole_clip_that_somebody_edited_stays(workspace, out):
@@ -221,7 +221,7 @@ def test_cuts_that_found_no_silence_are_counted(workspace, caplog):
     record()
     with caplog.at_level("INFO"):
         assert go(*FLAGS) == 0
-    assert "1 cuts found no silence within reach and were made where it is quietest" in caplog.text
+    assert "1 cut without a silence within reach, made where it is quietest" in caplog.text
 
 
 def test_a_deleted_clip_stays_out_until_all_of_its_recording_are_deleted(workspace, caplog, out):
@@ -232,7 +232,7 @@ def test_a_deleted_clip_stays_out_until_all_of_its_recording_are_deleted(workspa
     with caplog.at_level("INFO"):
         assert go(*FLAGS) == 0
     assert before.keys() - digests().keys() == {"s/a_002.wav"} and f"{len(before) - 1} unchanged" in out()
-    assert "1 clips that you have deleted stay out (s/a_002.wav); --overwrite makes them" in caplog.text
+    assert "1 clip that you have deleted stay out (s/a_002.wav); --overwrite makes them" in caplog.text
     for clip in Path("dataset/44k/s").glob("*.wav"):
         clip.unlink()
     assert go(*FLAGS) == 0 and digests() == before
