@@ -98,7 +98,6 @@ def test_every_voice_sings_the_pitch_it_is_given(config, speaker):
         assert both.sum() > 0.3 * (spoken.uv > 0).sum() and np.median(np.abs(cents)) < 50
 
 
-@pytest.mark.slow
 def test_the_sung_sample_keeps_its_melody(tmp_path, monkeypatch, config):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "raw").mkdir()

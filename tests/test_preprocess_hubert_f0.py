@@ -333,7 +333,6 @@ def test_use_diff_makes_what_the_diffusion_model_needs(workspace, capsys, caplog
     assert {path: path.stat().st_mtime_ns for path in Path("dataset").rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.slow
 def test_two_workers_make_the_same_as_one(workspace):
     write_config(vol_embedding=True)
     write_diffusion_config()

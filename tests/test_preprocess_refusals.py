@@ -49,7 +49,6 @@ def listed() -> dict[Path, list[str]]:
     }
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_killed_run_resumes_and_leaves_nothing_half_written(workspace):
     for index in range(8):

@@ -35,7 +35,6 @@ def workspace(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_raw_voices_in_a_converted_song_out(workspace, monkeypatch, capsys):
     monkeypatch.chdir(workspace)
     assert run("resample") == 0

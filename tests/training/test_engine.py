@@ -319,6 +319,7 @@ def test_auto_batch_finds_a_size_on_a_gpu(workspace, tmp_path):
     assert largest_batch_size(Run(workspace, tmp_path / "logs/a", torch.device("cuda:0")).step, 4) == 4
 
 
+@pytest.mark.slow
 def test_compiled_networks_find_the_same_losses(workspace, tmp_path):
     workspace.model.use_automatic_f0_prediction = False  # less to trace
     plain, compiled = Run(workspace, tmp_path / "logs/plain"), Run(workspace, tmp_path / "logs/compiled")
