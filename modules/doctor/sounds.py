@@ -28,7 +28,7 @@ from modules.text import counted, listing
 Speakers = dict[str, list[Path]]  # name -> files
 
 # Minutes of one speaker: what users of so-vits-svc go by; nothing here has measured it.
-LEAST_MINUTES, FEW_MINUTES, GOOD_MINUTES = 1, 3, (10, 60)
+LEAST_MINUTES, FEW_MINUTES, GOOD_MINUTES = 1, 2, (10, 60)
 _LONG_CLIP = 30  # seconds
 _RUINS = ("clipping", "noise", "bandwidth", "music", "reverb")
 _SUMMED_UP_MINUTES = 30  # that are measured at most for one line
