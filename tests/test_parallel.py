@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pool_tasks import load, square
 
-from modules.parallel import WorkerDied, choose_workers, run_pool
+from modules.parallel import WorkerDied, choose_workers, run_pool, watch
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -99,3 +99,9 @@ def _runs(pid):
         return False
     stat = Path(f"/proc/{pid}/stat")  # an orphan that has ended may wait as a zombie for its new parent
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("seconds", [None, 25.0])
+def test_watching_changes_nothing_and_shows_nothing_of_what_is_quick(seconds, capsys):
+    assert list(watch(iter([1, 2, 3]), seconds, 10.0, "take.wav")) == [1, 2, 3]
+    assert capsys.readouterr() == ("", "")
