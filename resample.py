@@ -100,7 +100,9 @@ def _update(arguments: argparse.Namespace, recordings: list["Recording"], skippe
     reasons = Counter(re.split(r" \(|: |[.;] ", reason)[0] for reason in skipped.values())  # without the details
     why = ": " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) if reasons else ""
     if n_made := len(todo) - len(result.failed):
-        print(f"{counted(n_made, 'recording')} ({_clock(result.seconds)}) → {counted(result.n_clips, 'clip')}")
+        left_out = result.seconds - result.clip_seconds
+        silence = f", {_clock(left_out)} of silence left out" if left_out >= 1 else ""
+        print(f"{counted(n_made, 'recording')} ({_clock(result.seconds)}) → {counted(result.n_clips, 'clip')}{silence}")
     written, unchanged = result.n_clips - len(result.stayed), sum(state.n_unchanged for state in done)
     print(f"{written} written, {unchanged} unchanged, {len(kept)} kept, {len(skipped)} skipped{why}")
     if written + unchanged + len(kept):
@@ -114,6 +116,7 @@ class _Result:
 
     n_clips: int = 0
     seconds: float = 0.0  # of the recordings
+    clip_seconds: float = 0.0
     n_audible: int = 0  # cuts that are not where it is silent
     stayed: list[Path] = field(default_factory=list)  # files of others in the places of clips
     removed: list[Path] = field(default_factory=list)
@@ -143,6 +146,7 @@ def _make_clips(manifest: "Manifest", todo: list["Recording"], arguments: argpar
                 continue
             result.n_clips += len(made.clips)
             result.seconds += made.seconds
+            result.clip_seconds += made.clip_seconds(recording.rate)
             result.n_audible += made.n_audible
             result.stayed += stayed
             result.removed += removed

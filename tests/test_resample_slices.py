@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -67,7 +68,7 @@ def test_a_long_take_becomes_numbered_clips_that_joined_are_the_take(workspace, 
     assert np.array_equal(np.concatenate(parts), whole)
 
 
-def test_silence_between_clips_is_all_that_is_missing(workspace):
+def test_silence_between_clips_is_all_that_is_missing_and_how_much_is_said(workspace, out):
     save(
         Path("dataset_raw/s/a.flac"),
         np.concatenate([take(12), np.zeros(5 * RATE), take(13), np.zeros(9 * RATE), take(9)]),
@@ -76,6 +77,7 @@ def test_silence_between_clips_is_all_that_is_missing(workspace):
     assert go(*FLAGS, "--slice", "off") == 0
     (whole,) = samples(["s/a.wav"])
     assert go(*FLAGS) == 0
+    assert re.search(r"^1 recording \(0:48\) → \d clips, 0:1[1-4] of silence left out$", out(), re.MULTILINE)
     at, missing = 0, []
     for part in samples(clips()):
         places = np.flatnonzero((whole[at:-1] == part[0]) & (whole[at + 1 :] == part[1]))

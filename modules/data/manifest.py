@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from modules.data.recordings import Recording
-from modules.data.takes import Made, is_long
+from modules.data.takes import WAV_HEADER, Made, is_long
 from modules.errors import DataError, reason_of
 from modules.files import discard, sha256_of, write_json
 
 _WORK_PER_FLUSH = 20  # the manifest is written as often as costs a twentieth of the time
-_WAV_HEADER = 44  # bytes
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def _is_current(entry: dict, recording: Recording) -> bool:
         slicing = {"slice": list(recording.lengths or ())}
         return entry["made_from"] == _origin(recording) | slicing
     # Less a hundredth: the length before resampling decides, and no clip must be made again and again.
-    seconds = (entry["output"][0] - _WAV_HEADER) / 2 / recording.rate - 0.01
+    seconds = (entry["output"][0] - WAV_HEADER) / 2 / recording.rate - 0.01
     return entry["made_from"] == _origin(recording) and not is_long(seconds, recording.lengths)
 
 

@@ -19,6 +19,7 @@ from modules.files import discard, partial_path, sha256_of
 
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and features add suffixes to a clip's name
 _LONGEST_CLIP = 120  # seconds
+WAV_HEADER = 44  # bytes, of a clip; then two for each sample
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Made:
     seconds: float  # of the recording
     notes: tuple[str, ...] = ()  # what is unusual about it
     n_audible: int = 0  # cuts that are not where it is silent
+
+    def clip_seconds(self, rate: int) -> float:
+        """Of all clips, at that rate in Hz; the rest of the recording was silence."""
+        return sum((size - WAV_HEADER) / 2 / rate for size, _, _ in self.clips.values())
 
 
 def parse_lengths(text: str) -> tuple[float, float] | None:
