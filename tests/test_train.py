@@ -211,7 +211,7 @@ def test_ctrl_c_saves_and_says_where(workspace):
     assert f"stopped at step {step}: saved logs/44k/G_{step}.pth" in err
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.03, 0.1, 0.3])
+@pytest.mark.parametrize("delay", [0.03, 0.3])
 def test_a_kill_at_any_moment_leaves_a_run_that_goes_on(workspace, delay):
     config = load_config("configs/config.json")
     config.train.eval_interval, config.train.keep_ckpts = 1, 1

@@ -58,6 +58,7 @@ def start_and_wait(model: str, text: str) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_two_ranks_train_one_voice_and_go_on_exactly_where_they_stopped(workspace):
     config = json.loads(Path("configs/config.json").read_text("utf-8"))
     config["train"] |= {"eval_interval": 1, "keep_ckpts": 0}
@@ -79,6 +80,7 @@ def test_two_ranks_train_one_voice_and_go_on_exactly_where_they_stopped(workspac
         assert not torch.equal(found["random"]["cpu"], found["random_of_other_ranks"][0]["cpu"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the ranks in /proc")
 def test_a_stop_saves_once_and_a_killed_rank_ends_the_run_with_an_error(workspace):
     process = start_and_wait("44k", "step 2, ")
