@@ -104,3 +104,10 @@ def by_kind(found: list[Finding], kind: str) -> list[Finding]:
 def bad(found: list[Finding]) -> list[str]:
     """What is more than a fact, as text."""
     return [f"{finding.level} {finding.kind} {finding}" for finding in found if finding.level != "info"]
+
+
+def the_one(found: list[Finding], kind: str) -> Finding:
+    """The one finding that is more than a fact, which is of that kind."""
+    (finding,) = [one for one in found if one.level != "info"]
+    assert finding.kind == kind, finding
+    return finding

@@ -20,7 +20,7 @@ from modules.text import listing, printable
 
 PROC = Path("/proc/driver/nvidia/gpus")
 _SECONDS = 10  # that nvidia-smi may take; with a driver that hangs it never ends
-_WHEELS = "https://download.pytorch.org/whl/cuXXX, with the cuXXX that https://pytorch.org/get-started/locally shows"
+_WHEELS = "https://download.pytorch.org/whl/cuNNN, with the cuNNN that https://pytorch.org/get-started/locally shows"
 _DRIVER = "Install the newest driver from https://www.nvidia.com/drivers, and start the machine again"
 
 

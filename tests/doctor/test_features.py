@@ -18,6 +18,7 @@ from doctor_workspaces import (
     change_config,
     make_workspace,
     recipe,
+    the_one,
     write_clip,
 )
 
@@ -57,10 +58,7 @@ def check() -> list[Finding]:
 
 
 def only(kind: str) -> Finding:
-    """The one finding that is more than a fact, which is of that kind."""
-    (found,) = [finding for finding in check() if finding.level != "info"]
-    assert found.kind == kind, found
-    return found
+    return the_one(check(), kind)
 
 
 def change_sidecar(clip: Path, feature: str, **values: object) -> None:

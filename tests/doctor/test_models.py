@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from damage import Payload, flip_a_bit
-from doctor_workspaces import CONFIG, LOGS, bad, by_kind, change_config, make_config
+from doctor_workspaces import CONFIG, LOGS, bad, by_kind, change_config, make_config, the_one
 
 from models import build_synthesizer
 from modules.config.diffusion import DiffusionConfig, save_diffusion_config
@@ -70,10 +70,7 @@ def check() -> list[Finding]:
 
 
 def only(kind: str) -> Finding:
-    """The one finding that is more than a fact, which is of that kind."""
-    (found,) = [finding for finding in check() if finding.level != "info"]
-    assert found.kind == kind, found
-    return found
+    return the_one(check(), kind)
 
 
 def test_a_run_as_it_should_be_is_two_facts():

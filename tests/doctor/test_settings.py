@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from doctor_workspaces import CONFIG, DATA, RATE, bad, by_kind, change_config, make_workspace, write_clip
+from doctor_workspaces import CONFIG, DATA, RATE, bad, by_kind, change_config, make_workspace, the_one, write_clip
 
 from modules.config.diffusion import DiffusionConfig, save_diffusion_config
 from modules.config.edits import command_of
@@ -45,10 +45,7 @@ def check() -> list[Finding]:
 
 
 def only(kind: str) -> Finding:
-    """The one finding that is more than a fact, which is of that kind."""
-    (found,) = [finding for finding in check() if finding.level != "info"]
-    assert found.kind == kind, found
-    return found
+    return the_one(check(), kind)
 
 
 def test_a_clean_workspace_is_one_fact():
