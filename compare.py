@@ -6,6 +6,7 @@ melodies agree: correlation of log f0, error in cents, transposition.
 Example: python compare.py raw/song.wav results/song.wav_0key_alto_sovits_pm.flac
 """
 
+import argparse
 import logging
 from pathlib import Path
 
@@ -18,13 +19,7 @@ LENGTHS_DIFFER = 0.1  # seconds: a result is as long as its source, but for the 
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the figures and writes the picture; returns the exit code."""
-    parser = make_parser(__file__, __doc__)
-    parser.add_argument("source", type=Path, help="the song before conversion")
-    parser.add_argument("result", type=Path, help="the song after conversion")
-    parser.add_argument("-o", "--output", type=Path, help="picture to write (default: the result's name with .png)")
-    parser.add_argument("-f0p", "--f0_predictor", default="fcpe", help="pitch predictor used for both")
-    parser.add_argument("--overwrite", action="store_true", help="replace a picture that compare.py did not make")
-    arguments = parser.parse_args(argv)
+    arguments = make_arguments().parse_args(argv)
     source, result = arguments.source, arguments.result
     output = arguments.output or result.with_suffix(".png")
 
@@ -58,6 +53,17 @@ def main(argv: list[str] | None = None) -> int:
     print(match)
     print(f"Picture: {output}")
     return 0
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """The flags, as --help and the web page show them."""
+    parser = make_parser(__file__, __doc__)
+    parser.add_argument("source", type=Path, help="the song before conversion")
+    parser.add_argument("result", type=Path, help="the song after conversion")
+    parser.add_argument("-o", "--output", type=Path, help="picture to write (default: the result's name with .png)")
+    parser.add_argument("-f0p", "--f0_predictor", default="fcpe", help="pitch predictor used for both")
+    parser.add_argument("--overwrite", action="store_true", help="replace a picture that compare.py did not make")
+    return parser
 
 
 if __name__ == "__main__":

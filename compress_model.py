@@ -10,6 +10,7 @@ Example: python compress_model.py -i logs/44k/G_8000.pth -hf
 Example: python compress_model.py -i logs/44k/G_8000.pth --base pretrain/alto --int8
 """
 
+import argparse
 import json
 import logging
 from pathlib import Path
@@ -31,17 +32,7 @@ _SUFFIXES = (".pth", ".pt", ".safetensors")
 
 def main(argv: list[str] | None = None) -> int:
     """Writes the small model; returns the exit code."""
-    parser = make_parser(__file__, __doc__)
-    add = parser.add_argument
-    add("-c", "--config", type=Path, metavar="FILE", help="config.json of the voice (default: see above)")
-    add("-i", "--input", type=Path, required=True, metavar="FILE", help="model to compress")
-    add("-o", "--output", type=Path, metavar="FILE", help="model to write (default: INPUT_release[_half|_int8])")
-    add("--base", type=Path, metavar="FOLDER", help="write a base model into this folder, for train.py --base")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("-hf", "--half", action="store_true", help="store numbers in 16 bits: half the size")
-    size.add_argument("--int8", action="store_true", help="matrices in 8 bits: a quarter; only this toolkit reads it")
-    add("--overwrite", action="store_true", help="replace the output where it exists; never the input")
-    arguments = parser.parse_args(argv)
+    arguments = make_arguments().parse_args(argv)
     source, shrink = arguments.input, "half" if arguments.half else "int8" if arguments.int8 else ""
     configure_logging()
     if arguments.base is not None:
@@ -61,6 +52,21 @@ def main(argv: list[str] | None = None) -> int:
     speaker = next(iter(config.spk), "SPEAKER")
     print(next_step("python inference_main.py -m", output.as_posix(), *beside, "-n", "SONG.wav", "-s", speaker))
     return 0
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """The flags, as --help and the web page show them."""
+    parser = make_parser(__file__, __doc__)
+    add = parser.add_argument
+    add("-c", "--config", type=Path, metavar="FILE", help="config.json of the voice (default: see above)")
+    add("-i", "--input", type=Path, required=True, metavar="FILE", help="model to compress")
+    add("-o", "--output", type=Path, metavar="FILE", help="model to write (default: INPUT_release[_half|_int8])")
+    add("--base", type=Path, metavar="FOLDER", help="write a base model into this folder, for train.py --base")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("-hf", "--half", action="store_true", help="store numbers in 16 bits: half the size")
+    size.add_argument("--int8", action="store_true", help="matrices in 8 bits: a quarter; only this toolkit reads it")
+    add("--overwrite", action="store_true", help="replace the output where it exists; never the input")
+    return parser
 
 
 def _make_base(path: Path, config_path: Path | None, shrink: str, folder: Path, overwrite: bool) -> int:

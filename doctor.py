@@ -29,18 +29,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: list[str] | None = None) -> int:
     """Prints what was found; returns 1 where something would spoil a training."""
-    parser = make_parser(__file__, __doc__)
-    sections = f"what to look at: {', '.join(SECTIONS)} (default: all)"
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=sections)
-    parser.add_argument("--in_dir", type=Path, default=Path("./dataset_raw"), help="folder with the recordings")
-    parser.add_argument("--source_dir", type=Path, default=Path("./dataset/44k"), help="folder with the clips")
-    parser.add_argument("-c", "--config", type=Path, default=Path("./configs/config.json"), help="config of the voice")
-    parser.add_argument("--logs", type=Path, default=Path("./logs"), help="folder with one folder for each model")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines, for other programs")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with charts and players")
-    parser.add_argument("--overwrite", action="store_true", help="replace an --html FILE that doctor.py did not make")
-    parser.add_argument("--num_processes", type=int, default=0, help="worker processes; 0 = one for each core")
-    arguments = parser.parse_args(argv)
+    arguments = make_arguments().parse_args(argv)
     for section in arguments.sections:
         if section not in SECTIONS:
             raise UsageError(unknown_name("section", section, list(SECTIONS)))
@@ -58,6 +47,22 @@ def main(argv: list[str] | None = None) -> int:
             _print_section(section, found)
     _finish(arguments, findings, examinations)
     return int(any(finding.level == "error" for finding in findings))
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """The flags, as --help and the web page show them."""
+    parser = make_parser(__file__, __doc__)
+    sections = f"what to look at: {', '.join(SECTIONS)} (default: all)"
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=sections)
+    parser.add_argument("--in_dir", type=Path, default=Path("./dataset_raw"), help="folder with the recordings")
+    parser.add_argument("--source_dir", type=Path, default=Path("./dataset/44k"), help="folder with the clips")
+    parser.add_argument("-c", "--config", type=Path, default=Path("./configs/config.json"), help="config of the voice")
+    parser.add_argument("--logs", type=Path, default=Path("./logs"), help="folder with one folder for each model")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines, for other programs")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with charts and players")
+    parser.add_argument("--overwrite", action="store_true", help="replace an --html FILE that doctor.py did not make")
+    parser.add_argument("--num_processes", type=int, default=0, help="worker processes; 0 = one for each core")
+    return parser
 
 
 def _look(section: str, arguments: argparse.Namespace, examinations: list["Examination"]) -> list[Finding]:

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make_arguments() -> argparse.ArgumentParser:
-    """The parser."""
+    """The flags, as --help and the web page show them."""
     parser = make_parser(__file__, __doc__)
     add = parser.add_argument
     newest = f"trained generator (default: the newest G_*.pth in {MODEL_FOLDER}/)"

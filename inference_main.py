@@ -26,7 +26,7 @@ from modules.f0.limits import check_limits
 from modules.inference import requests
 from modules.inference.arguments import is_mixed, kind_of, make_arguments, predictor_name, without_effect
 from modules.inference.inputs import find_sources
-from modules.inference.options import MIX_NAME, ConversionOptions
+from modules.inference.options import MIX_NAME, ConversionOptions, outside
 from modules.inference.requests import Problems
 from modules.inference.results import RESULTS, result_name
 from modules.pretrained.needs import require_parts
@@ -180,8 +180,8 @@ def make_options(
     args: argparse.Namespace, speaker: str, transpose: int, mix: "SpeakerMix | None" = None
 ) -> ConversionOptions:
     """The verified request for one speaker and one transposition."""
-    if not 0 <= args.f0_filter_threshold <= 1:
-        raise UsageError(f"-ft/--f0_filter_threshold is {args.f0_filter_threshold:g}; it must lie between 0 and 1")
+    if problem := outside("-ft", "f0_filter_threshold", args.f0_filter_threshold):
+        raise UsageError(problem)
     check_limits(args.f0_min, args.f0_max)
     return ConversionOptions(
         speaker=speaker,

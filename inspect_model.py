@@ -8,6 +8,7 @@ Writes only its report, for people or, with --json, one JSON object a line. Exit
 Example: python inspect_model.py logs/44k/G_8000.pth pretrain
 """
 
+import argparse
 import contextlib
 import json
 import logging
@@ -47,10 +48,7 @@ class AsksForCode(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Prints a report on each file; returns the exit code."""
-    parser = make_parser(__file__, __doc__)
-    parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="files and folders")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, for other programs")
-    arguments = parser.parse_args(argv)
+    arguments = make_arguments().parse_args(argv)
     configure_logging(level=logging.WARNING)
     failed = []
     for path in _files_of(arguments.paths):
@@ -61,6 +59,14 @@ def main(argv: list[str] | None = None) -> int:
     if not failed:
         raise UsageError(f"no model files in {', '.join(map(str, arguments.paths))}")
     return int(any(failed))
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """The flags, as --help and the web page show them."""
+    parser = make_parser(__file__, __doc__)
+    parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="files and folders")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, for other programs")
+    return parser
 
 
 def inspect(path: Path) -> Report:

@@ -9,6 +9,7 @@ the blend, and its optimizer starts afresh. Use it with the config.json of the f
 Example: python mix_models.py -i logs/a/G_8000.pth logs/b/G_8000.pth -w 60 40 -m linear -o mixed.pth
 """
 
+import argparse
 import logging
 import math
 from pathlib import Path
@@ -26,14 +27,7 @@ _MUST_AGREE = ("spk", "model.speech_encoder", "data.sampling_rate", "data.hop_le
 
 def main(argv: list[str] | None = None) -> int:
     """Writes the blended model; returns the exit code."""
-    parser = make_parser(__file__, __doc__)
-    add = parser.add_argument
-    add("-i", "--input", type=Path, nargs="+", required=True, metavar="FILE", help="models to blend, two or more")
-    add("-w", "--weights", type=float, nargs="+", required=True, metavar="PERCENT", help="one for each model")
-    add("-m", "--mode", choices=("convex", "linear"), default="convex", help="how weights become shares")
-    add("-o", "--output", type=Path, default=Path("output.pth"), metavar="FILE", help="model to write")
-    add("--overwrite", action="store_true", help="replace the output where it exists; never an input")
-    arguments = parser.parse_args(argv)
+    arguments = make_arguments().parse_args(argv)
     inputs, output = arguments.input, arguments.output
     shares = shares_of(arguments.weights, len(inputs), arguments.mode)
     check_output(output, inputs, arguments.overwrite)
@@ -55,6 +49,18 @@ def main(argv: list[str] | None = None) -> int:
     flag = ["-c", beside.as_posix()] if beside.is_file() else []
     print(next_step("python inference_main.py -m", output.as_posix(), *flag, "-n", "SONG.wav", "-s", speaker))
     return 0
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """The flags, as --help and the web page show them."""
+    parser = make_parser(__file__, __doc__)
+    add = parser.add_argument
+    add("-i", "--input", type=Path, nargs="+", required=True, metavar="FILE", help="models to blend, two or more")
+    add("-w", "--weights", type=float, nargs="+", required=True, metavar="PERCENT", help="one for each model")
+    add("-m", "--mode", choices=("convex", "linear"), default="convex", help="how weights become shares")
+    add("-o", "--output", type=Path, default=Path("output.pth"), metavar="FILE", help="model to write")
+    add("--overwrite", action="store_true", help="replace the output where it exists; never an input")
+    return parser
 
 
 def shares_of(weights: list[float], n_models: int, mode: str) -> list[float]:

@@ -6,6 +6,7 @@ ids and your own edits stay. Writes filelists/train.txt, filelists/val.txt, conf
 Example: python preprocess_flist_config.py --speech_encoder whisper-ppg-base --vol_aug
 """
 
+import argparse
 import logging
 from pathlib import Path
 
@@ -18,20 +19,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: list[str] | None = None) -> int:
     """Writes lists and configuration; returns the exit code."""
-    parser = make_parser(__file__, __doc__)
-    parser.add_argument("--train_list", type=Path, default=Path("./filelists/train.txt"), help="training list to write")
-    parser.add_argument("--val_list", type=Path, default=Path("./filelists/val.txt"), help="validation list to write")
-    parser.add_argument("--source_dir", type=Path, default=Path("./dataset/44k"), help="folder with the clips")
-    parser.add_argument("--speech_encoder", default="vec768l12", help="content encoder; pretrain/README.md lists them")
-    parser.add_argument("--vol_aug", action="store_true", help="the model follows the loudness of its input")
-    parser.add_argument("--tiny", action="store_true", help="fewer parameters")
-    parser.add_argument(
-        "--small", action="store_true", help="a model of 12 MB, fast on a CPU; its base model is in pretrain/base-small"
-    )
-    parser.add_argument("--micro", action="store_true", help="small enough to train on two CPU cores")
-    parser.add_argument("--tf_flow", action="store_true", help="transformer flow with shared parameters")
-    parser.add_argument("--seed", type=int, default=1234, help="decides which clips are kept for validation")
-    arguments = parser.parse_args(argv)
+    arguments = make_arguments().parse_args(argv)
     if arguments.tiny + arguments.small + arguments.micro > 1:
         raise UsageError("--tiny, --small and --micro are presets: choose one")
 
@@ -61,6 +49,24 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{sum_up(found)}. All: python doctor.py clips")
     print(next_step("python preprocess_hubert_f0.py"))
     return 1 if n_left_out else 0
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """The flags, as --help and the web page show them."""
+    parser = make_parser(__file__, __doc__)
+    parser.add_argument("--train_list", type=Path, default=Path("./filelists/train.txt"), help="training list to write")
+    parser.add_argument("--val_list", type=Path, default=Path("./filelists/val.txt"), help="validation list to write")
+    parser.add_argument("--source_dir", type=Path, default=Path("./dataset/44k"), help="folder with the clips")
+    parser.add_argument("--speech_encoder", default="vec768l12", help="content encoder; pretrain/README.md lists them")
+    parser.add_argument("--vol_aug", action="store_true", help="the model follows the loudness of its input")
+    parser.add_argument("--tiny", action="store_true", help="fewer parameters")
+    parser.add_argument(
+        "--small", action="store_true", help="a model of 12 MB, fast on a CPU; its base model is in pretrain/base-small"
+    )
+    parser.add_argument("--micro", action="store_true", help="small enough to train on two CPU cores")
+    parser.add_argument("--tf_flow", action="store_true", help="transformer flow with shared parameters")
+    parser.add_argument("--seed", type=int, default=1234, help="decides which clips are kept for validation")
+    return parser
 
 
 def _preset(arguments) -> str:

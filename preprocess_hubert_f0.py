@@ -12,6 +12,7 @@ be used is named and costs only itself; a full disk ends the run, with what is m
 Example: python preprocess_hubert_f0.py --f0_predictor fcpe --num_processes 2
 """
 
+import argparse
 import contextlib
 import errno
 import logging
@@ -34,28 +35,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # EFBIG: `uli
 
 def main(argv: list[str] | None = None) -> int:
     """Makes the features; returns 0, or 1 when some clips had to be skipped."""
-    parser = make_parser(__file__, __doc__)
-    parser.add_argument("-c", "--config", type=Path, default=Path("configs/config.json"), help="the config of step 2")
-    parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; the best there is by default")
-    parser.add_argument("--in_dir", type=Path, default=Path("dataset/44k"), help="folder with one folder per speaker")
-    parser.add_argument(
-        "--f0_predictor",
-        default="fcpe",
-        help="F0 predictor: rmvpe, fcpe, crepe, harvest, dio, pm or swift. fcpe is exact, quick and needs no download; "
-        "docs/encoders-and-f0.md compares them",
-    )
-    highest = "highest pitch in Hz that is looked for; up to 2000 for whistle notes and high sopranos"
-    parser.add_argument("--f0_max", type=float, default=F0_MAX, help=highest)
-    lowest = "lowest pitch in Hz that is looked for; from 36 on"
-    parser.add_argument("--f0_min", type=float, default=F0_MIN, help=lowest)
-    parser.add_argument("--num_processes", type=int, default=1, help="worker processes; 0 = one for each core")
-    parser.add_argument(
-        "--use_diff",
-        action="store_true",
-        help="make what the diffusion model needs as well: volume, the vocoder's mel, and both of the clip at another "
-        "loudness and pitch",
-    )
-    arguments = parser.parse_args(argv)
+    arguments = make_arguments().parse_args(argv)
     if arguments.num_processes < 0:
         raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
     check_limits(arguments.f0_min, arguments.f0_max)
@@ -101,6 +81,32 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.use_diff:
         print(next_step("python train_diff.py", "-c", DIFFUSION_CONFIG.as_posix()))
     return 0
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """The flags, as --help and the web page show them."""
+    parser = make_parser(__file__, __doc__)
+    parser.add_argument("-c", "--config", type=Path, default=Path("configs/config.json"), help="the config of step 2")
+    parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or mps; the best there is by default")
+    parser.add_argument("--in_dir", type=Path, default=Path("dataset/44k"), help="folder with one folder per speaker")
+    parser.add_argument(
+        "--f0_predictor",
+        default="fcpe",
+        help="F0 predictor: rmvpe, fcpe, crepe, harvest, dio, pm or swift. fcpe is exact, quick and needs no download; "
+        "docs/encoders-and-f0.md compares them",
+    )
+    highest = "highest pitch in Hz that is looked for; up to 2000 for whistle notes and high sopranos"
+    parser.add_argument("--f0_max", type=float, default=F0_MAX, help=highest)
+    lowest = "lowest pitch in Hz that is looked for; from 36 on"
+    parser.add_argument("--f0_min", type=float, default=F0_MIN, help=lowest)
+    parser.add_argument("--num_processes", type=int, default=1, help="worker processes; 0 = one for each core")
+    parser.add_argument(
+        "--use_diff",
+        action="store_true",
+        help="make what the diffusion model needs as well: volume, the vocoder's mel, and both of the clip at another "
+        "loudness and pitch",
+    )
+    return parser
 
 
 def _report_edited(in_dir: Path, clips: list[Path]) -> None:

@@ -29,6 +29,27 @@ logger = logging.getLogger(__name__)
 
 def main(argv: list[str] | None = None) -> int:
     """Makes the clips; returns 0, or 1 when some files had to be skipped."""
+    arguments = make_arguments().parse_args(argv)
+    if not 8000 <= arguments.sr2 <= 192000:
+        raise UsageError(f"--sr2 {arguments.sr2}: expected 8000 to 192000 Hz")
+    if arguments.num_processes < 0:
+        raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
+
+    from modules.data.recordings import find_recordings
+    from modules.data.takes import parse_lengths
+    from modules.files import lock_folder, make_folder
+
+    lengths = parse_lengths(arguments.slice)
+    configure_logging()
+    out_dir, normalise = arguments.out_dir2, not arguments.skip_loudnorm
+    recordings, skipped = find_recordings(arguments.in_dir, out_dir, arguments.sr2, normalise, lengths)
+    make_folder(out_dir)
+    with lock_folder(out_dir):
+        return _update(arguments, recordings, skipped)
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """The flags, as --help and the web page show them."""
     parser = make_parser(__file__, __doc__)
     parser.add_argument("--sr2", type=int, default=44100, help="rate of the clips in Hz")
     parser.add_argument("--in_dir", type=Path, default=Path("./dataset_raw"), help="folder with one folder per speaker")
@@ -46,23 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         help="seconds of the clips that recordings longer than 4/3 MAX are cut into; off keeps them whole",
     )
     parser.add_argument("--num_processes", type=int, default=0, help="worker processes; 0 = one for each core")
-    arguments = parser.parse_args(argv)
-    if not 8000 <= arguments.sr2 <= 192000:
-        raise UsageError(f"--sr2 {arguments.sr2}: expected 8000 to 192000 Hz")
-    if arguments.num_processes < 0:
-        raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
-
-    from modules.data.recordings import find_recordings
-    from modules.data.takes import parse_lengths
-    from modules.files import lock_folder, make_folder
-
-    lengths = parse_lengths(arguments.slice)
-    configure_logging()
-    out_dir, normalise = arguments.out_dir2, not arguments.skip_loudnorm
-    recordings, skipped = find_recordings(arguments.in_dir, out_dir, arguments.sr2, normalise, lengths)
-    make_folder(out_dir)
-    with lock_folder(out_dir):
-        return _update(arguments, recordings, skipped)
+    return parser
 
 
 def _update(arguments: argparse.Namespace, recordings: list["Recording"], skipped: dict[Path, str]) -> int:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import CheckpointError, DataError, UserError
 from modules.training.command import (
+    add_flags,
     check_files,
     check_run_name,
     introduce,
@@ -55,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     """Trains; returns 0, 130 when told to stop, or 1 when another process of the run has failed and says why."""
     from modules.config.io import read_content
 
-    arguments = _parse(argv)
+    arguments = parse_flags(make_arguments(), argv)
+    check_run_name(arguments.model)
     configure_logging()
     content = read_content(arguments.config)
     _check(arguments, content)
@@ -64,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     return run_on_devices(partial(_train, arguments, content), arguments.gpus, arguments.device)
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def make_arguments() -> argparse.ArgumentParser:
+    """The flags, as --help and the web page show them."""
     parser = make_parser(__file__, __doc__)
     add = parser.add_argument
     add("-c", "--config", type=Path, default=Path("./configs/config.json"), help="the config of step 2")
@@ -78,9 +81,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--compile", action="store_true", help=text)
     text = "load everything, make a step, say what would be trained and how long it takes, and stop; writes nothing"
     add("--dry-run", "--dry_run", action="store_true", help=text)
-    arguments = parse_flags(parser, argv, "cpu, cuda, cuda:1 or mps: one device (default: all GPUs, or the best)")
-    check_run_name(arguments.model)
-    return arguments
+    return add_flags(parser, "cpu, cuda, cuda:1 or mps: one device (default: all GPUs, or the best)")
 
 
 def _check(arguments: argparse.Namespace, content: bytes) -> None:

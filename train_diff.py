@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import ConfigError, DataError, MissingWeights
 from modules.training.command import (
+    add_flags,
     check_files,
     introduce,
     keep_config,
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     """Trains; returns 0, 130 when told to stop, or 1 when another process of the run has failed and says why."""
     from modules.config.diffusion import dump_diffusion_config, load_diffusion_config
 
-    arguments = _parse(argv)
+    arguments = parse_flags(make_arguments(), argv)
     configure_logging()
     config = load_diffusion_config(arguments.config)
     _check(config, arguments.config)
@@ -59,11 +60,12 @@ def main(argv: list[str] | None = None) -> int:
     return run_on_devices(partial(_train, arguments, content), arguments.gpus, device_name)
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def make_arguments() -> argparse.ArgumentParser:
+    """The flags, as --help and the web page show them."""
     parser = make_parser(__file__, __doc__)
     parser.add_argument("-c", "--config", type=Path, default=Path("configs/diffusion.yaml"), help="config of step 2")
     devices = "one device: cpu, cuda, cuda:1 or mps (default: device of the config; all GPUs if that is cuda, unless "
-    return parse_flags(parser, argv, devices + "env.gpu_id names another than 0)")
+    return add_flags(parser, devices + "env.gpu_id names another than 0)")
 
 
 def _device_of(config: "DiffusionConfig", gpus: str | None) -> str | None:

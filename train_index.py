@@ -8,6 +8,7 @@ Units that cannot be read, or whose clip has changed or is gone, are named and l
 Example: python train_index.py -c configs/config.json
 """
 
+import argparse
 import logging
 from pathlib import Path
 
@@ -20,12 +21,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: list[str] | None = None) -> int:
     """Makes the index; returns 0, or 1 when a clip or a speaker had to be left out."""
-    parser = make_parser(__file__, __doc__)
-    parser.add_argument("--root_dir", type=Path, default=Path("dataset/44k"), help="folder with one folder per speaker")
-    parser.add_argument("-c", "--config", type=Path, default=Path("./configs/config.json"), help="config of step 2")
-    parser.add_argument("--output_dir", type=Path, default=Path("logs/44k"), help="folder for the result")
-    parser.add_argument("--seed", type=int, default=0, help="the same gives the same index")
-    args = parser.parse_args(argv)
+    args = make_arguments().parse_args(argv)
     check_seed(args.seed)
 
     from cluster.units import read_speaker, speakers_with_units
@@ -61,6 +57,16 @@ def main(argv: list[str] | None = None) -> int:
     flags = "-s", next(iter(indexes)), "-cm", path.as_posix(), "-fr", "-cr", 0.5
     print(next_step("python inference_main.py -m logs/44k/G_STEP.pth -n SONG.wav", *flags))
     return 1 if n_skipped or len(indexes) < len(config.spk) else 0
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """The flags, as --help and the web page show them."""
+    parser = make_parser(__file__, __doc__)
+    parser.add_argument("--root_dir", type=Path, default=Path("dataset/44k"), help="folder with one folder per speaker")
+    parser.add_argument("-c", "--config", type=Path, default=Path("./configs/config.json"), help="config of step 2")
+    parser.add_argument("--output_dir", type=Path, default=Path("logs/44k"), help="folder for the result")
+    parser.add_argument("--seed", type=int, default=0, help="the same gives the same index")
+    return parser
 
 
 if __name__ == "__main__":

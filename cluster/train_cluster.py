@@ -7,6 +7,7 @@ Units that cannot be read, or whose clip has changed or is gone, are named and l
 Example: python cluster/train_cluster.py --gpu
 """
 
+import argparse
 import logging
 import sys
 from pathlib import Path
@@ -22,14 +23,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: list[str] | None = None) -> int:
     """Trains; returns 0, or 1 when a clip or a speaker had to be left out."""
-    parser = make_parser(__file__, __doc__)
-    add = parser.add_argument
-    add("--dataset", type=Path, default=Path("./dataset/44k"), help="folder with one folder per speaker")
-    add("--output", type=Path, default=Path("logs/44k"), help="folder for the result")
-    add("--gpu", action="store_true", help="compute on the GPU, which is much faster")
-    add("--n_clusters", type=int, default=10000, help="centres per speaker")
-    add("--seed", type=int, default=0, help="the same gives the same centres")
-    args = parser.parse_args(argv)
+    args = make_arguments().parse_args(argv)
     if args.n_clusters < 1:
         raise UsageError(f"--n_clusters {args.n_clusters}: expected 1 or more")
     check_seed(args.seed)
@@ -71,6 +65,18 @@ def main(argv: list[str] | None = None) -> int:
     flags = "-s", next(iter(centres)), "-cm", path.as_posix(), "-cr", 0.5
     print(next_step("python inference_main.py -m logs/44k/G_STEP.pth -n SONG.wav", *flags))
     return 1 if n_skipped or len(centres) < len(names) else 0
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """The flags, as --help and the web page show them."""
+    parser = make_parser(__file__, __doc__)
+    add = parser.add_argument
+    add("--dataset", type=Path, default=Path("./dataset/44k"), help="folder with one folder per speaker")
+    add("--output", type=Path, default=Path("logs/44k"), help="folder for the result")
+    add("--gpu", action="store_true", help="compute on the GPU, which is much faster")
+    add("--n_clusters", type=int, default=10000, help="centres per speaker")
+    add("--seed", type=int, default=0, help="the same gives the same centres")
+    return parser
 
 
 if __name__ == "__main__":

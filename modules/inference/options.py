@@ -4,10 +4,30 @@ from dataclasses import dataclass
 
 from modules.audio.io import StreamWriter
 from modules.errors import UsageError
+from modules.f0.limits import LOWEST, MOST
 from modules.inference.speaker_mix import SpeakerMix
 
 MIX_NAME = "spk_mix"  # stands in a result's name for the speaker
 MOST_SEMITONES = 60
+
+# What the numbers among the flags may be, both ends included; the web page offers no more.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "cluster_infer_ratio": (0, 1),
+    "trans": (-MOST_SEMITONES, MOST_SEMITONES),
+    "noise_scale": (0, 10),
+    "slice_db": (-200, 0),
+    "pad_seconds": (0, 30),
+    "clip": (0, 3600),
+    "linear_gradient": (0, 3600),
+    "linear_gradient_retain": (0, 1),  # 0 itself is refused
+    "loudness_envelope_adjustment": (0, 1),
+    "enhancer_adaptive_key": (-24, 24),
+    "max_segment": (2, 3600),
+    "f0_filter_threshold": (0, 1),
+    "f0_min": (LOWEST, 400),
+    "f0_max": (400, MOST),
+    "k_step": (1, 1000),  # the most that a diffusion model learns; one may have learnt less
+}
 
 
 @dataclass(frozen=True)
@@ -36,18 +56,19 @@ class ConversionOptions:
 
     def __post_init__(self) -> None:
         problems = [
-            _outside("-cr/--cluster_infer_ratio", self.retrieval_ratio, 0, 1),
-            _outside("-t/--trans", self.transpose, -MOST_SEMITONES, MOST_SEMITONES),
-            _outside("-ns/--noise_scale", self.noise_scale, 0, 10),
-            _outside("-sd/--slice_db", self.slice_db, -200, 0),
-            _outside("-p/--pad_seconds", self.pad_seconds, 0, 30),
-            _outside("-cl/--clip", self.clip_seconds, 0, 3600),
-            _outside("-lg/--linear_gradient", self.overlap_seconds, 0, 3600),
-            _outside("-lea/--loudness_envelope_adjustment", self.loudness_ratio, 0, 1),
-            _outside("-eak/--enhancer_adaptive_key", self.enhancer_key, -24, 24),
-            _outside("--max_segment", self.max_segment_seconds, 2, 3600),
-            _outside("context_seconds", self.context_seconds, 0.1, 10),
+            outside("-cr", "cluster_infer_ratio", self.retrieval_ratio),
+            outside("-t", "trans", self.transpose),
+            outside("-ns", "noise_scale", self.noise_scale),
+            outside("-sd", "slice_db", self.slice_db),
+            outside("-p", "pad_seconds", self.pad_seconds),
+            outside("-cl", "clip", self.clip_seconds),
+            outside("-lg", "linear_gradient", self.overlap_seconds),
+            outside("-lea", "loudness_envelope_adjustment", self.loudness_ratio),
+            outside("-eak", "enhancer_adaptive_key", self.enhancer_key),
+            outside("", "max_segment", self.max_segment_seconds),
         ]
+        if not 0.1 <= self.context_seconds <= 10:
+            problems.append(f"context_seconds is {self.context_seconds:g}; it must lie between 0.1 and 10")
         if not 0 < self.overlap_retain <= 1:
             problems.append(f"-lgr/--linear_gradient_retain is {self.overlap_retain:g}; it must be above 0, up to 1")
         if 0 < self.clip_seconds < 0.1:
@@ -70,6 +91,8 @@ class ConversionOptions:
         return self.retrieval_ratio > 0 and self.mix is None
 
 
-def _outside(flag: str, value: float, low: float, high: float) -> str | None:
-    """What to say of a value that is not between the two; neither is NaN."""
+def outside(short: str, name: str, value: float) -> str | None:
+    """What to say of a flag's value that is not within its `BOUNDS`; NaN never is."""
+    low, high = BOUNDS[name]
+    flag = f"{short}/--{name}" if short else f"--{name}"
     return None if low <= value <= high else f"{flag} is {value:g}; it must lie between {low:g} and {high:g}"

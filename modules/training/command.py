@@ -28,11 +28,16 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _DEVICES, _GPUS = re.compile(r"auto|cpu|mps|cuda(:\d+)?"), re.compile(r" *(cpu|\d+) *(, *(cpu|\d+) *)*")
 
 
-def parse_flags(parser: argparse.ArgumentParser, argv: list[str] | None, device_help: str) -> argparse.Namespace:
-    """The flags of a parser and those that both commands have."""
+def add_flags(parser: argparse.ArgumentParser, device_help: str) -> argparse.ArgumentParser:
+    """Gives a parser the flags that both commands have."""
     parser.add_argument("--max_steps", type=int, help="stop after this many steps (default: the config's train.epochs)")
     parser.add_argument("-d", "--device", help=device_help)
     parser.add_argument("--gpus", help="numbers of the GPUs to train on, like 0,2 (default: all that are visible)")
+    return parser
+
+
+def parse_flags(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """The flags of a parser, those that both commands have verified."""
     arguments = parser.parse_args(argv)
     if arguments.max_steps is not None and arguments.max_steps < 1:
         raise UsageError(f"--max_steps {arguments.max_steps}: expected 1 or more")
