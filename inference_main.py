@@ -24,7 +24,7 @@ from modules.cli import configure_logging, next_step, run
 from modules.errors import FAILURES, UsageError, reason_of
 from modules.f0.limits import check_limits
 from modules.inference import requests
-from modules.inference.arguments import is_mixed, kind_of, make_arguments, predictor_name, without_effect
+from modules.inference.arguments import conversion_arguments, is_mixed, kind_of, predictor_name, without_effect
 from modules.inference.inputs import find_sources
 from modules.inference.options import MIX_NAME, ConversionOptions, outside
 from modules.inference.requests import Problems
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         UserError: the request cannot be fulfilled at all, or its only file cannot.
     """
-    args = make_arguments(__file__, __doc__).parse_args(argv)
+    args = make_arguments().parse_args(argv)
     configure_logging()
     for text in without_effect(args):
         logger.info(text)
@@ -79,6 +79,11 @@ def main(argv: list[str] | None = None) -> int:
         files = f"{quote(finished[0].source.as_posix())} {quote(finished[0].result.as_posix())}"
         print(next_step(f"python compare.py {files}"))
     return 0 if wanted.complete and all_usable and len(finished) == len(jobs) else 1
+
+
+def make_arguments() -> argparse.ArgumentParser:
+    """The flags, as --help and the web page show them."""
+    return conversion_arguments(__file__, __doc__)
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ def make_parser(script: str, description: str | None) -> argparse.ArgumentParser
 def run(main: Callable[[list[str] | None], int | None]) -> None:
     """Runs a script's `main(argv)` and ends the process with its exit code, errors that a user can mend as one line.
 
-    SIGTERM and SIGHUP end it as Ctrl-C does, where nothing else listens. Output that nobody takes, or that a full disk
-    refuses, ends no work; what a full disk refused is an error in the end.
+    SIGTERM, SIGHUP and Windows' Ctrl-Break end it as Ctrl-C does, where nothing else listens. Output that nobody takes,
+    or that a full disk refuses, ends no work; what a full disk refused is an error in the end.
     """
     # Read when torch is first imported: how long a waiting thread of GNU OpenMP spins before it sleeps. By default a
     # training step on two cores takes 0.8 s, but 50 s beside one other busy program; with this it is 0.8 s and 3 s.
@@ -92,7 +92,7 @@ def _signals_as_interrupts() -> Iterator[None]:
             signal.signal(one, signal.SIG_IGN)
         raise _Stopped(number)
 
-    wanted = [signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
     numbers = [number for number in wanted if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores SIGHUP
     for number in numbers:
         signal.signal(number, stop)
@@ -179,7 +179,7 @@ def configure_logging(log_file: Path | None = None, level: int = logging.INFO) -
     for handler in handlers:
         handler._ours = True
         root.addHandler(handler)
-    for noisy in ("matplotlib", "numba", "PIL", "h5py", "tensorboard"):
+    for noisy in ("matplotlib", "numba", "PIL", "h5py", "tensorboard", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

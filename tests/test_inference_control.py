@@ -114,7 +114,7 @@ def test_centres_and_indexes_have_their_usual_places(workspace, voice, flags, th
     for path in there:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).touch()
-    args = inference_main.make_arguments("x", "").parse_args([*flags, "-cr", "0.3"])
+    args = inference_main.make_arguments().parse_args([*flags, "-cr", "0.3"])
     assert choose_retrieval(args, Path("v/G_1.pth")).as_posix() == expected
 
 

@@ -94,7 +94,7 @@ def test_automatic_pitch_and_the_old_crepe_flag_show_in_the_name(workspace, requ
 
 
 def test_both_spellings_of_the_noise_flag_are_understood():
-    parse = inference_main.make_arguments("inference_main.py", "").parse_args
+    parse = inference_main.make_arguments().parse_args
     assert [parse([flag, "0.2"]).noise_scale for flag in ("-ns", "--noise_scale", "--noice_scale")] == [0.2] * 3
     assert parse([]).noise_scale == 0.4
 

@@ -32,6 +32,7 @@ LAYERS = {
     "modules/inference": 2,  # a song through a voice
     "modules/evaluation": 2,  # many songs through a voice, measured
     "modules/doctor": 2,  # what is wrong with recordings, clips, features, settings and models
+    "modules/webui": 3,  # the web page: controls from flags, jobs that run the scripts, tabs
     "vdecoder": 3,  # waveform decoders
     "diffusion": 3,  # the diffusion model and its training
     "cluster": 3,  # k-means and retrieval

@@ -15,7 +15,7 @@ MIX_FILES = ("configs/spkmix.json", "spkmix.py")
 AUTO, AUTO_OCTAVE = "auto", "auto-octave"
 
 
-def make_arguments(script: str, description: str) -> argparse.ArgumentParser:
+def conversion_arguments(script: str, description: str) -> argparse.ArgumentParser:
     """The parser of the script with that `__file__` and `__doc__`."""
     parser = make_parser(script, description)
     _add_file_flags(parser)

@@ -20,8 +20,8 @@ _SHOWN_FILES = 12
 
 
 class StopRequest:
-    """Notes Ctrl-C, SIGTERM and SIGHUP, of a terminal that closes, while it is entered, so that the loop can finish its
-    step and save. A SIGHUP that is ignored, as nohup has it, stays so.
+    """Notes Ctrl-C, SIGTERM, Windows' Ctrl-Break and SIGHUP, of a terminal that closes, while it is entered, so that
+    the loop can finish its step and save. A SIGHUP that is ignored, as nohup has it, stays so.
 
     A second Ctrl-C ends the program at once, or the launcher if this is one of its ranks.
     """
@@ -34,6 +34,8 @@ class StopRequest:
         numbers = [signal.SIGINT, signal.SIGTERM]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
+        if hasattr(signal, "SIGBREAK"):
+            numbers.append(signal.SIGBREAK)
         try:
             self._before = {number: signal.signal(number, self._note) for number in numbers}
         except ValueError:  # signals can only be caught in the main thread

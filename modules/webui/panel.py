@@ -1,0 +1,72 @@
+"""What the page says of a job, and how it says that something is wrong. All text of files and users is escaped."""
+
+import functools
+import html
+from collections.abc import Callable
+from typing import Any
+
+from modules.errors import FAILURES, reason_of
+from modules.text import printable
+from modules.webui.jobs import Job
+
+_WORDS = {
+    "running": "running",
+    "done": "done",
+    "stopped": "stopped; what was made is kept, and Resume goes on with it",
+    "interrupted": "interrupted: the machine or the program was ended; Resume goes on",
+    "failed": "failed",
+}
+_MARKS = {"done": "✓", "open": "·", "running": "▶", "failed": "✗"}
+
+
+def describe(job: Job | None) -> str:
+    """The state of a job as HTML: each stage with its command line, the progress bar, and why it failed."""
+    if job is None:
+        return ""
+    status, codes = job.status, job.codes
+    parts = []
+    for number, stage in enumerate(job.stages):
+        state = _stage_state(number, status, codes, stage.goes_on)
+        note = (
+            " (some files were left out, see below)"
+            if number < len(codes) and codes[number] == 1 == stage.goes_on
+            else ""
+        )
+        line = f"<b>{_MARKS[state]} {html.escape(stage.name)}</b>{note}<br><code>{html.escape(str(stage))}</code>"
+        parts.append(f'<li class="stage {state}">{line}</li>')
+    text = _WORDS[status]
+    if status == "failed":
+        text = f"failed: {printable(job.last_error(), 1000)}"
+    bar = job.bar() if status == "running" else None
+    shown = f'<progress max="1" value="{bar.share:.3f}"></progress> {html.escape(str(bar))}' if bar else ""
+    if status == "running" and not bar:
+        shown = "<progress></progress>"
+    return f'<div class="job {status}"><ul>{"".join(parts)}</ul><p class="status">{html.escape(text)}</p>{shown}</div>'
+
+
+def _stage_state(number: int, status: str, codes: list[int], goes_on: bool) -> str:
+    if number < len(codes):
+        return "done" if codes[number] == 0 or (codes[number] == 1 and goes_on) else "failed"
+    return "running" if number == len(codes) and status == "running" else "open"
+
+
+def refusals_shown(function: Callable) -> Callable:
+    """A handler of the page whose errors that a user can mend appear as a message, in plain text."""
+
+    @functools.wraps(function)
+    def shown(*args: Any) -> Any:
+        import gradio
+
+        try:
+            return function(*args)
+        except FAILURES as error:
+            raise gradio.Error(html.escape(reason_of(error)), print_exception=False, duration=None) from None
+
+    return shown
+
+
+def warn(text: str) -> None:
+    """Shows a message on the page."""
+    import gradio
+
+    gradio.Warning(html.escape(text), duration=None)

@@ -1,0 +1,145 @@
+"""The server of the web page: where it listens, who may speak to it, and that nothing leaves the machine."""
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.errors import UsageError, reason_of
+from modules.files import lock_folder, make_folder
+from modules.webui import jobs
+from modules.webui.jobs import PRIVATE
+from modules.webui.workspace import UPLOADS
+
+if TYPE_CHECKING:
+    import gradio
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("convert", "train", "tools")  # of jobs: one of each runs at a time
+WAITING = 20  # requests of one kind that may wait; more are refused
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+_STOP_SECONDS = 300  # what jobs have to save when the server is told to end
+DAY = 86400  # seconds
+
+# The browser loads and sends nothing but from and to this server. Gradio's pages have scripts and styles in them.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; "
+    "worker-src 'self' blob:; frame-src 'self' blob: data:; frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
+)
+_HEADERS = [(b"content-security-policy", _POLICY.encode()), (b"x-content-type-options", b"nosniff")]
+_HEADERS += [(b"referrer-policy", b"no-referrer")]
+
+
+def forbid_network() -> None:
+    """Tells gradio, before it is imported, to send no statistics and to keep uploads in the workspace."""
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_SHARE", "GRADIO_MCP_SERVER"):
+        os.environ[name] = "False"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["GRADIO_TEMP_DIR"] = str(UPLOADS.resolve())
+
+
+@contextlib.contextmanager
+def own_workspace(host: str, port: int) -> Iterator[None]:
+    """Keeps a second server out of this workspace; refuses a port that is taken."""
+    make_folder(PRIVATE)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if os.name != "nt":  # there it would take the port of another
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UsageError(f"{host}, port {port}: {reason_of(error)}. Choose another with --port") from None
+    with lock_folder(PRIVATE):
+        yield
+
+
+def serve(
+    page: "gradio.Blocks",
+    host: str,
+    port: int,
+    login: tuple[str, str] | None,
+    max_upload_mb: int,
+    root_path: str | None = None,
+) -> None:
+    """Shows the page until Ctrl-C; then running jobs are stopped, which saves."""
+    shutil.rmtree(UPLOADS, ignore_errors=True)
+    page.queue(max_size=WAITING, default_concurrency_limit=8, api_open=False)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        auth=login,
+        share=False,
+        quiet=True,
+        max_file_size=f"{max_upload_mb}mb",
+        app_kwargs={"middleware": _middleware(host)},
+        prevent_thread_lock=True,
+        root_path=root_path,
+        ssr_mode=False,
+        footer_links=[],
+        **look(),
+    )
+    logger.info("open http://%s:%d in a browser; Ctrl-C ends it", "127.0.0.1" if host == "0.0.0.0" else host, port)
+    try:
+        while True:
+            time.sleep(1)
+    finally:
+        page.close(verbose=False)
+        stop_jobs()
+
+
+def look() -> dict[str, Any]:
+    """Theme and style: the system's own fonts, since others would be loaded from elsewhere."""
+    import gradio
+
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    return {"theme": gradio.themes.Default(**fonts), "css": (Path(__file__).parent / "page.css").read_text("utf-8")}
+
+
+def stop_jobs() -> None:
+    """Stops what runs, and waits until it is saved."""
+    found = [job for kind in KINDS if (job := jobs.running(kind)) is not None]
+    for job in found:
+        logger.info("stopping the job %s, which saves", job.name)
+        job.stop()
+    for job in found:
+        if not job.wait(_STOP_SECONDS):
+            logger.warning(
+                "the job %s has not ended after %d s and goes on; see %s", job.name, _STOP_SECONDS, job.folder
+            )
+
+
+def _middleware(host: str) -> list[Any]:
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    found = [Middleware(_Headers)]
+    if host in LOCAL_HOSTS:  # else another page could speak to this one by a name that leads here
+        found.append(Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL_HOSTS, "[::1]"]))
+    return found
+
+
+class _Headers:
+    """Adds the policy to every answer."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        async def send_with_policy(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                pairs = {
+                    "content-security-policy": _POLICY,
+                    "x-content-type-options": "nosniff",
+                    "referrer-policy": "no-referrer",
+                }
+                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in pairs.items())]
+            await send(message)
+
+        await self._app(scope, receive, send_with_policy)
