@@ -12,6 +12,8 @@ DEFAULT_SPEAKER = "buyizi"
 DIFFUSION_FOLDER = "logs/44k/diffusion"
 DEFAULT_K_STEP = 100
 MIX_FILES = ("configs/spkmix.json", "spkmix.py")
+# What suits most songs better than so-vits-svc's defaults; the README's walk and a button of the web page set it.
+RECOMMENDED = {"trans": "auto", "f0_predictor": "fcpe", "loudness_envelope_adjustment": 0.0}
 AUTO, AUTO_OCTAVE = "auto", "auto-octave"
 
 

@@ -106,6 +106,11 @@ class Job:
         lines = [line.rstrip("\r").rpartition("\r")[2] for line in self._tail().split("\n")]
         return "\n".join([printable(line, None) for line in lines if line.strip() and not _BAR.search(line)][-limit:])
 
+    def lines(self) -> list[str]:
+        """What the commands printed in whole lines, from the beginning; for the JSON lines of a script."""
+        text = (self.folder / "log.txt").read_text("utf-8", "replace")
+        return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+
     def bar(self) -> Bar | None:
         """The progress bar of the command that runs; None before it has one and after it has ended."""
         tail = self._tail()
@@ -191,6 +196,11 @@ def find(kind: str) -> list[Job]:
 def running(kind: str) -> Job | None:
     """The job of a kind that runs."""
     return next((job for job in find(kind) if job.status == "running"), None)
+
+
+def all_running() -> list[Job]:
+    """The jobs of all kinds that run."""
+    return [job for job in find("*") if job.status == "running"]
 
 
 def get(name: str) -> Job:

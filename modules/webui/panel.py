@@ -1,8 +1,12 @@
 """What the page says of a job, and how it says that something is wrong. All text of files and users is escaped."""
 
+import contextlib
 import functools
 import html
-from collections.abc import Callable
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from modules.errors import FAILURES, reason_of
@@ -16,6 +20,7 @@ _WORDS = {
     "interrupted": "interrupted: the machine or the program was ended; Resume goes on",
     "failed": "failed",
 }
+_POLL_SECONDS = 0.3
 _MARKS = {"done": "✓", "open": "·", "running": "▶", "failed": "✗"}
 
 
@@ -50,19 +55,51 @@ def _stage_state(number: int, status: str, codes: list[int], goes_on: bool) -> s
     return "running" if number == len(codes) and status == "running" else "open"
 
 
+def follow(job: Job) -> Iterator[str]:
+    """Its state as HTML whenever that changes, until it has ended."""
+    shown = ""
+    while True:
+        is_over = job.status != "running"  # asked first, so that the last state is told
+        if (text := describe(job)) != shown:
+            yield (shown := text)
+        if is_over:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def framed(page: Path) -> str:
+    """A report of ours in one file, inside of the page; its scripts do not run and it can reach nothing."""
+    return f'<iframe class="report" sandbox srcdoc="{html.escape(page.read_text("utf-8"))}"></iframe>'
+
+
 def refusals_shown(function: Callable) -> Callable:
     """A handler of the page whose errors that a user can mend appear as a message, in plain text."""
 
-    @functools.wraps(function)
-    def shown(*args: Any) -> Any:
-        import gradio
+    if inspect.isgeneratorfunction(function):
 
-        try:
-            return function(*args)
-        except FAILURES as error:
-            raise gradio.Error(html.escape(reason_of(error)), print_exception=False, duration=None) from None
+        @functools.wraps(function)
+        def shown(*args: Any) -> Any:
+            with _refusals_shown():
+                yield from function(*args)
+
+    else:
+
+        @functools.wraps(function)
+        def shown(*args: Any) -> Any:
+            with _refusals_shown():
+                return function(*args)
 
     return shown
+
+
+@contextlib.contextmanager
+def _refusals_shown() -> Iterator[None]:
+    import gradio
+
+    try:
+        yield
+    except FAILURES as error:
+        raise gradio.Error(html.escape(reason_of(error)), print_exception=False, duration=None) from None
 
 
 def warn(text: str) -> None:

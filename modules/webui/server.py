@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("convert", "train", "tools")  # of jobs: one of each runs at a time
 WAITING = 20  # requests of one kind that may wait; more are refused
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _STOP_SECONDS = 300  # what jobs have to save when the server is told to end
@@ -104,7 +103,7 @@ def look() -> dict[str, Any]:
 
 def stop_jobs() -> None:
     """Stops what runs, and waits until it is saved."""
-    found = [job for kind in KINDS if (job := jobs.running(kind)) is not None]
+    found = jobs.all_running()
     for job in found:
         logger.info("stopping the job %s, which saves", job.name)
         job.stop()
