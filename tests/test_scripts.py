@@ -13,6 +13,7 @@ SCRIPTS = sorted(
     for path in [*ROOT.glob("*.py"), *(ROOT / "cluster").glob("train_*.py"), *(ROOT / "pretrain").glob("*.py")]
     if '__name__ == "__main__"' in path.read_text("utf-8")
 )
+ALIASES = {"zz_webui.py": "webUI.py"}  # other names that so-vits-svc has for a script
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -21,7 +22,7 @@ def test_help_works_in_an_empty_folder(script, tmp_path):
         [sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("usage: " + script.name)
+    assert done.stdout.startswith("usage: " + ALIASES.get(script.name, script.name))
     assert not done.stderr
     assert not list(tmp_path.iterdir()), "help must not write anything"
 

@@ -33,9 +33,9 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  #
 def inside(path: str | Path, must_exist: bool = True) -> Path:
     """A path of the page, relative to the workspace; a UsageError where it leads out of it, also by a link, or to a
     hidden file. The included voice and the samples are readable from every workspace."""
-    text, root = str(path).strip(), Path.cwd().resolve()
+    text, root = str(path), Path.cwd().resolve()
     shown = printable(text)
-    if not text or "\0" in text:
+    if not text.strip() or "\0" in text:
         raise UsageError("no file is named")
     try:
         resolved = (root / text).resolve()
@@ -161,7 +161,7 @@ def _usable(paths: Iterable[Path]) -> list[Path]:
             found.append(inside(path))
         except UserError:
             continue
-    return [path for path in found if path.is_file()]
+    return [path for path in dict.fromkeys(found) if path.is_file()]
 
 
 def _uploaded(upload: str) -> Path:
