@@ -3,6 +3,7 @@
     python quickstart.py             make .venv, install, convert a song with the voice that comes with this toolkit,
                                      then train a voice of one's own from it, on samples/, and convert the song again
     python quickstart.py --no_train  stop after the first song
+    python quickstart.py webui       make .venv, install, then show the web page (further arguments go to webUI.py)
     python quickstart.py test        make .venv, install, then run the tests (further arguments go to pytest)
 
 Where this Python is too old or too new, it goes on with another one that it finds (py, python3.14 to python3.10, uv).
@@ -19,6 +20,7 @@ import argparse
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -50,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         return run_with_another_python(arguments)
     if arguments[:1] == ["test"]:
         return run_tests(arguments[1:])
+    if arguments[:1] == ["webui"]:
+        return run_webui(arguments[1:])
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=Path(__file__).name, description=__doc__, formatter_class=raw)
     folder, text = "quickstart_workspace", "folder for everything the recipe writes (default: {} beside this file)"
@@ -107,6 +111,14 @@ def run_tests(arguments: list[str]) -> int:
     command = ["-m", "pytest", *workers, *arguments]
     say(["python", *command])
     return subprocess.run([str(python), *command], cwd=CODE, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+
+
+def run_webui(arguments: list[str]) -> int:
+    """Installs what the web page needs and shows it, in the folder that one stands in; returns the exit code."""
+    command = [str(install("requirements-webui.txt")), str(CODE / "webUI.py"), *arguments]
+    say(["python", "webUI.py", *arguments])
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the page too, which saves before it ends
+    return subprocess.run(command).returncode
 
 
 def install(requirements: str) -> Path:

@@ -168,6 +168,17 @@ def test_then_a_voice_is_trained_from_it_and_sings_the_same_song(commands, tmp_p
     assert len(set(results)) == 2, "the second song does not replace the first"
 
 
+def test_the_web_page_is_shown_in_the_folder_that_one_stands_in(commands, monkeypatch):
+    installed, ran = [], []
+    monkeypatch.setattr(quickstart, "install", lambda name: installed.append(name) or Path(sys.executable))
+    monkeypatch.setattr(quickstart.signal, "signal", lambda *_: None)
+    done = SimpleNamespace(returncode=130)
+    monkeypatch.setattr(quickstart.subprocess, "run", lambda command, **where: ran.append((command, where)) or done)
+    assert quickstart.main(["webui", "--port", "7870"]) == 130
+    assert installed == ["requirements-webui.txt"]
+    assert ran == [([sys.executable, str(quickstart.CODE / "webUI.py"), "--port", "7870"], {})]
+
+
 def test_a_song_of_another_model_has_a_number_and_is_found(tmp_path):
     (tmp_path / "results").mkdir()
     assert quickstart.newest_result(tmp_path, "song") == Path("results/song.flac")
