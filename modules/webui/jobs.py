@@ -93,7 +93,12 @@ class Job:
             return "done"
         if not self._state().get("has_ended"):
             return "interrupted"
-        return "stopped" if (self.folder / "stop").exists() else "failed"
+        return "stopped" if self.is_stopping else "failed"
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody has asked it to stop."""
+        return (self.folder / "stop").exists()
 
     @property
     def first_open(self) -> int:
