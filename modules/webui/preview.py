@@ -49,8 +49,8 @@ def build_preview(page: "gradio.Blocks", parsers: "Parsers", run: "gradio.Textbo
     quick = {"queue": False, "show_progress": "hidden", **private}
     lists = [song, speaker]
     for event in (page.load, refresh.click, run.submit, run.blur):
-        event(panel.refusals_shown(_choices), [run, *lists], lists, **quick)
-    sample.click(panel.refusals_shown(_take_sample), None, song, **quick)
+        event(_choices, [run, *lists], lists, **quick)
+    sample.click(panel.refusals_shown(_take_sample), None, song, **private)
     limits = {"concurrency_limit": 1, "concurrency_id": KIND, "show_progress": "hidden"}
     button.click(panel.refusals_shown(sing), [run, *lists], [state, player], **limits, **private)
 

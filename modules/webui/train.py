@@ -1,11 +1,11 @@
 """The tab Train: recordings in, a voice out; what runs goes on without the page, which finds it again."""
 
+import contextlib
 import html
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.errors import FAILURES
+from modules.errors import FAILURES, UsageError
 from modules.webui import curves, panel, stages, workspace
 from modules.webui.jobs import Job
 from modules.webui.preview import build_preview
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 2.0
 LOG_LINES = 20  # of an answer to `train_state`
 _PAGE_BYTES = 30_000_000  # of a doctor's page that is shown
+# At once, however many wait in the queue. Gradio shows no error and no message of such a handler.
 _QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -92,28 +93,21 @@ def _wire(page: "gradio.Blocks", form: TrainForm, view: dict[str, "Component"]) 
         return show(seen, losses, score)
 
     def stop(*values: Any) -> tuple[Any, ...]:
-        import gradio
-
-        newest = stages.newest()
-        was_asked = newest is not None and newest.is_stopping
-        stages.stop()
-        gradio.Info("It is killed." if was_asked else "It saves, then it ends. Press Stop again to kill it.")
+        with contextlib.suppress(UsageError):  # it has ended by itself
+            stages.stop()
         return show(*values)
 
     def resume(*values: Any) -> tuple[Any, ...]:
         stages.resume()
         return show(*values)
 
-    handlers: list[tuple[Callable, Callable, list]] = [
-        (view["start"].click, start, inputs + form.inputs),
-        (view["stop"].click, stop, inputs),
-        (view["resume"].click, resume, inputs),
-        (view["timer"].tick, show, inputs),
-        (view["losses"].change, show, inputs),
-        (view["score"].change, show, inputs),
-    ]
-    for event, handler, wanted in handlers:
-        event(panel.refusals_shown(handler), wanted, outputs, **_QUIET)
+    shown = panel.refusals_shown
+    queued = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
+    view["start"].click(shown(start), inputs + form.inputs, outputs, **queued)
+    view["resume"].click(shown(resume), inputs, outputs, **queued)
+    view["stop"].click(shown(stop), inputs, outputs, **_QUIET)
+    for event in (view["timer"].tick, view["losses"].change, view["score"].change):
+        event(show, inputs, outputs, **_QUIET)
     page.load(lambda losses, score: show([], losses, score), inputs[1:], outputs, **_QUIET)
     restored = page.load(lambda: form.restored(stages.newest()), None, form.inputs, **_QUIET)
     restored.then(form.show_plan, form.inputs, form.plan, **_QUIET)
@@ -142,7 +136,7 @@ def show(seen: list, losses: list[str], score: str) -> tuple[Any, ...]:
         gradio.Column(visible=job is not None),
         job.log() if job else "",
         *plots,
-        gradio.skip() if at_doctor == before[1] else _doctor_box(job, at_doctor),
+        gradio.skip() if at_doctor == before[1] else _doctor_box(at_doctor),
         gradio.skip() if at_doctor == before[1] else _doctor_page(at_doctor),
         gradio.Timer(active=status == "running"),
         gradio.update(interactive=status == "running"),
@@ -155,6 +149,8 @@ def _describe(job: Job | None) -> str:
     if job is None:
         return '<p class="empty">Nothing was trained yet. Add recordings, then press Start.</p>'
     text = panel.describe(job)
+    if job.status == "running" and job.is_stopping:
+        text += '<p class="hint">It saves, then it ends. Press Stop again to kill it.</p>'
     if stages.is_refused_by_doctor(job):
         remedy = "The doctor found what would spoil the training; it says so below. Mend that, or untick the doctor, "
         text += f'<p class="hint">{html.escape(remedy)}and press Start.</p>'
@@ -162,21 +158,21 @@ def _describe(job: Job | None) -> str:
 
 
 def _doctor_signature(job: Job | None) -> list[int] | None:
-    """What changes when the doctor's page does; None where the training has none."""
+    """Time and size of the doctor's page, and whether it says why nothing was trained; None where there is none."""
     if job is None or not any(stage.command[0] == "doctor.py" for stage in job.stages):
         return None
     try:
         found = workspace.inside(DOCTOR_PAGE).stat()
     except FAILURES:
         return None
-    return [found.st_mtime_ns, found.st_size]
+    return [found.st_mtime_ns, found.st_size, stages.is_refused_by_doctor(job)]
 
 
-def _doctor_box(job: Job, signature: list[int] | None) -> Any:
+def _doctor_box(signature: list[int] | None) -> Any:
     """The box of the doctor's page: there when that is, and open when it says why nothing was trained."""
     import gradio
 
-    return gradio.update(visible=signature is not None, open=stages.is_refused_by_doctor(job))
+    return gradio.update(visible=signature is not None, open=signature is not None and bool(signature[2]))
 
 
 def _doctor_page(signature: list[int] | None) -> str:

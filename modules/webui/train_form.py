@@ -112,9 +112,8 @@ def build_form(parsers: "Parsers") -> TrainForm:
         settings["training"]["base"] = workspace.inside(workspace.INCLUDED).as_posix()
         return form.write(chosen_now, settings)
 
-    small.click(panel.refusals_shown(fill), form.inputs, form.inputs, **hidden).then(
-        form.show_plan, form.inputs, shown, **hidden
-    )
+    filled = small.click(panel.refusals_shown(fill), form.inputs, form.inputs, **hidden | {"queue": True})
+    filled.then(form.show_plan, form.inputs, shown, **hidden)
     return form
 
 
@@ -164,7 +163,7 @@ def _build_recordings(parsers: "Parsers", controls: dict[tuple[str, str], "Compo
     shown = [files, table, folder]
     add.click(panel.refusals_shown(add_recordings), [speaker, files], shown, **private)
     samples.click(panel.refusals_shown(add_samples), None, shown, **private)
-    folder.change(panel.refusals_shown(show_speakers), folder, table, queue=False, show_progress="hidden", **private)
+    folder.change(show_speakers, folder, table, queue=False, show_progress="hidden", **private)
 
 
 def add_recordings(speaker: str, uploads: Sequence[str] | None) -> tuple[None, str, str]:
@@ -191,8 +190,11 @@ def add_samples() -> tuple[None, str, str]:
 
 
 def show_speakers(folder: str = workspace.RECORDINGS.as_posix()) -> str:
-    """The speakers of a folder and how many recordings each has, as HTML."""
-    found = workspace.speakers_in(workspace.inside(folder, must_exist=False))
+    """The speakers of a folder and how many recordings each has, as HTML, or why it cannot be used."""
+    try:
+        found = workspace.speakers_in(workspace.inside(folder, must_exist=False))
+    except FAILURES as error:
+        return f'<p class="job failed">{html.escape(reason_of(error))}</p>'
     if not found:
         return f'<p class="empty">{html.escape(printable(folder))} holds no recordings yet.</p>'
     rows = "".join(f"<tr><td>{html.escape(printable(name))}</td><td>{count}</td></tr>" for name, count in found.items())
