@@ -40,7 +40,8 @@ def build_preview(page: "gradio.Blocks", parsers: "Parsers", run: "gradio.Textbo
         refresh = gradio.Button("Refresh", min_width=120, elem_id="preview_refresh")
     button = gradio.Button("Sing with the newest model", variant="primary", elem_id="preview_sing")
     state = gradio.HTML(elem_id="preview_state")
-    player = gradio.Audio(label="the song in this voice", interactive=False, elem_id="preview_player")
+    looks = {"interactive": False, "buttons": ["download"]}  # without the one that shares it on the web
+    player = gradio.Audio(label="the song in this voice", elem_id="preview_player", **looks)
 
     def sing(*values: Any) -> Iterator[tuple[Any, Any]]:
         yield from _sing(parsers, *values)
@@ -71,7 +72,10 @@ def preview_stage(parsers: "Parsers", run: str, song: str, speaker: str) -> Stag
     config = workspace.inside(workspace.config_of(model))
     files = {"model_path": model.as_posix(), "config_path": config.as_posix(), "json": True}
     target = speaker or next(iter(workspace.speakers_of(config)), "")
-    names = {"clean_names": [workspace.inside(song).as_posix()], "spk_list": [target]}
+    source = workspace.inside(song)
+    if workspace.SONGS in source.parents:  # else its result would be in results/raw/
+        source = source.relative_to(workspace.SONGS)
+    names = {"clean_names": [source.as_posix()], "spk_list": [target]}
     command = forms.command(_SCRIPT, parsers[_SCRIPT], {**files, **names, **RECOMMENDED})
     return Stage(f"{model.name} sings {Path(song).name}", command)
 

@@ -148,8 +148,10 @@ def test_a_training_outlives_its_server_and_is_stopped_resumed_and_sung_with(ser
         page.locator("#preview_refresh").click()
         choose(page, "preview_speaker", "ksenya")
         page.locator("#preview_sing").click()
-        page.locator("#preview_player audio, #preview_player #waveform").first.wait_for(state="attached")
-        assert len(list((server.workspace / "results").glob("song.wav_*_ksenya_sovits_fcpe.flac"))) == 1
+        page.locator("#preview_state", has_text="done").wait_for()
+        link = page.locator("#preview_player").get_by_test_id("download-link").get_attribute("href")
+        (song,) = (server.workspace / "results").glob("song.wav_*_ksenya_sovits_fcpe.flac")
+        assert page.request.get(link).body() == song.read_bytes()
         assert fits(page)
 
 
