@@ -12,7 +12,7 @@ from modules.config.edits import Design
 ROOT = Path(__file__).resolve().parents[2]
 VOICE = ROOT / "samples" / "voices" / "be_ksenya_f"
 PHONE = {"width": 390, "height": 844}
-STEPS = 10
+STEPS = 8
 
 
 expect = pytest.importorskip("playwright.sync_api").expect
@@ -79,7 +79,7 @@ def make_takes(workspace):
     soundfile.write(workspace / "raw" / "song.wav", wav[: 2 * rate], rate)
     config = Design("micro", "whisper-ppg-base", 512, with_volume=True).config()
     config["model"] |= SMALL_DECODER
-    config["train"] |= {"log_interval": 1, "eval_interval": 4, "batch_size": 2}
+    config["train"] |= {"log_interval": 1, "eval_interval": STEPS, "batch_size": 2}
     (workspace / "configs").mkdir()
     (workspace / "configs" / "config.json").write_text(json.dumps({**config, "spk": {}}), "utf-8")
 
@@ -121,6 +121,7 @@ def test_a_training_outlives_its_server_and_is_stopped_resumed_and_sung_with(ser
     page.locator("#train_start").click()
     page.get_by_text("is running. Wait for it").first.wait_for()
     server.kill()
+    page.close()
 
     logs = server.workspace / "logs" / "44k"
     with start_server(server.workspace) as second:
