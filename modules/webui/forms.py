@@ -74,7 +74,7 @@ def command(script: str, parser: argparse.ArgumentParser, values: Values) -> tup
     known = actions(parser)
     if strangers := [name for name in values if name not in known]:
         raise UsageError(f"{script} has no flag {printable(strangers[0])!r}")
-    wanted = {action.dest: action.default for action in parser._actions if action.default is not argparse.SUPPRESS}
+    wanted = {action.dest: _unset(action) for action in parser._actions if action.default is not argparse.SUPPRESS}
     named, others = [], []
     for name, action in known.items():
         given = _convert(action, values.get(name))
@@ -85,6 +85,11 @@ def command(script: str, parser: argparse.ArgumentParser, values: Values) -> tup
     if vars(_parse(parser, words)) != wanted:
         raise UsageError(f"these values are no flags of {script}: {printable(' '.join(words))}")
     return script, *words
+
+
+def _unset(action: argparse.Action) -> Any:
+    """What argparse gives where a flag is left out."""
+    return [] if action.default is None and action.nargs == "*" and not action.option_strings else action.default
 
 
 def _convert(action: argparse.Action, value: Any) -> Any:

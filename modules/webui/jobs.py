@@ -38,6 +38,7 @@ _BAR = re.compile(
     r"(?:(?P<what>[^\r\n|]*?): +)?(?P<percent>\d+)%\|[^|\r\n]*\| *(?P<done>\S+?)/(?P<total>\S+) "
     r"\[(?P<elapsed>[\d:]+)<(?P<left>[\d:?]+)"
 )
+_POINTERS = ("Next: ", "Page: ")  # lines of our scripts that name a command or a file
 _STEP_UP = re.compile(r"\x1b\[[A-Z]")  # between nested bars
 _starting = threading.Lock()  # of this server, which is the only one in its workspace
 
@@ -93,7 +94,12 @@ class Job:
             return "done"
         if not self._state().get("has_ended"):
             return "interrupted"
-        return "stopped" if (self.folder / "stop").exists() else "failed"
+        return "stopped" if self.is_stopping else "failed"
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody has asked it to stop."""
+        return (self.folder / "stop").exists()
 
     @property
     def first_open(self) -> int:
@@ -124,7 +130,7 @@ class Job:
 
     def last_error(self) -> str:
         """The line that says why it failed."""
-        lines = self.log().splitlines()
+        lines = [line for line in self.log().splitlines() if not line.startswith(_POINTERS)]
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         return errors[-1] if errors else (lines[-1] if lines else "it said nothing")
 

@@ -89,6 +89,13 @@ def retrievals() -> list[Path]:
     return _usable(path for folder in _folders() for name in names for path in sorted(folder.glob(name)))
 
 
+def bases() -> list[Path]:
+    """Folders with a base model, G_0.pth: of pretrain/, then of logs/."""
+    places = (Path("pretrain"), INCLUDED.parent, LOGS)
+    found = _usable(path for place in places for path in sorted(place.glob("*/G_0.pth")))
+    return list(dict.fromkeys(path.parent for path in found))
+
+
 def songs() -> list[Path]:
     """Audio in raw/."""
     return sounds_below(SONGS)
