@@ -96,25 +96,25 @@ def serve(
     """Shows the page until Ctrl-C; then running jobs are stopped, which saves."""
     shutil.rmtree(UPLOADS, ignore_errors=True)
     page.queue(max_size=WAITING, default_concurrency_limit=8, api_open=False)
-    page.launch(
-        server_name=host,
-        server_port=port,
-        auth=login,
-        share=False,
-        quiet=True,
-        max_file_size=f"{max_upload_mb}mb",
-        blocked_paths=[str(Path(place).resolve()) for place in _BLOCKED],
-        run_history=False,
-        enable_monitoring=False,
-        app_kwargs={"middleware": _middleware(host)},
-        prevent_thread_lock=True,
-        root_path=root_path,
-        ssr_mode=False,
-        footer_links=[],
-        **look(),
-    )
-    logger.info("open http://%s:%d in a browser; Ctrl-C ends it", "127.0.0.1" if host == "0.0.0.0" else host, port)
     try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            auth=login,
+            share=False,
+            quiet=True,
+            max_file_size=f"{max_upload_mb}mb",
+            blocked_paths=[str(Path(place).resolve()) for place in _BLOCKED],
+            run_history=False,
+            enable_monitoring=False,
+            app_kwargs={"middleware": _middleware(host), "openapi_url": None},
+            prevent_thread_lock=True,
+            root_path=root_path,
+            ssr_mode=False,
+            footer_links=[],
+            **look(),
+        )
+        logger.info("open http://%s:%d in a browser; Ctrl-C ends it", "127.0.0.1" if host == "0.0.0.0" else host, port)
         while True:
             time.sleep(1)
     finally:

@@ -54,7 +54,7 @@ def weights_text(models: list[str]) -> str:
 def read_weights(text: str) -> dict[str, float]:
     """Path and percent of each model, from JSON that somebody typed."""
     try:
-        found = json.loads(text, object_pairs_hook=_pairs_once)
+        found = json.loads(str(text), object_pairs_hook=_pairs_once)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"weights: this is no JSON ({error}). Expected {_EXAMPLE}") from None
     if not isinstance(found, dict):
@@ -112,7 +112,7 @@ def _evaluate(values: Values) -> Values:
 def _sources(paths: Any, what: str) -> list[Path]:
     if not paths:
         raise UsageError(f"choose {what} first")
-    return [workspace.inside(path) for path in ([paths] if isinstance(paths, str) else paths)]
+    return [workspace.inside(path) for path in (paths if isinstance(paths, list) else [paths])]
 
 
 def _source(path: str | None) -> Path | None:

@@ -60,7 +60,7 @@ class ToolsTab:
         name = self.page.locator("b", has_text=tool)
         self.page.locator("#tools-state .job.running", has=name).wait_for()
         job = self.page.locator("#tools-state .job:not(.running)", has=name)
-        job.wait_for()
+        job.wait_for(timeout=180_000)
         assert "done" in job.get_attribute("class").split(), job.inner_text()
         return self.page.locator("#tools-text textarea").input_value()
 
