@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     if importlib.util.find_spec("gradio") is None:
         raise UsageError("the page needs gradio. Install it with: pip install -r requirements-webui.txt")
     configure_logging()
-    server.forbid_network()
+    server.forbid_network(arguments.listen)
     with server.own_workspace(arguments.listen, arguments.port):
         from modules.webui.page import build_page
 

@@ -21,7 +21,7 @@ WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 class Server:
     """`webUI.py` in a process of its own, which stands in `workspace`."""
 
-    def __init__(self, workspace: Path, *flags: str) -> None:
+    def __init__(self, workspace: Path, *flags: str, **environment: str) -> None:
         self.workspace = workspace
         with closing(socket.socket()) as probe:
             probe.bind(("127.0.0.1", 0))
@@ -30,7 +30,8 @@ class Server:
         command = [sys.executable, str(ROOT / "webUI.py"), "--port", str(port), *flags]
         log = (workspace / "server.log").open("ab")
         with log:
-            self.process = subprocess.Popen(command, cwd=workspace, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            self.process = subprocess.Popen(command, cwd=workspace, env={**os.environ, **environment}, **streams)
         deadline = time.monotonic() + 90
         while not self._answers():
             assert self.process.poll() is None and time.monotonic() < deadline, self.log()
@@ -58,10 +59,10 @@ class Server:
 
 
 @contextmanager
-def serving(workspace: Path, *flags: str):
+def serving(workspace: Path, *flags: str, **environment: str):
     """A server in `workspace`, ended at the end."""
     workspace.mkdir(parents=True, exist_ok=True)
-    server = Server(workspace, *flags)
+    server = Server(workspace, *flags, **environment)
     try:
         yield server
     finally:
