@@ -1,5 +1,6 @@
 """The notebooks run, go on after they were stopped, and say everything in both languages."""
 
+import ast
 import json
 import os
 import re
@@ -19,8 +20,11 @@ import pytest
 import soundfile
 from notebook_runs import NOTEBOOKS, ROOT, kernel, read, run_all
 from test_docs import help_of
+from test_layers import imports_of
 
 by_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+
+SCRIPTS_AND_FLAGS = {"train_and_sing.ipynb": (8, 14), "webui.ipynb": (1, 3)}  # at least so many are found
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +59,23 @@ def test_every_text_is_in_english_and_in_chinese(path):
 
 @by_notebook
 def test_scripts_and_flags_in_the_cells_exist(path):
-    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    cells = [text for text in code if 'run("' in text and "GIT_TERMINAL_PROMPT" not in text]
-    scripts = re.findall(r'run\("([\w/]+\.py)"', "\n".join(cells))
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    code = "\n".join(text for text in cells if 'run("' in text)
     if path.name == "webui.ipynb":
-        cells.append((ROOT / "notebooks" / "way_in.py").read_text("utf-8"))
-    flags = re.findall(r'"(--?[a-z]\w*)"', "\n".join(cells))
-    assert len(scripts) == len(cells) - 1 if path.name == "webui.ipynb" else len(scripts) >= 7
-    assert len(flags) >= (3 if path.name == "webui.ipynb" else 14)
+        code += (ROOT / "notebooks" / "way_in.py").read_text("utf-8")
+    scripts, flags = re.findall(r'run\("([\w/]+\.py)"', code), re.findall(r'"(--?[a-z]\w*)"', code)
+    assert (len(scripts), len(flags)) >= SCRIPTS_AND_FLAGS[path.name]
     known = "".join(map(help_of, scripts))
     for flag in flags:
         assert re.search(rf"(?<![\w-]){re.escape(flag)}\b", known), flag
+
+
+def test_the_cells_need_nothing_but_python_and_jupyter():
+    for path in (ROOT / "notebooks").glob("*.py"):
+        for name, at_top in imports_of(ast.parse(path.read_text("utf-8"))):
+            package = name.split(".")[0]
+            ours = package in ("quickstart", "cells", "IPython")
+            assert ours or package in sys.stdlib_module_names or not at_top, f"{path.name}: {name}"
 
 
 def test_both_notebooks_find_the_code_in_the_same_way():
@@ -103,6 +113,8 @@ def test_a_voice_is_trained_and_sings_and_goes_on(recordings):
     assert sum("<audio" in output.get("data", {}).get("text/html", "") for output in outputs) == 2, "two players"
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 1, "one picture"
 
+    made = {path: path.stat().st_mtime_ns for path in files_of(workspace)}
+    config = (workspace / "configs/config.json").read_bytes()
     again = read("train_and_sing.ipynb", **common, STEPS=2)
     again.cells = [cell for cell in again.cells if cell.id not in ("doctor", "song", "listening")]
     clips = next(cell for cell in again.cells if cell.id == "clips")
@@ -110,6 +122,15 @@ def test_a_voice_is_trained_and_sings_and_goes_on(recordings):
     showed = run_all(again, recordings)
     assert "0 written, 4 unchanged" in showed["clips"] and "0 made, 4 up to date" in showed["features"]
     assert "going on from logs/voice/G_1.pth" in showed["training"] and (workspace / "logs/voice/G_2.pth").is_file()
+    assert (workspace / "configs/config.json").read_bytes() == config
+    assert {path: path.stat().st_mtime_ns for path in files_of(workspace)} == made, "nothing is made twice"
+
+
+def files_of(workspace: Path) -> list[Path]:
+    """The clips and their features."""
+    found = [path for path in workspace.glob("dataset/44k/alto/*") if path.is_file()]
+    assert len(found) >= 4 * 5
+    return found
 
 
 def one_result(workspace: Path) -> Path:
