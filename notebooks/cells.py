@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import ctypes
 import json
 import os
 import queue
@@ -31,6 +32,9 @@ _POLL_SECONDS = 0.2
 _LARGEST_PLAYER = 30_000_000  # bytes of a song that is put into the notebook
 # What a kernel's environment sets for itself: its way of drawing, its packages, where its pip installs.
 _OF_THE_KERNEL = ("MPLBACKEND", "PYTHONPATH", "PIP_USER", "PIP_TARGET")
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when the one that started it is gone
 
 
 class Stop(Exception):
@@ -181,8 +185,15 @@ class Scripts:
         apart = {"start_new_session": True}
         if os.name == "nt":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        elif _LIBC is not None:
+            apart["preexec_fn"] = _end_with_the_kernel
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "bufsize": 0}
         return subprocess.Popen(command, cwd=self.workspace, env=environment, **pipes, **apart)
+
+
+def _end_with_the_kernel() -> None:
+    """Lets a script save and end when the kernel is killed or restarted, and not train on with nobody to stop it."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _interrupt(process: subprocess.Popen[bytes], times: int) -> None:

@@ -49,6 +49,12 @@ class Kernel:
     def __init__(self, manager: KernelManager, client: Any) -> None:
         self._manager, self._client = manager, client
 
+    def start(self, code: str) -> None:
+        self._client.execute(code)
+
+    def kill(self) -> None:
+        self._manager.shutdown_kernel(now=True)
+
     def run(self, code: str, ready=None) -> str:
         """What the code shows in the end, its error too; it is interrupted once `ready(what it has shown)` is true."""
         outputs, is_idle, was_stopped = [], False, False
@@ -81,4 +87,4 @@ def kernel(folder: Path):
         yield Kernel(manager, client)
     finally:
         client.stop_channels()
-        manager.shutdown_kernel()
+        manager.shutdown_kernel(now=True)

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 import zipfile
 from contextlib import closing
@@ -186,6 +187,31 @@ def test_the_stop_button_reaches_the_script_once_and_waits_until_it_has_saved(st
     showed = opened.run("run('saves.py')", ready=lambda text: "ready" in text)
     assert (folder / "saved").read_text() == "1", "a second Ctrl-C would end it without saving"
     assert showed.endswith("error: saves.py was stopped. Run this cell again to go on.") and "Traceback" not in showed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_a_script_saves_and_ends_when_its_kernel_is_killed(tmp_path):
+    (tmp_path / "works.py").write_text(
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path('saved').touch(), sys.exit(0)))\n"
+        "pathlib.Path('ready').touch()\n"
+        "time.sleep(60)\n"
+    )
+    with kernel(tmp_path) as opened:
+        paths = [str(ROOT), str(ROOT / "notebooks")]
+        opened.run(f"import sys; sys.path[:0] = {paths}; import cells, pathlib; cells.CODE = pathlib.Path.cwd()")
+        opened.start("cells.Scripts(cells.CODE, sys.executable).run('works.py')")
+        wait_for(tmp_path / "ready")
+        assert not (tmp_path / "saved").exists()
+        opened.kill()
+        wait_for(tmp_path / "saved")
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
 
 
 def test_the_page_is_up_until_the_cell_is_stopped(tmp_path):
