@@ -5,6 +5,7 @@
     python quickstart.py --no_train  stop after the first song
     python quickstart.py webui       make .venv, install, then show the web page (further arguments go to webUI.py)
     python quickstart.py test        make .venv, install, then run the tests (further arguments go to pytest)
+    python quickstart.py install     make .venv and install requirements.txt, or the file that is named after it
 
 Where this Python is too old or too new, it goes on with another one that it finds (py, python3.14 to python3.10, uv).
 Reads samples/, requirements.txt, pretrain/whisper-ppg-base/ and pretrain/base-small/. Writes .venv/ beside this file
@@ -23,6 +24,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -54,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         return run_tests(arguments[1:])
     if arguments[:1] == ["webui"]:
         return run_webui(arguments[1:])
+    if arguments[:1] == ["install"]:
+        print(f"Installed: {install(*(arguments[1:2] or ['requirements.txt']))}")
+        return 0
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=Path(__file__).name, description=__doc__, formatter_class=raw)
     folder, text = "quickstart_workspace", "folder for everything the recipe writes (default: {} beside this file)"
@@ -123,11 +128,9 @@ def run_webui(arguments: list[str]) -> int:
 
 def install(requirements: str) -> Path:
     """Makes `.venv` where there is none, installs a requirements file once, and returns the environment's Python."""
-    python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python = environment_python()
     if not works(python):
-        say(["python", "-m", "venv", ".venv"])
-        if subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)]).returncode:
-            raise Stop("could not make .venv. On Debian and Ubuntu: sudo apt install python3-venv, then try again.")
+        make_environment()
     stamp = VENV / f"installed-{fingerprint(requirements)}"
     if not stamp.exists():
         say([".venv/bin/python", "-m", "pip", "install", "-r", requirements])
@@ -137,6 +140,25 @@ def install(requirements: str) -> Path:
             raise Stop("installation failed; the lines above say why. Fix that and run the same command again.")
         stamp.touch()
     return python
+
+
+def environment_python() -> Path:
+    """The Python of `.venv`, made yet or not."""
+    return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def make_environment() -> None:
+    """Makes `.venv`; where Python came without the part that puts pip into it (Debian, Colab), with virtualenv."""
+    say(["python", "-m", "venv", ".venv"])
+    if subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)]).returncode == 0:
+        return
+    say(["python", "-m", "virtualenv", ".venv"])
+    with tempfile.TemporaryDirectory() as folder:  # not into the Python that runs this, which may be the system's
+        get = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, "virtualenv"]
+        make = [sys.executable, "-m", "virtualenv", "--quiet", "--clear", str(VENV)]
+        found = {**os.environ, "PYTHONPATH": folder}
+        if subprocess.run(get).returncode or subprocess.run(make, env=found).returncode:
+            raise Stop("could not make .venv. On Debian and Ubuntu: sudo apt install python3-venv, then try again.")
 
 
 def works(python: Path) -> bool:

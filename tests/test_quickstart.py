@@ -128,6 +128,29 @@ def test_a_change_in_an_included_file_installs_again(monkeypatch, tmp_path):
     assert quickstart.fingerprint("dev.txt") != before
 
 
+@pytest.mark.parametrize("arguments", [["install"], ["install", "requirements-webui.txt"]])
+def test_install_alone_installs_what_is_named(monkeypatch, capsys, arguments):
+    monkeypatch.setattr(quickstart, "install", lambda requirements: f"python with {requirements}")
+    assert quickstart.main(arguments) == 0
+    assert f"python with {[*arguments, 'requirements.txt'][1]}" in capsys.readouterr().out
+
+
+def test_a_python_without_ensurepip_gets_its_environment_from_virtualenv(monkeypatch, tmp_path, capsys):
+    fails, ran = {"venv"}, []
+
+    def run(command, env=None, **_):
+        ran.append((command[2], env))
+        return SimpleNamespace(returncode=int(command[2] in fails))
+
+    monkeypatch.setattr(quickstart.subprocess, "run", run)
+    quickstart.make_environment()
+    (_, _), (_, _), (_, environment) = ran
+    assert [module for module, _ in ran] == ["venv", "pip", "virtualenv"] and environment["PYTHONPATH"]
+    fails.add("pip")
+    with pytest.raises(quickstart.Stop, match="could not make"):
+        quickstart.make_environment()
+
+
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
     """What the quickstart would run, script by script; each leaves what the next one looks for."""

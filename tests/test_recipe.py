@@ -1,12 +1,12 @@
 """The whole recipe, each script's `main()` in turn, on real recordings with the embedded encoder.
 
 A handful of training steps cannot make a voice; what is proved here is that each step reads what the one before wrote,
-that running it all again changes nothing, and that the song comes out with its exact length.
+and that the song comes out with its exact length. That training goes on, and that running it all again makes nothing
+twice, is proved by test_notebooks.py, which runs the same scripts as processes of their own.
 """
 
 import importlib
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,8 @@ def workspace(tmp_path_factory):
             wav, rate = soundfile.read(path)
             soundfile.write(folder / "dataset_raw" / speaker / path.name, wav[: 3 * rate], rate)
     (folder / "raw").mkdir()
-    shutil.copyfile(ROOT / "samples" / "songs" / "sing_vocadito_14.flac", folder / "raw" / "песня one.flac")
+    wav, rate = soundfile.read(ROOT / "samples" / "songs" / "sing_vocadito_14.flac")
+    soundfile.write(folder / "raw" / "песня one.flac", wav[: 5 * rate], rate)
     return folder
 
 
@@ -45,14 +46,11 @@ def test_raw_voices_in_a_converted_song_out(workspace, monkeypatch, capsys):
     assert run("preprocess_hubert_f0", "--f0_predictor", "dio") == 0
     f0, uv = np.load(next(Path("dataset/44k").rglob("*.f0.npy")), allow_pickle=False)
     assert f0.max() > 80 and set(np.unique(uv)) <= {0, 1}
-    made = {path: path.stat().st_mtime_ns for path in Path("dataset").rglob("*.*t") if path.is_file()}
 
     assert run("train", "-c", "configs/config.json", "-m", "44k", "--max_steps", "2") == 0
     assert Path("logs/44k/G_2.pth").is_file() and Path("logs/44k/D_2.pth").is_file()
-    assert run("train", "-c", "configs/config.json", "-m", "44k", "--max_steps", "3") == 0
-    assert Path("logs/44k/G_3.pth").is_file()
 
-    common = ["-m", "logs/44k/G_3.pth", "-c", "logs/44k/config.json", "-n", "песня one.flac", "-f0p", "dio"]
+    common = ["-m", "logs/44k/G_2.pth", "-c", "logs/44k/config.json", "-n", "песня one.flac", "-f0p", "dio"]
     assert run("inference_main", *common, "-s", "it_carlo_m_16k", "be_ksenya_f", "-t", "-12") == 0
     source = soundfile.info("raw/песня one.flac")
     for speaker in ("it_carlo_m_16k", "be_ksenya_f"):
@@ -67,10 +65,4 @@ def test_raw_voices_in_a_converted_song_out(workspace, monkeypatch, capsys):
     assert run("inference_main", *common, "-s", "be_ksenya_f", "-shd", "-ks", "30") == 0
     result, _ = soundfile.read("results/песня one.flac_0key_be_ksenya_f_sovdiff_dio.flac")
     assert len(result) == source.frames and np.isfinite(result).all() and np.abs(result).max() > 1e-4
-
-    assert run("resample") == 0
-    assert run("preprocess_flist_config", "--micro", "--speech_encoder", "whisper-ppg-base", "--vol_aug") == 0
-    assert run("preprocess_hubert_f0", "--f0_predictor", "dio") == 0
-    assert json.loads(Path("configs/config.json").read_text("utf-8")) == config
-    assert {path: path.stat().st_mtime_ns for path in made} == made, "nothing is made twice"
     assert "Next: " in capsys.readouterr().out
