@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, field
 
-from cells import Stop, platform, server_path
+from cells import platform, server_path
 from IPython.display import HTML, display
+from scripts import Stop
 
 _READY = "open http"  # how the line begins that webUI.py prints when it can be reached
 

@@ -58,7 +58,7 @@ class Kernel:
     def run(self, code: str, ready=None) -> str:
         """What the code shows in the end, its error too; it is interrupted once `ready(what it has shown)` is true."""
         outputs, is_idle, was_stopped = [], False, False
-        asked, deadline = self._client.execute(code), time.monotonic() + 120
+        asked, deadline = self._client.execute(code), time.monotonic() + 300
         while not is_idle:
             assert time.monotonic() < deadline, outputs
             if ready and not was_stopped and ready("".join(map(shown, outputs))):

@@ -75,7 +75,7 @@ def test_the_cells_need_nothing_but_python_and_jupyter():
     for path in (ROOT / "notebooks").glob("*.py"):
         for name, at_top in imports_of(ast.parse(path.read_text("utf-8"))):
             package = name.split(".")[0]
-            ours = package in ("quickstart", "cells", "IPython")
+            ours = package in ("quickstart", "cells", "scripts", "IPython")
             assert ours or package in sys.stdlib_module_names or not at_top, f"{path.name}: {name}"
 
 
@@ -164,8 +164,8 @@ def started(tmp_path_factory):
     )
     with kernel(folder) as opened:
         paths = [str(ROOT), str(ROOT / "notebooks")]
-        opened.run(f"import sys; sys.path[:0] = {paths}; import cells, pathlib; cells.CODE = pathlib.Path.cwd()")
-        opened.run("scripts = cells.Scripts(cells.CODE, sys.executable); run = scripts.run")
+        opened.run(f"import sys; sys.path[:0] = {paths}; import scripts, pathlib; scripts.CODE = pathlib.Path.cwd()")
+        opened.run("ours = scripts.Scripts(scripts.CODE, sys.executable); run = ours.run")
         yield opened, folder
 
 
@@ -177,7 +177,7 @@ def test_a_script_that_fails_ends_the_cell_with_one_line(started):
 
 
 def test_a_bar_is_drawn_in_one_place_and_the_kernels_settings_stay_away(started):
-    showed = started[0].run("run('draws.py', EXTRA='more'); print(scripts.lines)")
+    showed = started[0].run("run('draws.py', EXTRA='more'); print(ours.lines)")
     assert showed.count("work: ") == showed.count("work: 100%|###|") + showed.count("work: 0%|###|"), showed
     assert "\r" not in showed and "['work: 100%|###|', 'done', 'False more']" in showed
 
@@ -199,8 +199,8 @@ def test_a_script_saves_and_ends_when_its_kernel_is_killed(tmp_path):
     )
     with kernel(tmp_path) as opened:
         paths = [str(ROOT), str(ROOT / "notebooks")]
-        opened.run(f"import sys; sys.path[:0] = {paths}; import cells, pathlib; cells.CODE = pathlib.Path.cwd()")
-        opened.start("cells.Scripts(cells.CODE, sys.executable).run('works.py')")
+        opened.run(f"import sys; sys.path[:0] = {paths}; import scripts, pathlib; scripts.CODE = pathlib.Path.cwd()")
+        opened.start("scripts.Scripts(scripts.CODE, sys.executable).run('works.py')")
         wait_for(tmp_path / "ready")
         assert not (tmp_path / "saved").exists()
         opened.kill()
@@ -208,7 +208,7 @@ def test_a_script_saves_and_ends_when_its_kernel_is_killed(tmp_path):
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not path.exists():
         assert time.monotonic() < deadline, path
         time.sleep(0.05)
