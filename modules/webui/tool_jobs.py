@@ -45,6 +45,11 @@ def start(tool: Tool, parsers: "Parsers", values: Values) -> jobs.Job:
     return jobs.start(KIND, [stage], **about)
 
 
+def result_of(job: jobs.Job) -> str:
+    """What the script of a job said, without the command line."""
+    return "\n".join(line for line in job.log().splitlines() if not line.startswith("$ "))
+
+
 def weights_text(models: list[str]) -> str:
     """Models with equal weights in whole percents, as the JSON that `read_weights` takes."""
     share, rest = divmod(100, max(len(models), 1))
