@@ -110,7 +110,8 @@ def _mix_changes() -> dict[str, dict]:
 def _evaluate_changes() -> dict[str, dict]:
     many = {"choices": [], "value": None, "multiselect": True, "allow_custom_value": True}
     songs = {"label": "songs (-i)", "info": "recordings of a voice alone: files or folders"}
-    return {"spk_list": {**many, "label": "speakers (-s)"}, "input": {**many, **songs}}
+    voice = {"label": "model (-m)", "info": "trained generator"}
+    return {"model_path": voice, "spk_list": {**many, "label": "speakers (-s)"}, "input": {**many, **songs}}
 
 
 def _build_compare(parsers: "Parsers") -> Controls:
@@ -121,7 +122,9 @@ def _build_compare(parsers: "Parsers") -> Controls:
     with gradio.Tab("Compare"):
         _describe(TOOLS["compare"], parsers)
         upload = gradio.UploadButton("Upload sounds", file_count="multiple", size="sm", elem_id="compare-upload")
-        found = _fill(TOOLS["compare"], parsers, ("source", "result"), {"source": one, "result": one})
+        output = {"info": f"picture to write (default: one in {tool_jobs.PICTURES.as_posix()}/)"}
+        changes = {"source": one, "result": one, "output": output}
+        found = _fill(TOOLS["compare"], parsers, ("source", "result"), changes)
     chosen = [found["source"], found["result"]]
     upload.upload(_keep, [upload, *chosen], chosen, api_visibility="private", show_progress="hidden")
     return found

@@ -199,6 +199,14 @@ def test_nothing_outside_the_workspace_is_read_or_written(parsers, tool, values)
         tool_jobs.start(tool_jobs.TOOLS[tool], parsers, values)
 
 
+def test_what_is_not_chosen_is_asked_for(parsers):
+    nothing = dict.fromkeys(("input", "paths", "source", "result", "model_path"))
+    for name in ("compress", "inspect", "compare", "evaluate"):
+        for empty in (nothing, {**nothing, "paths": []}):
+            with pytest.raises(UsageError, match=r"choose a .* first"):
+                tool_jobs.start(tool_jobs.TOOLS[name], parsers, empty)
+
+
 def test_weights_and_paths_reach_the_command_line(parsers):
     text = tool_jobs.weights_text(["a.pth", "b.pth"])
     stage, _ = tool_jobs.start(tool_jobs.TOOLS["mix"], parsers, {"weights": text, "output": "c.pth"})
