@@ -45,6 +45,11 @@ def start(tool: Tool, parsers: "Parsers", values: Values) -> jobs.Job:
     return jobs.start(KIND, [stage], **about)
 
 
+def result_of(job: jobs.Job) -> str:
+    """What the script of a job said, without the command line."""
+    return "\n".join(line for line in job.log().splitlines() if not line.startswith("$ "))
+
+
 def weights_text(models: list[str]) -> str:
     """Models with equal weights in whole percents, as the JSON that `read_weights` takes."""
     share, rest = divmod(100, max(len(models), 1))
@@ -79,7 +84,7 @@ def _mix(values: Values) -> Values:
 
 
 def _compress(values: Values) -> Values:
-    model, output, base = workspace.inside(values["input"] or ""), _target(values.get("output")), values.get("base")
+    model, output, base = _chosen(values["input"], "a model"), _target(values.get("output")), values.get("base")
     if model.is_absolute() and not (output or base):
         raise UsageError(f"{model}: lies outside the workspace, and the result would too. Name an output")
     config = _source(values.get("config"))
@@ -91,14 +96,14 @@ def _inspect(values: Values) -> Values:
 
 
 def _compare(values: Values) -> Values:
-    source, result = (workspace.inside(values[name] or "") for name in ("source", "result"))
+    source, result = (_chosen(values[name], f"a {name}") for name in ("source", "result"))
     name = workspace.safe_name(f"{source.stem}_{result.stem}") + ".png"
     output = _target(values.get("output")) or PICTURES / name
     return {**values, "source": source, "result": result, "output": output}
 
 
 def _evaluate(values: Values) -> Values:
-    model = workspace.inside(values["model_path"] or "")
+    model = _chosen(values["model_path"], "a model")
     given: dict[str, Any] = {**values, "model_path": model, "input": _sources(values["input"], "a song or a folder")}
     given["config_path"] = _source(values.get("config_path")) or workspace.inside(workspace.config_of(model))
     for name in ("targets", "parallel"):
@@ -109,10 +114,14 @@ def _evaluate(values: Values) -> Values:
     return {**given, "output": _target(values.get("output"))}
 
 
-def _sources(paths: Any, what: str) -> list[Path]:
-    if not paths:
+def _chosen(path: Any, what: str) -> Path:
+    if not path:
         raise UsageError(f"choose {what} first")
-    return [workspace.inside(path) for path in (paths if isinstance(paths, list) else [paths])]
+    return workspace.inside(path)
+
+
+def _sources(paths: Any, what: str) -> list[Path]:
+    return [_chosen(path, what) for path in (paths if isinstance(paths, list) and paths else [paths])]
 
 
 def _source(path: str | None) -> Path | None:

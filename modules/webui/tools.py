@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modules.errors import UserError
 from modules.registry import declared_names
 from modules.webui import forms, jobs, panel, tool_jobs, workspace
+from modules.webui.tool_endpoints import add_endpoints
 from modules.webui.tool_jobs import KIND, TOOLS, Tool
 
 if TYPE_CHECKING:
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from modules.webui.page import Parsers
 
 RESULTS = Path("results")
-# Controls by the names of flags: those of the first list are shown, the others when "More options" is opened.
-Controls = dict[str, "gradio.components.Component"]
+Controls = dict[str, "gradio.components.Component"]  # by the names of flags
 
 
 def build_tools(page: "gradio.Blocks", parsers: "Parsers") -> None:
@@ -58,7 +58,7 @@ def build_tools(page: "gradio.Blocks", parsers: "Parsers") -> None:
         )
         event.then(_refresh, None, lists, queue=False, **private)
     page.load(_follow_newest, None, shown, concurrency_limit=None, **private)
-    _add_endpoints(parsers)
+    add_endpoints(parsers)
 
 
 def _build(tool: Tool, parsers: "Parsers", first: tuple[str, ...], changes: dict[str, dict] | None = None) -> Controls:
@@ -79,6 +79,7 @@ def _describe(tool: Tool, parsers: "Parsers") -> None:
 
 
 def _fill(tool: Tool, parsers: "Parsers", first: tuple[str, ...], changes: dict[str, dict]) -> Controls:
+    """The controls of all flags, those that are not among the first under "More options"; and the button."""
     import gradio
 
     known = forms.actions(parsers[tool.script])
@@ -109,7 +110,8 @@ def _mix_changes() -> dict[str, dict]:
 def _evaluate_changes() -> dict[str, dict]:
     many = {"choices": [], "value": None, "multiselect": True, "allow_custom_value": True}
     songs = {"label": "songs (-i)", "info": "recordings of a voice alone: files or folders"}
-    return {"spk_list": {**many, "label": "speakers (-s)"}, "input": {**many, **songs}}
+    voice = {"label": "model (-m)", "info": "trained generator"}
+    return {"model_path": voice, "spk_list": {**many, "label": "speakers (-s)"}, "input": {**many, **songs}}
 
 
 def _build_compare(parsers: "Parsers") -> Controls:
@@ -120,7 +122,9 @@ def _build_compare(parsers: "Parsers") -> Controls:
     with gradio.Tab("Compare"):
         _describe(TOOLS["compare"], parsers)
         upload = gradio.UploadButton("Upload sounds", file_count="multiple", size="sm", elem_id="compare-upload")
-        found = _fill(TOOLS["compare"], parsers, ("source", "result"), {"source": one, "result": one})
+        output = {"info": f"picture to write (default: one in {tool_jobs.PICTURES.as_posix()}/)"}
+        changes = {"source": one, "result": one, "output": output}
+        found = _fill(TOOLS["compare"], parsers, ("source", "result"), changes)
     chosen = [found["source"], found["result"]]
     upload.upload(_keep, [upload, *chosen], chosen, api_visibility="private", show_progress="hidden")
     return found
@@ -167,21 +171,16 @@ def _follow(job: jobs.Job) -> Iterator[tuple]:
     hidden = gradio.update(visible=False)
     for state in panel.follow(job):
         is_running = job.status == "running"
-        yield state, gradio.Button("Stop", visible=is_running), result_of(job), hidden, hidden, hidden
+        yield state, gradio.Button("Stop", visible=is_running), tool_jobs.result_of(job), hidden, hidden, hidden
     picture, report = (_made(job, name) for name in ("picture", "report"))
     yield (
         panel.describe(job),
         hidden,
-        result_of(job),
+        tool_jobs.result_of(job),
         gradio.update(value=picture, visible=True) if picture else hidden,
         gradio.update(value=panel.framed(report), visible=True) if report else hidden,
         gradio.update(value=report, visible=True) if report else hidden,
     )
-
-
-def result_of(job: jobs.Job) -> str:
-    """What the script of a job said, without the command line."""
-    return "\n".join(line for line in job.log().splitlines() if not line.startswith("$ "))
 
 
 def _made(job: jobs.Job, name: str) -> Path | None:
@@ -236,49 +235,3 @@ def _speakers(model: str | None) -> Any:
     except UserError:  # nothing is chosen yet, or its config is named under More options
         names = []
     return gradio.update(choices=names, value=[])
-
-
-def _add_endpoints(parsers: "Parsers") -> None:
-    """The tools for programs: gradio_client's `predict(..., api_name="/inspect")` gives what the script said."""
-    import gradio
-
-    def run(name: str, **values: Any) -> str:
-        while (other := jobs.running(KIND)) is not None:
-            other.wait(1)
-        job = tool_jobs.start(TOOLS[name], parsers, values)
-        while not job.wait(60):
-            pass
-        if job.status != "done":
-            raise UserError(f"{name}: {job.status}. {job.last_error()}")
-        return result_of(job)
-
-    def mix(weights: str, mode: str = "", output: str = "", overwrite: bool = False) -> str:
-        """Blends voices; weights is JSON with the path and percent of each."""
-        return run("mix", weights=weights, mode=mode, output=output, overwrite=overwrite)
-
-    def compress(model: str, half: bool = False, int8: bool = False, output: str = "", overwrite: bool = False) -> str:
-        """Makes a voice small enough to publish."""
-        return run("compress", input=model, half=half, int8=int8, output=output, overwrite=overwrite)
-
-    def inspect(paths: list[str], json: bool = False) -> str:
-        """Says what model files are."""
-        return run("inspect", paths=paths, json=json)
-
-    def compare(source: str, result: str, output: str = "", overwrite: bool = False) -> str:
-        """Measures how well a converted song follows its source, and draws both."""
-        return run("compare", source=source, result=result, output=output, overwrite=overwrite)
-
-    def evaluate(
-        model: str, songs: list[str], speakers: list[str] | None = None, output: str = "", overwrite: bool = False
-    ) -> str:
-        """Measures a voice on songs and folders with songs, and writes a report."""
-        values = {"model_path": model, "input": songs, "spk_list": speakers, "output": output}
-        return run("evaluate", overwrite=overwrite, **values)
-
-    for function in (mix, compress, inspect, compare, evaluate):
-        gradio.api(
-            panel.refusals_shown(function),
-            api_name=function.__name__,
-            concurrency_limit=1,
-            concurrency_id=KIND,
-        )

@@ -166,9 +166,11 @@ def test_a_wrong_start_is_refused_before_gradio_is_looked_for(tmp_path, flags, w
 
 def test_a_second_server_is_refused(server, tmp_path):
     port = server.url.rpartition(":")[2]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        free = str(probe.getsockname()[1])
     for workspace, flags, words in (
         (tmp_path, ["--port", port], "Choose another with --port"),
-        (server.workspace, ["--port", "7861"], "another process"),
+        (server.workspace, ["--port", free], "another process"),
         (tmp_path, ["--listen", "256.1.1.1", "--auth", f"singer:{PASSWORD}"], "256.1.1.1"),
     ):
         code, text = _start(workspace, *flags)
