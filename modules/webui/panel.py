@@ -51,7 +51,9 @@ def describe(job: Job | None) -> str:
 
 def _stage_state(number: int, status: str, codes: list[int], goes_on: bool) -> str:
     if number < len(codes):
-        return "done" if codes[number] == 0 or (codes[number] == 1 and goes_on) else "failed"
+        if codes[number] == 0 or (codes[number] == 1 and goes_on):
+            return "done"
+        return "open" if status == "stopped" else "failed"
     return "running" if number == len(codes) and status == "running" else "open"
 
 

@@ -36,8 +36,8 @@ def build_preview(page: "gradio.Blocks", parsers: "Parsers", run: "gradio.Textbo
             label="speaker", info="of the model", allow_custom_value=True, min_width=140, elem_id="preview_speaker"
         )
     with gradio.Row():
-        sample = gradio.Button("Use the sample song", min_width=120, elem_id="preview_sample")
-        refresh = gradio.Button("Refresh", min_width=120, elem_id="preview_refresh")
+        sample = gradio.Button("Use the sample song", min_width=200, elem_id="preview_sample")
+        refresh = gradio.Button("Refresh", min_width=200, elem_id="preview_refresh")
     button = gradio.Button("Sing with the newest model", variant="primary", elem_id="preview_sing")
     state = gradio.HTML(elem_id="preview_state")
     looks = {"interactive": False, "buttons": ["download"]}  # without the one that shares it on the web

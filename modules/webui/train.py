@@ -52,8 +52,8 @@ def _build_view(page: "gradio.Blocks", form: TrainForm) -> dict[str, "Component"
         view["resume"] = gradio.Button("Resume", min_width=90, interactive=False, elem_id="train_resume")
     view["state"] = gradio.HTML(elem_id="train_state")
     with gradio.Column(visible=False) as view["details"]:
-        log = {"label": "log", "lines": 10, "max_lines": 10, "interactive": False}
-        view["log"] = gradio.Textbox(**log, elem_classes="log", elem_id="train_log")
+        with gradio.Accordion("Log"):
+            view["log"] = gradio.HTML(elem_id="train_log")
         with gradio.Accordion("What the doctor found", open=False, visible=False) as view["doctor_box"]:
             view["doctor"] = gradio.HTML(elem_id="train_report")
         with gradio.Accordion("Curves", elem_id="train_curves"):
@@ -134,7 +134,7 @@ def show(seen: list, losses: list[str], score: str) -> tuple[Any, ...]:
     return (
         _describe(job),
         gradio.Column(visible=job is not None),
-        job.log() if job else "",
+        f'<div class="tail"><pre>{html.escape(job.log() if job else "")}</pre></div>',
         *plots,
         gradio.skip() if at_doctor == before[1] else _doctor_box(at_doctor),
         gradio.skip() if at_doctor == before[1] else _doctor_page(at_doctor),

@@ -154,8 +154,8 @@ def _build_recordings(parsers: "Parsers", controls: dict[tuple[str, str], "Compo
     label = "recordings of it: sound or film, of any length"
     files = gradio.File(file_count="multiple", label=label, height=140, elem_id="train_files")
     with gradio.Row():
-        add = gradio.Button("Add", variant="primary", min_width=120, elem_id="train_add")
-        samples = gradio.Button("Use the sample voices", min_width=120, elem_id="train_samples")
+        add = gradio.Button("Add", variant="primary", min_width=200, elem_id="train_add")
+        samples = gradio.Button("Use the sample voices", min_width=200, elem_id="train_samples")
     table = gradio.HTML(show_speakers, elem_id="train_speakers")
     with gradio.Accordion("Another folder of the workspace", open=False, elem_id="train_folder"):
         folder = controls["clips", "in_dir"] = build_control("clips", "in_dir", parsers)

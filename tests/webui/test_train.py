@@ -8,6 +8,7 @@ import soundfile
 from tiny_training import SMALL_DECODER
 
 from modules.config.edits import Design
+from modules.webui import train
 
 ROOT = Path(__file__).resolve().parents[2]
 VOICE = ROOT / "samples" / "voices" / "be_ksenya_f"
@@ -66,6 +67,23 @@ def test_other_programs_read_the_state_and_cannot_leave_the_workspace(server):
     with pytest.raises(AppError, match="no training is running"):
         client.predict(api_name="/train_stop")
     assert client.predict(api_name="/train_state") == {"status": "none"}, "nothing was started"
+
+
+@pytest.mark.parametrize("ended, codes, status", [(False, [0], "interrupted"), (True, [0, 143], "stopped")])
+def test_what_did_not_end_by_itself_can_be_resumed(tmp_path, monkeypatch, ended, codes, status):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / ".webui" / "jobs" / "2026-01-01-00-00-00-001-train"
+    folder.mkdir(parents=True)
+    entries = [{"name": name, "command": [f"{name}.py"], "goes_on": False} for name in ("resample", "train")]
+    about = {"run": "44k", "chosen": ["clips", "training"], "settings": {}}
+    (folder / "job.json").write_text(json.dumps({"kind": "train", "about": about, "stages": entries}))
+    (folder / "state.json").write_text(json.dumps({"codes": codes, "has_begun": True, "has_ended": ended}))
+    if status == "stopped":
+        (folder / "stop").touch()
+    shown = dict(zip(train.SHOWN, train.show([], ["mel"], "mel")))
+    assert shown["resume"]["interactive"] and not shown["stop"]["interactive"] and not shown["timer"].active
+    assert status in shown["state"] and "✗" not in shown["state"]
+    assert shown["loss_plot"].empty and shown["score_plot"].empty
 
 
 def make_takes(workspace):
@@ -140,9 +158,9 @@ def test_a_training_outlives_its_server_and_is_stopped_resumed_and_sung_with(ser
         page.locator("#train_resume").click()
         wait_for_state(page, "done")
         assert (logs / f"G_{STEPS}.pth").is_file() and (logs / "feature_and_index.json").is_file()
-        for plot in ("train_losses", "train_scores"):
-            page.locator(f"#{plot} canvas, #{plot} svg.marks").first.wait_for()
-        assert "saved logs/44k/G_" in page.locator("#train_log textarea").input_value()
+        expect(page.locator("#train_losses svg .mark-line path")).to_have_count(2)  # total and mel
+        expect(page.locator("#train_scores svg .mark-line path")).to_have_count(1)
+        assert f"saved logs/44k/G_{STEPS}.pth" in page.locator("#train_log").inner_text()
         state = read_state(second.url)
         assert state["status"] == "done" and state["codes"] == [0] * 5
 
