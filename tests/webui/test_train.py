@@ -106,9 +106,8 @@ def fill_form(page):
     """The settings of a small voice on a CPU, made smaller."""
     page.locator("#train_small").click()
     page.locator("#train_lists_vol_aug input:checked").wait_for()
-    for name, wanted in (("lists_preset", "micro"), ("training_base", "none")):
-        page.locator(f"#train_{name} input").click()
-        page.get_by_role("option", name=wanted, exact=True).click()
+    choose(page, "train_lists_preset", "micro")
+    choose(page, "train_training_base", "none")
     page.locator("#train_training_max_steps input").fill(str(STEPS))
     page.locator("#train_folder button").first.click()
     page.locator("#train_clips_in_dir textarea, #train_clips_in_dir input").first.fill("takes")
