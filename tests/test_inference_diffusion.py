@@ -8,6 +8,7 @@ import soundfile
 import torch
 from signals import sung
 from tiny_diffusion import diffusion_config, make_vocoder_files
+from tiny_training import SMALL_DECODER
 from tiny_voices import tiny_config
 
 import assemble
@@ -54,7 +55,7 @@ def workspace(tmp_path, monkeypatch, encoder):
     """A voice, a diffusion model, a vocoder and a song with a long silence in it."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    config = tiny_config({"ssl_dim": 256, "speech_encoder": "vec256l9"})
+    config = tiny_config({**SMALL_DECODER, "ssl_dim": 256, "speech_encoder": "vec256l9"})
     (tmp_path / "raw").mkdir()
     DIFFUSION.mkdir(parents=True)
     save_config(config, "logs/44k/config.json")
