@@ -150,7 +150,6 @@ def _weights(path: Path) -> Report:
 
 
 def _voice(path: Path, content: Mapping[str, Any], weights: Mapping[str, Any]) -> Report:
-
     from models import build_synthesizer
     from modules.config.io import load_config, parse_config, read_json
     from modules.device import WithoutDrawing
