@@ -6,7 +6,6 @@ that running it all again changes nothing, and that the song comes out with its 
 
 import importlib
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,8 @@ def workspace(tmp_path_factory):
             wav, rate = soundfile.read(path)
             soundfile.write(folder / "dataset_raw" / speaker / path.name, wav[: 3 * rate], rate)
     (folder / "raw").mkdir()
-    shutil.copyfile(ROOT / "samples" / "songs" / "sing_vocadito_14.flac", folder / "raw" / "песня one.flac")
+    song, rate = soundfile.read(ROOT / "samples" / "songs" / "sing_vocadito_14.flac", frames=6 * 44100)
+    soundfile.write(folder / "raw" / "песня one.flac", song, rate)
     return folder
 
 
