@@ -107,6 +107,7 @@ def compress(
     import torch
 
     from models import build_synthesizer
+    from modules.device import WithoutDrawing
     from modules.weights.checkpoint import load_checkpoint
     from modules.weights.families import fit_voice, voice_weights
 
@@ -114,7 +115,7 @@ def compress(
     weights = voice_weights(content, path)
     about = {key: content[key] for key in _KEPT if content.get(key)}
     config, where = _find_config(path, config_path, about.get("config"))
-    with torch.device("meta"):  # no numbers are allocated
+    with WithoutDrawing():
         network = build_synthesizer(config)
     rate, betas = config.train.learning_rate, tuple(config.train.betas)
     optimizer = torch.optim.AdamW(network.parameters(), rate, betas=betas, eps=config.train.eps).state_dict()

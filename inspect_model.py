@@ -156,10 +156,9 @@ def _weights(path: Path) -> Report:
 
 
 def _voice(path: Path, content: Mapping[str, Any], weights: Mapping[str, Any]) -> Report:
-    import torch
-
     from models import build_synthesizer
     from modules.config.io import load_config, parse_config, read_json
+    from modules.device import WithoutDrawing
     from modules.weights.families import fit_voice
 
     width = _size(weights, "pre.weight", 1)
@@ -178,7 +177,7 @@ def _voice(path: Path, content: Mapping[str, Any], weights: Mapping[str, Any]) -
         report["family"] = f"so-vits-svc {'4.1' if is_newer else '4.0'}"
     report |= {"config": where} | _of_encoder(config.model.speech_encoder, width)
     report |= {"sampling_rate": config.data.sampling_rate, "hop_length": config.data.hop_length, "speakers": config.spk}
-    with torch.device("meta"):
+    with WithoutDrawing():
         wanted = build_synthesizer(config).state_dict()
     needed = {name: tensor for name, tensor in wanted.items() if not name.startswith("enc_q.")}
     try:

@@ -14,6 +14,7 @@ from diffusion.gaussian import GaussianDiffusion
 from diffusion.wavenet import WaveNet
 from modules.config.diffusion import DiffusionConfig
 from modules.config.fit import DIFFUSION_CONVERTS_WITH, require_own_config
+from modules.device import WithoutDrawing
 from modules.errors import CheckpointError
 from modules.weights.checkpoint import load_weights
 from modules.weights.families import UNKNOWN, recognise
@@ -125,10 +126,9 @@ def load_unit2mel(
     content = load_weights(path)
     found = weights_of(content, path)
     require_own_config(path, content.get("config"), config, DIFFUSION_CONVERTS_WITH, where)
-    with torch.device("meta"):
-        wanted = build_unit2mel(config, n_mels).state_dict()
-    found = fit_unit2mel(found, wanted, path, where)
-    network = build_unit2mel(config, n_mels)
+    with WithoutDrawing():
+        network = build_unit2mel(config, n_mels)
+    found = fit_unit2mel(found, network.state_dict(), path, where)
     # Another noise schedule would send the samplers down the wrong chain.
     betas = found["decoder.betas"].float()
     if not torch.allclose(betas, network.decoder.betas, atol=1e-6):

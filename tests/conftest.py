@@ -1,5 +1,6 @@
 """What all tests share: the repository on the path, one thread, a fixed seed."""
 
+import gc
 import logging
 import os
 from pathlib import Path
@@ -11,6 +12,20 @@ import torch
 from small_encoders import write_small_encoders
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """What is there before the first test stays, and no collection of garbage looks through it again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """A test sees what it wrote whether or not that has reached the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

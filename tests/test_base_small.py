@@ -76,20 +76,28 @@ def test_a_new_voice_starts_from_it(config, tmp_path):
     torch.testing.assert_close(step.net_g.emb_g.weight[1].detach(), vectors.mean(0))
 
 
-@pytest.mark.parametrize("speaker", SPEAKERS)
-def test_every_voice_sings_the_pitch_it_is_given(config, speaker):
-    """On real words: a take of the samples, at three quarters and four thirds of the voice that speaks it."""
-    voice, audio = load_synthesizer(BASE / "G_0.pth", config, CPU), config.audio
+@pytest.fixture(scope="module")
+def spoken(config):
+    """Three seconds of a take of the samples: the predictor, its curve, units and volume."""
+    audio = config.audio
     wav, rate = soundfile.read(
         CODE_ROOT / "samples/voices/be_ksenya_f/be_ksenya_f_001.flac", dtype="float32", frames=3 * 44100
     )
     assert rate == audio.sampling_rate
     predictor = build_predictor("pm", audio)
-    spoken = predictor.predict(wav)
-    n_frames = len(spoken.f0)
+    curve = predictor.predict(wav)
+    n_frames = len(curve.f0)
     units = build_encoder("whisper-ppg-base", CPU).encode(resample(wav, rate, 16000))
     units = align_units(units, n_frames, config.data.unit_interpolate_mode)
     volume = frame_volume(torch.from_numpy(wav), audio.hop_length)[:n_frames]
+    return predictor, curve, units, volume
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_every_voice_sings_the_pitch_it_is_given(config, spoken, speaker):
+    """On real words, at three quarters and four thirds of the voice that speaks them."""
+    voice = load_synthesizer(BASE / "G_0.pth", config, CPU)
+    predictor, spoken, units, volume = spoken
     for ratio in (0.75, 4 / 3):
         f0, uv = torch.from_numpy(spoken.f0) * ratio, torch.from_numpy(spoken.uv)
         made = predictor.predict(voice.infer(units, f0, uv, config.spk[speaker], volume).wav.numpy())

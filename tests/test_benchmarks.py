@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm_start import finish
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPTS = ["inference", "train_step", "features", "diffusion"]
@@ -108,7 +109,8 @@ def test_the_table_of_predictors_names_each_recording_and_the_worst(tmp_path):
         (tmp_path / name).mkdir()
         soundfile.write(tmp_path / name / "a.wav", sung(np.full(44100, pitch), 44100), 44100)
     np.save(tmp_path / "alto" / "a.f0.npy", np.full(201, 300.0))
-    done = python(tmp_path, str(FOLDER / "pitch.py"), ".", "--predictors", "pm", "dio", "--gains", "1", "0.1")
+    flags = [".", "--predictors", "pm", "dio", "--gains", "1", "0.1"]
+    done = finish([FOLDER / "pitch.py", *flags], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
     assert [row[:2] for row in rows] == [
@@ -120,7 +122,7 @@ def test_the_table_of_predictors_names_each_recording_and_the_worst(tmp_path):
 def test_each_damage_is_found_by_its_name_and_clean_takes_are_clean(tmp_path):
     (tmp_path / "alto").mkdir()
     shutil.copy(FOLDER.parent / "samples/voices/be_ksenya_f/be_ksenya_f_004.flac", tmp_path / "alto/a.flac")
-    done = python(tmp_path, str(FOLDER / "recordings.py"), ".", "--files", "1")
+    done = finish([FOLDER / "recordings.py", ".", "--files", "1"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = {cells[0][2:]: cells[1:] for line in done.stdout.splitlines()[2:] if (cells := line[:-2].split(" | "))}
     assert rows.pop("none")[-1] == "none" and all(row[-1] == "none" for row in rows.values()), done.stdout

@@ -3,8 +3,6 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from damage import Payload, flip_a_bit
 from published import published, repeated, write_config
 from tiny_diffusion import diffusion_config
 from tiny_voices import tiny_config
+from warm_start import finish
 
 import inspect_model
 from cluster.index_files import write_indexes
@@ -222,7 +221,6 @@ def test_an_empty_folder_is_said(tmp_path):
 
 def test_the_console_gets_a_report_and_the_exit_code(tmp_path):
     ours(tmp_path / "G_1.pth", card={"name": "alto", "f0_histograms": {"alto": [1]}})
-    command = [sys.executable, str(ROOT / "inspect_model.py"), "G_1.pth", "none.pth"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    done = finish([ROOT / "inspect_model.py", "G_1.pth", "none.pth"], cwd=tmp_path)
     assert done.returncode == 1 and not done.stderr
     assert "card: name         alto" in done.stdout and "f0_histograms" not in done.stdout

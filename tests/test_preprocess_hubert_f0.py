@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ from modules.config.vocoder import PUBLISHED_MEL
 from modules.data import features
 from modules.data.features import load_diffusion, path_of
 from modules.data.pitch import read_histograms
+from modules.encoders.base import build_encoder
 from modules.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +30,10 @@ PATTERNS = ("*.soft.pt", "*.f0.npy", "*.spec.pt", "*.vol.npy", "*.features.json"
 
 def run(*flags: str) -> int:
     return preprocess_hubert_f0.main(["-d", "cpu", "--f0_predictor", "dio", *flags])
+
+
+# The same encoder for all runs in this process: loading it takes longer than what it does to these clips.
+loaded_once = functools.cache(build_encoder)
 
 
 def write_config(**model) -> None:
@@ -42,6 +48,7 @@ def write_config(**model) -> None:
 def workspace(tmp_path, monkeypatch) -> Path:
     """Two speakers with two clips of half a second each."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("modules.encoders.base.build_encoder", loaded_once)
     for index, (speaker, name) in enumerate([("alto", "a"), ("alto", "b"), ("bass", "c"), ("bass", "d")]):
         folder = tmp_path / "dataset" / "44k" / speaker
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import soundfile
 from signals import sung
 from test_preprocess_hubert_f0 import ROOT, made, run, write_config, write_diffusion_config
 from test_preprocess_hubert_f0 import workspace as workspace
+from warm_start import start
 
 from modules.data.features import path_of
 from modules.data.pitch import read_histograms
@@ -53,8 +54,8 @@ def listed() -> dict[Path, list[str]]:
 def test_a_killed_run_resumes_and_leaves_nothing_half_written(workspace):
     for index in range(8):
         soundfile.write(f"dataset/44k/alto/more{index}.wav", sung(np.full(44100, 200.0 + index), 44100), 44100)
-    command = [sys.executable, str(ROOT / "preprocess_hubert_f0.py"), "-d", "cpu", "--f0_predictor", "dio"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [ROOT / "preprocess_hubert_f0.py", "-d", "cpu", "--f0_predictor", "dio"]
+    process = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while sum("units" in names for names in listed().values()) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -31,8 +31,8 @@ def workspace(tmp_path_factory):
             wav, rate = soundfile.read(path)
             soundfile.write(folder / "dataset_raw" / speaker / path.name, wav[: 3 * rate], rate)
     (folder / "raw").mkdir()
-    wav, rate = soundfile.read(ROOT / "samples" / "songs" / "sing_vocadito_14.flac")
-    soundfile.write(folder / "raw" / "песня one.flac", wav[: 5 * rate], rate)
+    song, rate = soundfile.read(ROOT / "samples" / "songs" / "sing_vocadito_14.flac", frames=5 * 44100)
+    soundfile.write(folder / "raw" / "песня one.flac", song, rate)
     return folder
 
 

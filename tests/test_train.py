@@ -2,17 +2,16 @@
 
 import hashlib
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from tiny_training import SMALL_DECODER
 from tiny_voices import make_workspace
+from warm_start import Script, start
 
 import train
 from modules.config.io import load_config, save_config
@@ -46,15 +45,11 @@ def change_config(**model) -> None:
     save_config(config, "configs/config.json")
 
 
-def start_subprocess(*flags: str) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "train.py"), "-m", "44k", "-d", "cpu", *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment
-    )
+def start_training() -> Script:
+    return start([ROOT / "train.py", "-m", "44k", "-d", "cpu"], stdout=PIPE, stderr=PIPE)
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 300) -> None:
+def wait_for(condition, process: Script, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -200,7 +195,7 @@ def test_flags_that_make_no_sense_are_refused(workspace, flags):
 
 
 def test_ctrl_c_saves_and_says_where(workspace):
-    process = start_subprocess()
+    process = start_training()
     log = Path("logs/44k/train.log")
     wait_for(lambda: log.is_file() and "step 2," in log.read_text("utf-8"), process)
     process.send_signal(signal.SIGINT)
@@ -216,7 +211,7 @@ def test_a_kill_at_any_moment_leaves_a_run_that_goes_on(workspace, delay):
     config = load_config("configs/config.json")
     config.train.eval_interval, config.train.keep_ckpts = 1, 1
     save_config(config, "configs/config.json")
-    process = start_subprocess()
+    process = start_training()
     wait_for(lambda: len(names()) >= 2, process)
     time.sleep(delay)
     process.kill()

@@ -1,14 +1,13 @@
 """train_diff.py as a user meets it: what it says, where it goes on, and how it stops."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from tiny_diffusion import make_diffusion_workspace, make_vocoder_files
+from warm_start import start
 
 import train_diff
 from modules.config.diffusion import load_diffusion_config, save_diffusion_config
@@ -113,11 +112,7 @@ def test_an_absent_cuda_of_the_config_is_said_and_not_an_error(workspace, capsys
 
 
 def test_ctrl_c_saves_and_says_where(workspace):
-    command = [sys.executable, str(ROOT / "train_diff.py"), "-d", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment
-    )
+    process = start([ROOT / "train_diff.py", "-d", "cpu"], stdout=PIPE, stderr=PIPE)
     end = time.monotonic() + 120
     log = RUN / "log_info.txt"
     while not (log.is_file() and "step 3," in log.read_text("utf-8")):

@@ -15,6 +15,7 @@ import torch
 from tiny_diffusion import make_diffusion_workspace
 from tiny_training import SMALL_DECODER
 from tiny_voices import make_workspace
+from warm_start import finish
 
 import train
 import train_diff
@@ -34,8 +35,7 @@ def workspace(tmp_path, monkeypatch):
 
 
 def run(model: str, *flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "train.py", "-m", model, *TWO, *flags]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=600)
+    return finish([ROOT / "train.py", "-m", model, *TWO, *flags])
 
 
 def names(model: str) -> list[str]:
@@ -108,8 +108,7 @@ def test_a_mistake_is_one_line_also_where_only_the_main_rank_reads(workspace):
 def test_the_diffusion_model_trains_on_two_ranks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_diffusion_workspace(tmp_path)
-    command = [sys.executable, ROOT / "train_diff.py", *TWO, "--max_steps", "1"]
-    found = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=600)
+    found = finish([ROOT / "train_diff.py", *TWO, "--max_steps", "1"])
     assert found.returncode == 0, found.stderr
     assert "a step sees 4 clips: train.batch_size 2, 2 processes" in found.stderr
     assert found.stdout.count("Next: ") == 1 and Path("logs/44k/diffusion/model_1.pt").is_file()

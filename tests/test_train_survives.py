@@ -11,6 +11,8 @@ import pytest
 from test_train import run
 from test_train import workspace as workspace
 from tiny_diffusion import make_diffusion_workspace
+from warm_start import Script
+from warm_start import start as start_warm
 
 import train
 import train_diff
@@ -30,13 +32,15 @@ def change_config(**train_values) -> None:
     save_config(config, "configs/config.json")
 
 
-def start(script: str = "train.py", **options) -> subprocess.Popen:
+def start(script: str = "train.py", **options) -> Script | subprocess.Popen:
     flags = ["-m", "44k"] if script == "train.py" else []
-    command = [sys.executable, str(ROOT / script), "-d", "cpu", *flags]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, **options)
+    command = [str(ROOT / script), "-d", "cpu", *flags]
+    if "preexec_fn" in options:  # what python does at its start is the point
+        return subprocess.Popen([sys.executable, *command], env={**os.environ, "OMP_NUM_THREADS": "1"}, **options)
+    return start_warm(command, **options)
 
 
-def wait_for(log: Path, text: str, process: subprocess.Popen) -> None:
+def wait_for(log: Path, text: str, process: Script | subprocess.Popen) -> None:
     end = time.monotonic() + 200
     while not (log.is_file() and text in log.read_text("utf-8")):
         assert process.poll() is None and time.monotonic() < end, log.is_file() and log.read_text("utf-8")

@@ -8,6 +8,7 @@ import torch
 from modules.audio.mel import vocoder_mel
 from modules.config.audio import AudioSpec
 from modules.config.vocoder import VocoderConfig, find_vocoder, load_vocoder_config, vocoder_config_path
+from modules.device import WithoutDrawing
 from modules.errors import CheckpointError, ConfigError
 from modules.weights.checkpoint import load_weights
 from modules.weights.state_dict import fit, tensors_of
@@ -59,11 +60,11 @@ def load_vocoder(
     found = tensors_of(load_weights(path))
     if not any(name.startswith("conv_pre.") for name in found):
         raise CheckpointError(f"{path}: not a vocoder: it holds no conv_pre under 'generator'. Get it with: {_COMMAND}")
-    with torch.device("meta"):
+    with WithoutDrawing():
         generator = build_vocoder(config)
     remedy = f"Keep the model and its config.json together; both come with: {_COMMAND}"
     weights = fit(found, generator.state_dict(), path, remedy, str(config_path), no_extra=("",))
-    generator.to_empty(device="cpu").load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    generator.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     prepare_for_inference(generator, generator, dtype)
     return NsfHifiganVocoder(generator.to(device), config.audio, VOCODERS[kind])
 

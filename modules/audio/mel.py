@@ -5,6 +5,7 @@ All run in fp32 whatever the input, on the input's device, and can be differenti
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -69,12 +70,39 @@ def centered_log_mel(wav: torch.Tensor, audio: AudioSpec) -> torch.Tensor:
 
 @lru_cache(maxsize=64)
 def mel_filters(audio: AudioSpec, device: torch.device, htk: bool = False) -> torch.Tensor:
-    """Mel filter bank (M, F) float32 with Slaney norm; the scale is Slaney's, or HTK's where asked."""
-    from librosa.filters import mel
+    """Mel filter bank (M, F) float32 with Slaney norm; the scale is Slaney's, or HTK's where asked.
 
-    sizes = {"n_fft": audio.n_fft, "n_mels": audio.n_mels, "fmin": audio.fmin, "fmax": audio.fmax}
+    The numbers are those of librosa.filters.mel, whose import takes most of a second.
+    """
+    bins_hz = np.fft.rfftfreq(audio.n_fft, 1 / audio.sampling_rate)
+    low, high = (float(_hz_to_mel(np.array([hz]), htk)[0]) for hz in (audio.fmin, audio.fmax))
+    edges_hz = _mel_to_hz(
+        np.linspace(low, high, audio.n_mels + 2), htk
+    )  # filter i rises from edge i and falls to i + 2
+    ramps, widths = np.subtract.outer(edges_hz, bins_hz), np.diff(edges_hz)[:, None]
+    triangles = np.maximum(0, np.minimum(-ramps[:-2] / widths[:-1], ramps[2:] / widths[1:])).astype(np.float32)
+    filters = (triangles * (2 / (edges_hz[2:] - edges_hz[:-2]))[:, None]).astype(np.float32)
     with torch.inference_mode(False):  # kept: a conversion may be the first to ask, a training in this process the next
-        return torch.from_numpy(mel(sr=audio.sampling_rate, **sizes, htk=htk)).float().to(device)
+        return torch.from_numpy(filters).to(device)
+
+
+# Slaney's scale: linear up to 1000 Hz, which is 15 mel, and 27 mel for each factor of 6.4 above.
+_HZ_PER_MEL, _LOG_FROM_HZ, _LOG_STEP = 200 / 3, 1000.0, np.log(6.4) / 27
+_LOG_FROM_MEL = _LOG_FROM_HZ / _HZ_PER_MEL
+
+
+def _hz_to_mel(hz: np.ndarray, htk: bool) -> np.ndarray:
+    if htk:
+        return 2595 * np.log10(1 + hz / 700)
+    above = _LOG_FROM_MEL + np.log(np.maximum(hz, _LOG_FROM_HZ) / _LOG_FROM_HZ) / _LOG_STEP
+    return np.where(hz >= _LOG_FROM_HZ, above, hz / _HZ_PER_MEL)
+
+
+def _mel_to_hz(mel: np.ndarray, htk: bool) -> np.ndarray:
+    if htk:
+        return 700 * (10 ** (mel / 2595) - 1)
+    above = _LOG_FROM_HZ * np.exp(_LOG_STEP * (mel - _LOG_FROM_MEL))
+    return np.where(mel >= _LOG_FROM_MEL, above, _HZ_PER_MEL * mel)
 
 
 @lru_cache(maxsize=64)

@@ -12,6 +12,7 @@ from torch import nn
 from modules.audio.resampling import SincResampler
 from modules.audio.windows import plan_windows
 from modules.config.audio import AudioSpec
+from modules.device import WithoutDrawing
 from modules.errors import CheckpointError
 from modules.f0.base import PitchPredictor, resize_nearest
 from modules.f0.limits import HIGHEST, LOWEST
@@ -91,7 +92,7 @@ def load_network(build: Callable[[], nn.Module], weights: dict[str, torch.Tensor
     run, on the CPU; weights that the network has not are left out."""
     remedy = f"Get the file with: python pretrain/download.py {name}"
     try:
-        with torch.device("meta"):
+        with WithoutDrawing():
             network = build()
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -16,6 +16,7 @@ from torch import nn
 from modules.audio.io import resample
 from modules.audio.mel import mel_filters
 from modules.config.audio import AudioSpec
+from modules.device import WithoutDrawing
 from modules.errors import AudioError, CheckpointError
 from modules.pretrained.find import find
 from modules.weights.checkpoint import load_weights
@@ -87,7 +88,7 @@ def find_speaker_encoder() -> Path | None:
 
 def load_speaker_encoder(path: Path | str, device: torch.device | str) -> SpeakerEncoder:
     """The encoder with the weights of a file; tensors that it has beside those of this network are ignored."""
-    with torch.device("meta"):  # no start values are drawn: the random numbers of a training run stay as they are
+    with WithoutDrawing():  # no start values are drawn: the random numbers of a training run stay as they are
         encoder = SpeakerEncoder()
     state = fit(tensors_of(load_weights(path)), encoder.state_dict(), path, _HINT)
     if wrong := [name for name, tensor in state.items() if not tensor.is_floating_point()]:

@@ -40,6 +40,17 @@ def wav(rule):
     return torch.from_numpy(rule["in_wav_int16"].astype(np.float32) / 32768)
 
 
+@pytest.mark.parametrize("htk", [False, True])
+@pytest.mark.parametrize("audio", [VITS, VOCODER, RMVPE, AudioSpec(16000, 400, 160, 400, 80, 0.0, 8000.0)])
+def test_the_filters_are_exactly_librosas(audio, htk):
+    from librosa.filters import mel
+
+    sizes = {"n_fft": audio.n_fft, "n_mels": audio.n_mels, "fmin": audio.fmin, "fmax": audio.fmax}
+    assert np.array_equal(
+        mel_filters(audio, torch.device("cpu"), htk).numpy(), mel(sr=audio.sampling_rate, **sizes, htk=htk)
+    )
+
+
 def test_spectrogram_and_training_mel_equal_the_goldens(rule, wav):
     spec = spectrogram(wav[None], VITS)
     assert np.allclose(spec.numpy(), rule["spec"], rtol=1e-5, atol=1e-5)

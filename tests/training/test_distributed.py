@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import rank_work
 import torch
+from warm_start import Script, start
 
 from modules.device import choose_device
 from modules.errors import UsageError, UserError
@@ -47,13 +47,13 @@ def launch_two(folder: Path, word: str) -> int:
     return launch(functools.partial(getattr(rank_work, word), folder), [CPU, CPU])
 
 
-def start_launcher(folder: Path, word: str) -> subprocess.Popen:
+def start_launcher(folder: Path, word: str) -> Script | subprocess.Popen:
     """A launch in a process group of its own, as a terminal makes it, when its ranks are ready."""
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder), word, "launch"],
+    process = start(
+        [SCRIPT, folder, word, "launch"],
         stderr=subprocess.PIPE,
         start_new_session=True,
-        env={**os.environ, "TMPDIR": str(folder)},  # a killed one leaves its folder behind
+        env={"TMPDIR": str(folder)},  # a killed one leaves its folder behind
     )
     while not all((folder / f"ready{rank}").exists() for rank in range(2)):
         assert process.poll() is None, process.communicate()
@@ -108,10 +108,7 @@ def test_ranks_of_torchrun_find_each_other_and_get_the_same_answers(tmp_path):
         port = str(probe.getsockname()[1])
     places = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     ranks = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(tmp_path), "meet"],
-            env={**os.environ, **places, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
+        start([SCRIPT, tmp_path, "meet"], env={**places, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
     assert [process.wait(120) for process in ranks] == [0, 0]
@@ -139,7 +136,7 @@ def test_sigterm_to_the_launcher_lets_every_rank_save(tmp_path):
     launcher.terminate()
     _, err = launcher.communicate(timeout=60)
     assert launcher.returncode == 130, err
-    assert all((tmp_path / f"saved{rank}").exists() for rank in range(2)) and b"Traceback" not in err
+    assert all((tmp_path / f"saved{rank}").exists() for rank in range(2)) and "Traceback" not in err
 
 
 @posix_only
@@ -150,7 +147,7 @@ def test_ctrl_c_asks_every_rank_to_stop_and_the_second_kills(tmp_path):
     assert launcher.poll() is None and all(runs(read(tmp_path / f"ready{rank}")) for rank in range(2))
     os.killpg(launcher.pid, signal.SIGINT)
     _, err = launcher.communicate(timeout=60)
-    assert launcher.returncode == 130 and b"interrupted twice" in err and b"Traceback" not in err
+    assert launcher.returncode == 130 and "interrupted twice" in err and "Traceback" not in err
     assert not any(runs(read(tmp_path / f"ready{rank}")) for rank in range(2))
 
 

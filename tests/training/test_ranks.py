@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import rank_work
 import torch
+from tiny_training import SMALL_DECODER
 from tiny_voices import make_clip, tiny_config
 
 from modules.config.io import save_config
@@ -30,7 +31,7 @@ def gradients(tmp_path_factory):
         patch.setenv("SVC_TIMEOUT_SECONDS", "120")
         clips = [make_clip(Path("dataset/44k/alto") / f"clip {n}.wav", 0.5, 200 + 20 * n) for n in range(4)]
         write_list(Path("filelists/train.txt"), clips)
-        save_config(tiny_config({"p_dropout": 0.0}), "configs/config.json")
+        save_config(tiny_config({**SMALL_DECODER, "p_dropout": 0.0}), "configs/config.json")
         assert launch(functools.partial(rank_work.two_steps, folder), [torch.device("cpu")] * 2) == 0
         rank_work.step(folder, Group(), 4, 1)
         rank_work.step(folder, Group(), 2, 2)

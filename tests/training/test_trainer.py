@@ -23,11 +23,11 @@ def workspace(tmp_path, monkeypatch):
 
 def test_the_mel_loss_falls_on_one_tiny_batch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = make_workspace(tmp_path, 2, learning_rate=3e-3)
+    config = make_workspace(tmp_path, 2, model=SMALL_DECODER, learning_rate=3e-3)
     run = Run(config, tmp_path / "logs/a")
     batch = next(iter(run.loader))
-    mels = [float(run.step.run([batch]).losses.mel) for _ in range(40)]
-    assert sum(mels[-5:]) < 0.8 * sum(mels[:5]), "0.68 to 0.70 with other seeds"
+    mels = [float(run.step.run([batch]).losses.mel) for _ in range(25)]
+    assert sum(mels[-5:]) < 0.8 * sum(mels[:5]), "0.58 to 0.70 with other seeds"
 
 
 def test_resuming_is_identical_to_not_stopping(workspace, tmp_path):
