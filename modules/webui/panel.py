@@ -76,32 +76,40 @@ def framed(page: Path) -> str:
 
 def refusals_shown(function: Callable) -> Callable:
     """A handler of the page whose errors that a user can mend appear as a message, in plain text."""
+    return _refusing(function, html.escape)
 
+
+def refusals_told(function: Callable) -> Callable:
+    """An endpoint for other programs, which get the text of such errors as it is."""
+    return _refusing(function, str)
+
+
+def _refusing(function: Callable, written: Callable[[str], str]) -> Callable:
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
-        def shown(*args: Any) -> Any:
-            with _refusals_shown():
+        def refusing(*args: Any) -> Any:
+            with _refusals(written):
                 yield from function(*args)
 
     else:
 
         @functools.wraps(function)
-        def shown(*args: Any) -> Any:
-            with _refusals_shown():
+        def refusing(*args: Any) -> Any:
+            with _refusals(written):
                 return function(*args)
 
-    return shown
+    return refusing
 
 
 @contextlib.contextmanager
-def _refusals_shown() -> Iterator[None]:
+def _refusals(written: Callable[[str], str]) -> Iterator[None]:
     import gradio
 
     try:
         yield
     except FAILURES as error:
-        raise gradio.Error(html.escape(reason_of(error)), print_exception=False, duration=None) from None
+        raise gradio.Error(written(reason_of(error)), print_exception=False, duration=None) from None
 
 
 def warn(text: str) -> None:

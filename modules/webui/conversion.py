@@ -1,0 +1,110 @@
+"""A conversion that the page is asked for, verified, and what came of it. Its controls are in `convert.py`."""
+
+import argparse
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modules.errors import UsageError
+from modules.text import printable
+from modules.webui import forms, jobs
+from modules.webui.jobs import Job, Stage
+from modules.webui.workspace import SONGS, config_of, inside
+
+SCRIPT, KIND = "inference_main.py", "convert"
+# Flags that are no settings: the lists of voices, speakers and songs give them, or the page sets them itself.
+OWN = ("model_path", "spk_list", "clean_names", "json", "resume")
+_LINE = '{"source": '  # how the JSON lines of the script begin
+
+
+def verify(
+    parser: argparse.ArgumentParser,
+    model: str | None,
+    songs: Sequence[str] | None,
+    speakers: Sequence[str] | None,
+    settings: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The values of the flags, every file among them within the workspace; a UsageError names what is not.
+
+    `songs` are names in raw/ or paths, `settings` are values of the other flags by name.
+    """
+    if not isinstance(settings or {}, Mapping):
+        raise UsageError("settings: expected a flag's name and value, such as {'trans': 3}")
+    values = {name: value for name, value in (settings or {}).items() if value is not None and value != ""}
+    if given := [name for name in values if name in OWN]:
+        raise UsageError(f"{given[0]} is no setting: model, songs and speakers are given apart")
+    if not songs:
+        raise UsageError("no song is chosen: upload one, or choose from those in raw/")
+    for name, action in forms.actions(parser).items():
+        if action.metavar == "FILE" and name in values:
+            values[name] = inside(values[name]).as_posix()
+    if model or not values.get("only_diffusion"):
+        if not model:
+            raise UsageError("no voice is chosen: choose one, or add its files")
+        values["model_path"] = inside(model).as_posix()
+        values.setdefault("config_path", inside(config_of(Path(values["model_path"]))).as_posix())
+    values["clean_names"] = [_name_of(song) for song in _listed(songs)]
+    return {**values, "spk_list": _listed(speakers or [])}
+
+
+def start(parser: argparse.ArgumentParser, values: Mapping[str, Any], resume: bool = False) -> Job:
+    """Starts the conversion with these verified values; with `resume` it goes on where an earlier one stopped."""
+    command = forms.command(SCRIPT, parser, {**values, "json": True, "resume": resume})
+    return jobs.start(KIND, [Stage("Convert", command)], values=dict(values))
+
+
+def newest() -> Job | None:
+    """The conversion that was started last."""
+    return next(iter(jobs.find(KIND)), None)
+
+
+def results_of(job: Job) -> list[dict[str, Any]]:
+    """What the script's JSON lines say of the finished files, each once."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in job.lines():
+        _, begins, rest = line.partition(_LINE)
+        with contextlib.suppress(ValueError, KeyError):
+            about = json.loads(begins + rest) if begins else {}
+            found[about["result"]] = about
+    return list(found.values())
+
+
+def find_result(result: str) -> dict[str, Any]:
+    """What is known of a result: the newest conversion that made it says that."""
+    for job in jobs.find(KIND):
+        for about in results_of(job):
+            if about["result"] == result:
+                return about
+    raise UsageError(f"{printable(result)}: was not made on this page")
+
+
+def errors_of(job: Job) -> list[str]:
+    """What the script said of files that could not be converted."""
+    return [line.removeprefix("error: ") for line in job.log().splitlines() if line.startswith("error: ")]
+
+
+def log_of(job: Job) -> str:
+    """What the script said to people."""
+    return "\n".join(line for line in job.log().splitlines() if _LINE not in line)
+
+
+def title_of(about: Mapping[str, Any]) -> str:
+    """A result in a list: song, voice and transposition."""
+    return f"{Path(about['source']).name} → {about['speaker']} ({about['transpose']:+g})"
+
+
+def _name_of(song: str) -> str:
+    """What -n is given: the song's place in raw/, else its whole path, which nothing in raw/ can stand before."""
+    in_songs = inside(SONGS / song, must_exist=False)
+    path = in_songs if in_songs.is_file() else inside(song)
+    if not path.is_file():
+        raise UsageError(f"{printable(song)}: is a folder; name the files in it")
+    if path.is_relative_to(SONGS) and not path.relative_to(SONGS).as_posix().startswith("-"):
+        return path.relative_to(SONGS).as_posix()
+    return path.resolve().as_posix()
+
+
+def _listed(values: Any) -> list[str]:
+    return list(map(str, [values] if isinstance(values, str) else values))
