@@ -11,7 +11,6 @@ started later finds it at work, or finds that it died.
 """
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -21,6 +20,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -184,10 +184,10 @@ def start(kind: str, stages: list[Stage], **about: Any) -> Job:
 
 
 def _make_folder(kind: str) -> Path:
+    """A new folder whose name comes behind those of earlier jobs in the alphabet."""
     make_folder(JOBS)
-    stamp = time.strftime("%Y-%m-%d-%H-%M-%S")
-    for number in itertools.count(1):
-        folder = JOBS / f"{stamp}-{number:03}-{kind}"
+    while True:
+        folder = JOBS / f"{datetime.now():%Y-%m-%d-%H-%M-%S-%f}-{kind}"
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             return folder

@@ -119,7 +119,7 @@ def build_more_voices(model: "Dropdown", parser: argparse.ArgumentParser) -> Non
     add.click(add_voice, [files, name], [files, model], api_visibility="private")
 
     @refusals_shown
-    def inspect(path: str | None) -> Iterator[tuple[str, str]]:
+    def say_what_it_is(path: str | None) -> Iterator[tuple[str, str]]:
         if not path:
             raise UsageError("no voice is chosen")
         stage = Stage("Inspect", forms.command(INSPECT, parser, {"paths": [inside(path).as_posix()]}))
@@ -132,7 +132,7 @@ def build_more_voices(model: "Dropdown", parser: argparse.ArgumentParser) -> Non
         yield (describe(job) if job.status == "failed" and not said else ""), "\n".join(said)
 
     ask.click(
-        inspect,
+        say_what_it_is,
         model,
         [state, text],
         show_progress="hidden",

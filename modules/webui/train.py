@@ -207,7 +207,7 @@ def _add_endpoints(parsers: "Parsers") -> None:
         return _state_of(stages.newest())
 
     for function in (train_start, train_stop, train_resume, train_state):
-        gradio.api(panel.refusals_shown(function), api_name=function.__name__, queue=False)
+        gradio.api(panel.refusals_told(function), api_name=function.__name__, queue=False)
 
 
 def _state_of(job: Job | None) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def _send(client: httpx.Client, elem_id: str, *values: object) -> dict:
     """What the page's handler of a component answers, asked as the page does."""
     config = client.get("/config").json()
     number = next(part["id"] for part in config["components"] if part["props"].get("elem_id") == elem_id)
-    handler = next(entry["id"] for entry in config["dependencies"] if entry["targets"][0][0] == number)
+    handler = next(one["id"] for one in config["dependencies"] if number in [target[0] for target in one["targets"]])
     session = uuid.uuid4().hex
     body = {"data": values, "fn_index": handler, "session_hash": session}
     client.post("/gradio_api/queue/join", json=body).raise_for_status()
