@@ -179,7 +179,7 @@ def configure_logging(log_file: Path | None = None, level: int = logging.INFO) -
     for handler in handlers:
         handler._ours = True
         root.addHandler(handler)
-    for noisy in ("matplotlib", "numba", "PIL", "h5py", "tensorboard", "httpx"):
+    for noisy in ("matplotlib", "numba", "PIL", "h5py", "tensorboard", "httpx", "faiss"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -1,21 +1,21 @@
 """The curves of a training: losses out of its train.log, scores out of its scores.csv."""
 
 import csv
+import html
 import math
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import pandas
 
 LOSSES = ("total", "mel", "stft", "kl", "lf0", "gen", "fm", "disc")  # of `modules.training.step.Losses`
 SCORES = ("mel", "f0_cents", "voicing", "similarity")  # of `modules.training.scores.Scores`
 POINTS = 500  # of a curve, at most
-COLUMNS = ("step", "curve", "value")
+_MARKED = 30  # points of a curve, up to which each is marked
+_WIDTH, _LEFT, _MARGIN, _TOP, _BOTTOM = 600, 56, 12, 28, 200  # of a chart, in its own units
+_COLOURS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#dc2626", "#0891b2", "#a16207", "#64748b")
+Curve = list[tuple[int, float]]  # step, value
 _TAIL = 8_000_000  # bytes of a log that are read: some 60 000 steps that were logged
 _LOGGED = re.compile(r"\tINFO\tstep (\d+), epoch \d+: (.*), lr ")
 _LOSS = re.compile(r"(\w+) (-?\d+\.\d+)(?= |$)")
@@ -49,15 +49,54 @@ def read_scores(folder: Path) -> dict[int, dict[str, float]]:
     return {step: scores._asdict() for step, (_, scores) in sorted(table.items())}
 
 
-def as_frame(values: dict[int, dict[str, float]], names: list[str]) -> "pandas.DataFrame":
-    """The curves of these names as rows `COLUMNS`, thinned evenly; values that are no numbers are left out."""
-    import pandas
-
-    rows = []
+def chosen(values: dict[int, dict[str, float]], names: list[str]) -> dict[str, Curve]:
+    """The curves of these names, thinned evenly; values that are no numbers are left out, and empty curves too."""
+    curves = {}
     for name in names:
-        curve = [(step, name, row[name]) for step, row in values.items() if _is_number(row.get(name))]
-        rows += thinned(curve)
-    return pandas.DataFrame(rows, columns=list(COLUMNS)).astype({"step": int, "value": float})
+        found = thinned([(step, row[name]) for step, row in values.items() if _is_number(row.get(name))])
+        if found:
+            curves[name] = found
+    return curves
+
+
+def draw(title: str, curves: dict[str, Curve]) -> str:
+    """A chart of curves over the steps, as SVG in the colours of the page."""
+    if not curves:
+        return f'<p class="empty">{html.escape(title)}: none yet</p>'
+    points = [point for curve in curves.values() for point in curve]
+    x_ticks, y_ticks = (_ticks([point[axis] for point in points]) for axis in (0, 1))
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        """Where a point stands in the picture."""
+        across, up = ((value - ticks[0]) / (ticks[-1] - ticks[0]) for value, ticks in ((x, x_ticks), (y, y_ticks)))
+        return round(_LEFT + across * (_WIDTH - _LEFT - _MARGIN), 1), round(_BOTTOM - up * (_BOTTOM - _TOP), 1)
+
+    parts = [f'<text x="{_LEFT}" y="16">{html.escape(title)}</text>']
+    for tick in y_ticks:
+        height = at(x_ticks[0], tick)[1]
+        parts.append(f'<path class="grid" d="M{_LEFT} {height}H{_WIDTH - _MARGIN}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{height + 4}" text-anchor="end">{tick:g}</text>')
+    for tick in x_ticks:
+        parts.append(f'<text x="{at(tick, y_ticks[0])[0]}" y="{_BOTTOM + 16}" text-anchor="middle">{tick:g}</text>')
+    for number, (name, curve) in enumerate(curves.items()):
+        colour, line = _COLOURS[number % len(_COLOURS)], " ".join("{},{}".format(*at(*point)) for point in curve)
+        parts.append(f'<polyline points="{line}" stroke="{colour}"/>')
+        if len(curve) <= _MARKED:
+            parts += ['<circle cx="{}" cy="{}" r="3" fill="{}"/>'.format(*at(*point), colour) for point in curve]
+        text = f"{name} {curve[-1][1]:.4g}"
+        parts.append(f'<text x="{_LEFT + 130 * number}" y="{_BOTTOM + 36}" fill="{colour}">{html.escape(text)}</text>')
+    return f'<svg class="chart" viewBox="0 0 {_WIDTH} {_BOTTOM + 44}" role="img">{"".join(parts)}</svg>'
+
+
+def _ticks(values: list[float]) -> list[float]:
+    """Round numbers that enclose the values, five or so."""
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = min(values), max(values)
+    if low == high:
+        low, high = low - 1, high + 1
+    ticks = MaxNLocator(5).tick_values(low, high).tolist()
+    return [round(tick, 10) for tick in ticks]
 
 
 def thinned(items: list) -> list:

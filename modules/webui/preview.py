@@ -33,7 +33,11 @@ def build_preview(page: "gradio.Blocks", parsers: "Parsers", run: "gradio.Textbo
             label="song", info="a voice alone, in raw/", allow_custom_value=True, min_width=240, elem_id="preview_song"
         )
         speaker = gradio.Dropdown(
-            label="speaker", info="of the model", allow_custom_value=True, min_width=240, elem_id="preview_speaker"
+            label="speaker",
+            info="of the model; else its first",
+            allow_custom_value=True,
+            min_width=240,
+            elem_id="preview_speaker",
         )
     with gradio.Row():
         sample = gradio.Button("Use the sample song", min_width=200, elem_id="preview_sample")

@@ -57,13 +57,12 @@ def _build_view(page: "gradio.Blocks", form: TrainForm) -> dict[str, "Component"
         with gradio.Accordion("What the doctor found", open=False, visible=False) as view["doctor_box"]:
             view["doctor"] = gradio.HTML(elem_id="train_report")
         with gradio.Accordion("Curves", elem_id="train_curves"):
-            axes = {"x": "step", "y": "value", "color": "curve", "height": 240}
             names = list(curves.LOSSES)
             view["losses"] = gradio.Dropdown(names, value=names[:2], multiselect=True, label="losses")
-            view["loss_plot"] = gradio.LinePlot(**axes, title="Losses", elem_id="train_losses")
+            view["loss_plot"] = gradio.HTML(elem_id="train_losses")
             names = list(curves.SCORES)
             view["score"] = gradio.Dropdown(names, value=names[0], label="score", elem_id="train_score")
-            view["score_plot"] = gradio.LinePlot(**axes, title="Scores of evaluations", elem_id="train_scores")
+            view["score_plot"] = gradio.HTML(elem_id="train_scores")
     view["seen"] = gradio.State([])  # signatures of the files that the page shows
     view["timer"] = gradio.Timer(REFRESH_SECONDS, active=False)
     return view
@@ -128,8 +127,8 @@ def show(seen: list, losses: list[str], score: str) -> tuple[Any, ...]:
     plots = [gradio.skip(), gradio.skip()]
     if at_curves != before[0]:
         plots = [
-            curves.as_frame(curves.read_losses(folder), losses),
-            curves.as_frame(curves.read_scores(folder), [score]),
+            curves.draw("losses", curves.chosen(curves.read_losses(folder), losses)),
+            curves.draw("scores of evaluations", curves.chosen(curves.read_scores(folder), [score])),
         ]
     return (
         _describe(job),
