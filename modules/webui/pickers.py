@@ -42,7 +42,7 @@ class Pickers:
 
 def voice_choices() -> Choices:
     """The voices there are, the newest first."""
-    found = [(path.as_posix(), path.is_relative_to(INCLUDED)) for path in models()]
+    found = [(path.as_posix(), path.resolve().is_relative_to(INCLUDED)) for path in models()]
     return [(f"{INCLUDED.name} (included)" if is_ours else path, path) for path, is_ours in found]
 
 

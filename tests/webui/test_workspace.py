@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from modules.errors import UsageError
-from modules.webui import workspace
+from modules.webui import pickers, workspace
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="makes symbolic links")
 
@@ -90,6 +90,13 @@ def test_voices_are_listed_the_newest_first_and_the_included_one_last():
     assert workspace.config_of(Path("trained/friend/voice.pth")) == Path("trained/friend/friend.json")
     assert workspace.speakers_of(Path("trained/friend/friend.json")) == ["<b>", "tenor"]
     assert workspace.retrievals() == [Path("logs/44k/kmeans_10000.pt")]
+
+
+def test_the_included_voice_is_called_so_from_every_workspace(monkeypatch):
+    for place in (Path.cwd(), workspace.CODE_ROOT):
+        monkeypatch.chdir(place)
+        label, value = pickers.voice_choices()[-1]
+        assert label == "base-small (included)" and Path(value).resolve() == workspace.INCLUDED / "G_0.pth"
 
 
 def test_uploads_that_are_audio_are_kept_and_the_others_named():
