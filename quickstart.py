@@ -112,10 +112,13 @@ def other_pythons() -> list[list[str]]:
 def run_tests(arguments: list[str]) -> int:
     """Installs what the tests need and runs pytest on all cores with `arguments`; returns its exit code."""
     python = install("requirements-dev.txt")
-    workers = ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "worksteal"]  # neighbours share their fixtures
+    # One more than cores: tests of servers and browsers wait. Worksteal: neighbours share their fixtures.
+    workers = ["-n", str(min((os.cpu_count() or 1) + 1, 8)), "--dist", "worksteal"]
     command = ["-m", "pytest", *workers, *arguments]
     say(["python", *command])
-    return subprocess.run([str(python), *command], cwd=CODE, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the scripts that tests start would be compiled each time
+    return subprocess.run([str(python), *command], cwd=CODE, env=environment).returncode
 
 
 def run_webui(arguments: list[str]) -> int:

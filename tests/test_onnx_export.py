@@ -112,7 +112,11 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+RARE = ("snake", "depthwise")
+VARIANT = [pytest.param(name, marks=pytest.mark.slow) if name in RARE else name for name in VARIANTS]
+
+
+@pytest.mark.parametrize("variant", VARIANT)
 def test_a_graph_with_all_inputs_sings_what_the_checkpoint_sings(folder, variant):
     config = voice_config(**VARIANTS[variant])
     save_voice(folder, config)

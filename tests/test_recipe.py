@@ -36,6 +36,7 @@ def workspace(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # test_notebooks.py does the same with one voice and without diffusion
 def test_raw_voices_in_a_converted_song_out(workspace, monkeypatch, capsys):
     monkeypatch.chdir(workspace)
     assert run("resample") == 0

@@ -310,7 +310,7 @@ def test_markup_in_a_name_is_only_text(server, open_page):
     page.locator("#inspect-paths input").fill(EVIL)
     page.locator("#inspect-paths input").press("Enter")
     page.locator("#inspect-run").click()
-    page.locator(".toast-body", has_text="onerror=").wait_for()
+    page.locator(".toast-body", has_text="onerror=").first.wait_for()
     assert page.evaluate("window.hacked") is None
     assert page.locator("img[src=x]").count() == 0
 
