@@ -111,9 +111,8 @@ def other_pythons() -> list[list[str]]:
 
 def run_tests(arguments: list[str]) -> int:
     """Installs what the tests need and runs pytest on all cores with `arguments`; returns its exit code."""
-    python = install("requirements-dev.txt")
-    # One more than cores: tests of servers and browsers wait. Worksteal: neighbours share their fixtures.
-    workers = ["-n", str(min((os.cpu_count() or 1) + 1, 8)), "--dist", "worksteal"]
+    python = install("requirements-dev.txt", "--no-compile")  # most of it is never imported
+    workers = ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "worksteal"]  # neighbours share their fixtures
     command = ["-m", "pytest", *workers, *arguments]
     say(["python", *command])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -129,8 +128,9 @@ def run_webui(arguments: list[str]) -> int:
     return subprocess.run(command).returncode
 
 
-def install(requirements: str) -> Path:
-    """Makes `.venv` where there is none, installs a requirements file once, and returns the environment's Python."""
+def install(requirements: str, *options: str) -> Path:
+    """Makes `.venv` where there is none, installs a requirements file once, and returns the environment's Python;
+    `options` are pip's."""
     python = environment_python()
     if not works(python):
         make_environment()
@@ -138,7 +138,7 @@ def install(requirements: str) -> Path:
     if not stamp.exists():
         say([".venv/bin/python", "-m", "pip", "install", "-r", requirements])
         quiet = ["--disable-pip-version-check", "--quiet", "--progress-bar", "off"]
-        command = [str(python), "-m", "pip", "install", *quiet, "-r", str(CODE / requirements)]
+        command = [str(python), "-m", "pip", "install", *quiet, *options, "-r", str(CODE / requirements)]
         if subprocess.run(command).returncode:
             raise Stop("installation failed; the lines above say why. Fix that and run the same command again.")
         stamp.touch()

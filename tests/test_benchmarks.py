@@ -100,6 +100,7 @@ def test_a_micro_training_gives_the_seconds_of_a_step_with_and_without_winograd(
     assert re.search(pattern, done.stdout, re.MULTILINE), done.stdout
 
 
+@pytest.mark.slow  # nothing but the table rests on it
 def test_the_table_of_predictors_names_each_recording_and_the_worst(tmp_path):
     import numpy as np
     import soundfile
@@ -119,6 +120,7 @@ def test_the_table_of_predictors_names_each_recording_and_the_worst(tmp_path):
     assert all(float(row[2]) < 5 and row[3:] == ["0.0", "0.0 |"] for row in rows), done.stdout
 
 
+@pytest.mark.slow  # tests/doctor has each damage alone
 def test_each_damage_is_found_by_its_name_and_clean_takes_are_clean(tmp_path):
     (tmp_path / "alto").mkdir()
     shutil.copy(FOLDER.parent / "samples/voices/be_ksenya_f/be_ksenya_f_004.flac", tmp_path / "alto/a.flac")

@@ -345,6 +345,7 @@ def test_a_recording_that_changes_while_it_is_cut_leaves_nothing(workspace, monk
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+@pytest.mark.slow  # test_resample.py kills it too, with short takes
 def test_a_kill_at_any_moment_and_the_same_command_give_what_an_undisturbed_run_gives(workspace):
     command = [sys.executable, str(ROOT / "resample.py"), "--num_processes", "2", *FLAGS]
     folder = Path("dataset/44k/s")

@@ -105,6 +105,7 @@ def test_a_mistake_is_one_line_also_where_only_the_main_rank_reads(workspace):
     assert "pretrained.pt" in found.stderr
 
 
+@pytest.mark.slow  # the launcher and the loop are those of the voice model, which the first test trains
 def test_the_diffusion_model_trains_on_two_ranks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_diffusion_workspace(tmp_path)

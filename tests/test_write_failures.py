@@ -164,7 +164,11 @@ def files(folder: Path) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("name", CASES)
+# Of the training, the limit of file sizes below is the quicker one.
+REFUSED = [pytest.param(name, marks=pytest.mark.slow) if name == "train" else name for name in CASES]
+
+
+@pytest.mark.parametrize("name", REFUSED)
 def test_a_refused_write_is_one_line_and_the_same_command_mends_it(name, tmp_path, monkeypatch, capsys, stand_ins):
     case = CASES[name]
     prepared = tmp_path / "prepared"

@@ -60,9 +60,7 @@ def _run(command: tuple[str, ...], stop: Path) -> int:
     """The exit code of one of our scripts, which is told to stop when that file is there, and killed when it has a
     second line."""
     script, *flags = command
-    apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"process_group": 0}
-    if sys.version_info < (3, 11) and os.name != "nt":
-        apart = {"start_new_session": True}
+    apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
     process = subprocess.Popen([sys.executable, str(CODE_ROOT / script), *flags], stdin=subprocess.DEVNULL, **apart)
     asked = 0
     while process.poll() is None:

@@ -102,6 +102,7 @@ def test_launched_ranks_find_each_other_and_get_the_same_answers(tmp_path, monke
     assert read(tmp_path / "answers0")["threads"] == max(1, (os.cpu_count() or 1) // 2)
 
 
+@pytest.mark.slow  # launched ranks meet in the same way
 def test_ranks_of_torchrun_find_each_other_and_get_the_same_answers(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,6 +1,10 @@
 """The tab Train in a browser: recordings in, a training that is stopped, orphaned and resumed, and a song out."""
 
 import json
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -141,12 +145,15 @@ def test_a_training_outlives_its_server_and_is_stopped_resumed_and_sung_with(ser
     page.close()
 
     logs = server.workspace / "logs" / "44k"
+    script = pause_training(server.workspace)
     with start_server(server.workspace) as second:
         page = open_train(open_page, second.url, size=PHONE)
         expect(page.locator("#train_training_max_steps input")).to_have_value(str(STEPS))  # as it was started
-        wait_for_state(page, "train to step")
+        wait_for_state(page, "▶ Training")
         assert fits(page)
         page.locator("#train_stop").click()
+        wait_for_state(page, "It saves, then it ends")
+        os.kill(script, signal.SIGCONT)
         wait_for_state(page, "stopped; what was made is kept")
         (saved,) = logs.glob("G_*[0-9].pth")
         assert int(saved.stem[2:]) < STEPS
@@ -171,6 +178,19 @@ def test_a_training_outlives_its_server_and_is_stopped_resumed_and_sung_with(ser
         (song,) = (server.workspace / "results").glob("song.wav_*_ksenya_sovits_fcpe.flac")
         assert page.request.get(link).body() == song.read_bytes()
         assert fits(page)
+
+
+def pause_training(workspace: Path) -> int:
+    """Holds the training at one of its first steps, so that nothing depends on the machine's speed; its number."""
+    log, deadline = workspace / "logs/44k/train.log", time.monotonic() + 120
+    while not (log.is_file() and "step 1," in log.read_text("utf-8")):
+        assert time.monotonic() < deadline, "the training does not begin"
+        time.sleep(0.01)
+    runner = sorted((workspace / ".webui/jobs").glob("*-train/.lock"))[-1].read_text().split()[0]
+    children = subprocess.run(["pgrep", "-P", runner], capture_output=True, text=True, check=True)
+    script = int(children.stdout)
+    os.kill(script, signal.SIGSTOP)
+    return script
 
 
 def read_state(url):
