@@ -10,6 +10,7 @@ import nbformat
 from jupyter_client import AsyncKernelManager, KernelManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from nbclient import NotebookClient
+from traitlets import default
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -23,6 +24,14 @@ class _ThisPython(KernelSpecManager):
         return KernelSpec(argv=command, display_name=kernel_name, language="python")
 
 
+class _Manager(AsyncKernelManager):
+    """Starts that kernel, and is asked to end it."""
+
+    @default("kernel_spec_manager")
+    def _kernel_spec_manager_default(self) -> KernelSpecManager:
+        return _ThisPython()
+
+
 def read(name: str, **parameters: Any) -> nbformat.NotebookNode:
     """A notebook with other parameters, put in as papermill does."""
     notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
@@ -33,8 +42,8 @@ def read(name: str, **parameters: Any) -> nbformat.NotebookNode:
 
 def run_all(notebook: nbformat.NotebookNode, folder: Path) -> dict[str, str]:
     """Runs all cells in `folder`; returns what each code cell showed, by its id. The outputs stay in the notebook."""
-    manager = AsyncKernelManager(kernel_spec_manager=_ThisPython())
-    NotebookClient(notebook, km=manager, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    place = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, kernel_manager_class=_Manager, timeout=300, resources=place).execute()
     return {cell.id: "".join(map(shown, cell.outputs)) for cell in notebook.cells if cell.cell_type == "code"}
 
 
