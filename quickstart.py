@@ -35,6 +35,7 @@ BASE = CODE / "pretrain" / "base-small"
 READY_SPEAKER, READY_KEY = "bg_krasimir_m", -12  # of the ready-made voice, an octave below the song
 SPEAKER = "be_ksenya_f"  # of samples/
 DEFAULT_STEPS = 300
+INTERRUPTED = 130  # exit code of a script that Ctrl-C has stopped
 PYTHONS = [(3, minor) for minor in (14, 13, 12, 11, 10)]  # for which all packages have wheels, newest first
 HOW_TO_GET_PYTHON = """
   Windows  winget install Python.Python.3.13
@@ -124,8 +125,7 @@ def run_webui(arguments: list[str]) -> int:
     """Installs what the web page needs and shows it, in the folder that one stands in; returns the exit code."""
     command = [str(install("requirements-webui.txt")), str(CODE / "webUI.py"), *arguments]
     say(["python", "webUI.py", *arguments])
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the page too, which saves before it ends
-    return subprocess.run(command).returncode
+    return run_saving(command)
 
 
 def install(requirements: str, *options: str) -> Path:
@@ -227,11 +227,21 @@ def run_script(python: Path, workspace: Path, script: str, *flags: str) -> None:
     """Prints a command as a user would type it in the workspace, and runs it there."""
     path = CODE / script
     say(["python", shown(path, workspace), *flags])
-    environment = {**os.environ, "PYTHONUTF8": "1"}
-    code = subprocess.run([str(python), str(path), *flags], cwd=workspace, env=environment).returncode
+    code = run_saving([str(python), str(path), *flags], cwd=workspace, env={**os.environ, "PYTHONUTF8": "1"})
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
     if code:
         why = f"{script} ended with code {code}; the line above says why."
         raise Stop(f"{why} Fix that and run the same command again.")
+
+
+def run_saving(command: list[str], **options) -> int:
+    """Runs a command to its end, also after Ctrl-C, which reaches it too and lets it save; returns its exit code."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return subprocess.run(command, **options).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def newest_result(workspace: Path, stem: str) -> Path:

@@ -1,8 +1,10 @@
 """The first command a user runs: what it needs, what it keeps, what it says. The run itself is test_recipe.py."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -117,6 +119,28 @@ def test_a_failing_script_stops_the_recipe_with_its_name(tmp_path, monkeypatch):
         quickstart.run_script(Path(sys.executable), tmp_path, "bad.py")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to a group")
+def test_ctrl_c_waits_until_the_script_has_saved(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import signal, sys, time, pathlib\n"
+        "def save(*_):\n    time.sleep(1)\n    pathlib.Path('saved').touch()\n    sys.exit(130)\n"
+        "signal.signal(signal.SIGINT, save)\npathlib.Path('ready').touch()\ntime.sleep(60)\n"
+    )
+    code = f"""
+import sys; sys.path[0] = {str(Path(quickstart.__file__).parent)!r}
+import quickstart
+quickstart.CODE = folder = quickstart.Path({str(tmp_path)!r})
+quickstart.run_script(quickstart.Path(sys.executable), folder, "slow.py")
+"""
+    apart = {"start_new_session": True, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", code], **apart)
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=30)[1] and (tmp_path / "saved").exists()
+
+
 def test_a_change_in_an_included_file_installs_again(monkeypatch, tmp_path):
     monkeypatch.setattr(quickstart, "CODE", tmp_path)
     (tmp_path / "dev.txt").write_text("-r run.txt\npytest\n")
@@ -194,7 +218,6 @@ def test_then_a_voice_is_trained_from_it_and_sings_the_same_song(commands, tmp_p
 def test_the_web_page_is_shown_in_the_folder_that_one_stands_in(commands, monkeypatch):
     installed, ran = [], []
     monkeypatch.setattr(quickstart, "install", lambda name: installed.append(name) or Path(sys.executable))
-    monkeypatch.setattr(quickstart.signal, "signal", lambda *_: None)
     done = SimpleNamespace(returncode=130)
     monkeypatch.setattr(quickstart.subprocess, "run", lambda command, **where: ran.append((command, where)) or done)
     assert quickstart.main(["webui", "--port", "7870"]) == 130

@@ -190,6 +190,9 @@ def test_a_refused_write_is_one_line_and_the_same_command_mends_it(name, tmp_pat
         capsys.readouterr()
         with watched(Plan(folder, number, (errno.ENOSPC, errno.EACCES, errno.EIO)[number % 3])) as plan:
             code = ending(case)
+        if number >= len(plan.attempts):  # a list that is saved by the clock was not due in this quicker run
+            assert code == 0
+            continue
         attempt, said = plan.attempts[number], capsys.readouterr().err
         assert "Traceback" not in said, attempt
         if code == 0:  # only a log failed, or it was tried again
