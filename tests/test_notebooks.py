@@ -190,7 +190,6 @@ def test_the_stop_button_reaches_the_script_once_and_waits_until_it_has_saved(st
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
-@pytest.mark.slow  # in one of four runs of all tests the signal did not come, in none of ten alone
 def test_a_script_saves_and_ends_when_its_kernel_is_killed(tmp_path):
     (tmp_path / "works.py").write_text(
         "import pathlib, signal, sys, time\n"
