@@ -47,8 +47,8 @@ def build_preview(page: "gradio.Blocks", parsers: "Parsers", run: "gradio.Textbo
     looks = {"interactive": False, "buttons": ["download"]}  # without the one that shares it on the web
     player = gradio.Audio(label="the song in this voice", elem_id="preview_player", **looks)
 
-    def sing(*values: Any) -> Iterator[tuple[Any, Any]]:
-        yield from _sing(parsers, *values)
+    def preview(*values: Any) -> Iterator[tuple[Any, Any]]:
+        yield from _convert(parsers, *values)
 
     private: dict[str, Any] = {"api_visibility": "private"}
     quick = {"queue": False, "show_progress": "hidden", **private}
@@ -57,7 +57,7 @@ def build_preview(page: "gradio.Blocks", parsers: "Parsers", run: "gradio.Textbo
         event(_choices, [run, *lists], lists, **quick)
     sample.click(panel.refusals_shown(_take_sample), None, song, **private)
     limits = {"concurrency_limit": 1, "concurrency_id": KIND, "show_progress": "hidden"}
-    button.click(panel.refusals_shown(sing), [run, *lists], [state, player], **limits, **private)
+    button.click(panel.refusals_shown(preview), [run, *lists], [state, player], **limits, **private)
 
 
 def preview_stage(parsers: "Parsers", run: str, song: str, speaker: str) -> Stage:
@@ -92,7 +92,7 @@ def result_of(job: Job) -> Path | None:
     return None
 
 
-def _sing(parsers: "Parsers", run: str, song: str, speaker: str) -> Iterator[tuple[Any, Any]]:
+def _convert(parsers: "Parsers", run: str, song: str, speaker: str) -> Iterator[tuple[Any, Any]]:
     import gradio
 
     stage = preview_stage(parsers, run or "", song or "", speaker or "")

@@ -28,7 +28,8 @@ def main(folder: Path) -> int:
         _write(folder, codes, has_ended=False)
         for number in range(job.first_open, len(job.stages)):
             stage = job.stages[number]
-            print(f"\n$ {stage}", flush=True)
+            with (folder / "log.txt").open("a", encoding="utf-8") as log:
+                log.write(f"\n$ {stage}\n")
             codes.append(_run(stage.command, folder / "stop"))
             _write(folder, codes, has_ended=False)
             if codes[-1] not in ((0, 1) if stage.goes_on else (0,)) or (folder / "stop").exists():

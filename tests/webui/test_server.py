@@ -276,9 +276,7 @@ def test_a_file_that_was_not_uploaded_is_refused(server, client, recorder):
     assert sorted(path.name for path in (server.workspace / "raw").iterdir()) == ["link", "song.wav"]
 
 
-@pytest.mark.parametrize(
-    "name", ["../../evil.wav", "..", "a" * 300 + ".wav", "a\0b.wav", "/tmp/evil.wav", "x/../../y.wav"]
-)
+@pytest.mark.parametrize("name", ["../../evil.wav", "..", "a" * 300 + ".wav", "a\0b.wav", "/evil.wav", "x/../../y.wav"])
 def test_an_upload_stays_in_its_folder_whatever_its_name(server, client, name):
     before = sorted(server.workspace.rglob("*.wav"))
     answer = _upload(client, name)
@@ -289,7 +287,7 @@ def test_an_upload_stays_in_its_folder_whatever_its_name(server, client, name):
     assert [path for path in sorted(server.workspace.rglob("*.wav")) if home not in path.parents] == [
         path for path in before if home not in path.parents
     ]
-    assert not (server.workspace.parent / "evil.wav").exists() and not Path("/tmp/evil.wav").exists()
+    assert not (server.workspace.parent / "evil.wav").exists() and not Path("/evil.wav").exists()
 
 
 def test_an_upload_that_is_too_large_leaves_nothing(server, client):
