@@ -41,7 +41,7 @@ FLOW_LAYERS = 4
 class TrainingOutput(NamedTuple):
     """What `SynthesizerTrn.forward` returns; the last three are None without F0 prediction."""
 
-    y_hat: torch.Tensor  # (B, 1, segment samples), the waveform of a window of each item
+    y_hat: torch.Tensor | None  # (B, 1, segment samples), the waveform of a window of each item; None if not decoded
     ids_slice: torch.Tensor  # (B,) frames where the windows start
     z_mask: torch.Tensor  # (B, 1, N) bool, True at real frames
     z: torch.Tensor  # (B, I, N) sample of the posterior, as are the next five in shape
@@ -92,6 +92,7 @@ class SynthesizerTrn(nn.Module):
         n_layers_trans_flow: int = 3,
         use_transformer_flow: bool = False,
         clamp_f0_high: bool = False,
+        unvoiced_source: bool = False,
         **unused: object,  # further keys of a config's model section (`use_spectral_norm`, ...), of no effect here
     ) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class SynthesizerTrn(nn.Module):
             raise ConfigError(f"model.vocoder_name is {vocoder_name!r}. Known: {', '.join(ACTIVATIONS)}.")
         spec = TransformerSpec(hidden_channels, filter_channels, n_heads, n_layers, kernel_size, p_dropout)
         self.segment_size = segment_size
-        self.clamp_f0_high = clamp_f0_high
+        self.clamp_f0_high, self.unvoiced_source = clamp_f0_high, unvoiced_source
         self.emb_g = nn.Embedding(n_speakers, gin_channels)
         self.emb_vol = nn.Linear(1, hidden_channels) if vol_embedding else None
         self.pre = nn.Conv1d(ssl_dim, hidden_channels, 5, padding=2)
@@ -138,8 +139,9 @@ class SynthesizerTrn(nn.Module):
         c_lengths: torch.Tensor,
         spec_lengths: torch.Tensor,
         vol: torch.Tensor | None = None,
+        decode: bool = True,
     ) -> TrainingOutput:
-        """One training pass: encodes whole items, decodes a random window of each.
+        """One training pass: encodes whole items and, with `decode`, decodes a random window of each.
 
         `spec` (B, F, N) is linear magnitude, to whose frames the units are aligned; `c_lengths` and `spec_lengths` (B,)
         are real frames, at least `segment_size`.
@@ -159,9 +161,10 @@ class SynthesizerTrn(nn.Module):
         z, m_q, logs_q = self.enc_q(spec, z_mask, speaker)
         z_p = self.flow(z, z_mask, speaker)
         starts = random_starts(spec_lengths, self.segment_size)
-        y_hat = self.dec(
-            slice_frames(z, starts, self.segment_size), slice_frames(f0, starts, self.segment_size), speaker
-        )
+        y_hat = None
+        if decode:
+            windows = (slice_frames(x, starts, self.segment_size) for x in (z, self.source_f0(f0, uv)))
+            y_hat = self.dec(*windows, speaker)
         return TrainingOutput(y_hat, starts, z_mask, z, z_p, m_p, logs_p, m_q, logs_q, pred_lf0, norm_lf0, lf0)
 
     @torch.no_grad()
@@ -188,7 +191,7 @@ class SynthesizerTrn(nn.Module):
         with contextlib.nullcontext() if seed is None else seeded(c.device, seed):
             z_p, _, _ = self.enc_p(x, f0_to_coarse(f0, self.clamp_f0_high), None, noise_scale)
             z = self.flow(z_p, None, speaker, reverse=True)
-            wav = self.dec.in_windows(z, f0, speaker)
+            wav = self.dec.in_windows(z, self.source_f0(f0, uv), speaker)
             # Upstream's source draws a second, unused noise. Whoever goes on drawing then gets upstream's numbers.
             torch.randn(wav.shape[0], wav.shape[2], 1, device=wav.device)
         return wav, f0
@@ -220,14 +223,19 @@ class SynthesizerTrn(nn.Module):
                 noise[index, :, :length] = torch.randn(1, channels, length, device=c.device)[0]
         z_p, _, _ = self.enc_p(x, f0_to_coarse(f0, self.clamp_f0_high), mask, noise_scale, noise)
         z = self.flow(z_p, mask, speaker, reverse=True)
-        wavs = []
+        wavs, source_f0 = [], self.source_f0(f0, uv)
         for index, length in enumerate(lengths):
             one = slice(index, index + 1)
             condition = speaker[one] if len(speaker) > 1 else speaker
             with seeded(c.device, seed):
                 torch.randn(1, channels, length, device=c.device)  # the prior's turn
-                wavs.append(self.dec.in_windows(z[one, :, :length], f0[one, :length], condition[:, :, :length]))
+                wavs.append(self.dec.in_windows(z[one, :, :length], source_f0[one, :length], condition[:, :, :length]))
         return wavs
+
+    def source_f0(self, f0: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
+        """The F0 (B, N) Hz that the decoder's source is given: `f0`, which goes on through unvoiced frames, as published
+        models were trained; with `unvoiced_source` it is 0 there, so that consonants and breath are made of noise."""
+        return f0 * (uv > 0.5) if self.unvoiced_source else f0
 
     def _predict_f0(self, x: torch.Tensor, f0: torch.Tensor, uv: torch.Tensor, speaker: torch.Tensor) -> torch.Tensor:
         if self.f0_decoder is None:

@@ -75,6 +75,9 @@ def make_arguments() -> argparse.ArgumentParser:
     add("--base", type=Path, help="folder with G_0.pth and D_0.pth to start from, while logs/MODEL has no checkpoint")
     text = "of the networks; losses and spectra are fp32 always (default: train.fp16_run and train.half_type of the "
     text += "config; without them tf32, which on CUDA is fp32 with shortened factors and elsewhere fp32)"
+    text = "what is trained: all; generator: all but the discriminators, in half the time, before they join in; prior: "
+    text += "only what leads from units to the decoder, which stays as it is"
+    add("--stage", choices=("all", "generator", "prior"), default="all", help=text)
     add("--precision", choices=("fp32", "tf32", "bf16", "fp16"), help=text)
     add("--auto_batch", action="store_true", help="find the largest train.batch_size that fits this GPU, and use it")
     text = "compile the networks with torch.compile: minutes of start for quicker steps; needs a C++ compiler"
@@ -134,7 +137,7 @@ def _train_in(folder: Path, arguments: argparse.Namespace, content: bytes, group
     loader = make_loader(training, group.device, group.rank, group.world_size)
 
     # The networks with their optimizers, brought to where the newest checkpoint or a base model says.
-    step = VitsStep(*_build_networks(config, group.device), config, group.device, group)
+    step = VitsStep(*_build_networks(config, group.device), config, group.device, group, arguments.stage)
     if arguments.compile:
         step.compile()
     seed_rank(config.train.seed, group)
@@ -248,7 +251,9 @@ def _introduce_beginning(step: "VitsStep", state: "TrainState") -> None:
     """Says what is different at the beginning of a training."""
     train = step.config.train
     step.prepare(state)
-    if not step.is_adversarial:
+    if step.stage != "all":
+        logger.info("stage %s: the discriminators stay as they are", step.stage)
+    elif not step.is_adversarial:
         logger.info("the discriminators join in at step %d (train.adversarial_from)", train.adversarial_from)
     if step.is_linear:
         until = "the decoder's upsampling is held at linear interpolation until step %d (train.linear_upsampling_steps)"

@@ -66,6 +66,7 @@ class TrainConfig(Section):
     window_frames: Positive = 790
     linear_upsampling_steps: Annotated[int, Field(ge=0)] = 0
     adversarial_from: Annotated[int, Field(ge=0)] = 0
+    bandwidth: dict[str, Annotated[float, Field(gt=0)]] = {}  # speaker to Hz
 
 
 class DataConfig(Section):
@@ -117,6 +118,7 @@ class ModelConfig(Section):
     use_transformer_flow: bool = False
     discriminator_channels: Annotated[int, Field(gt=0, le=8192)] = 1024
     clamp_f0_high: bool = False
+    unvoiced_source: bool = False
 
     def generator_kwargs(self) -> dict[str, Any]:
         """The arguments of `SynthesizerTrn` besides spec_channels, segment_size and sampling_rate."""

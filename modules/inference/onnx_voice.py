@@ -181,7 +181,7 @@ class VoiceGraph(nn.Module):
         else:
             speaker = self.speakers[sid].unsqueeze(2)
         z = network.flow(z, None, speaker, reverse=True)
-        return network.dec(z, f0, speaker, *given)
+        return network.dec(z, network.source_f0(f0, uv), speaker, *given)
 
 
 def describe_voice(module: VoiceGraph, latent_channels: int, hop_length: int, n_frames: int = 64) -> Graph:

@@ -70,11 +70,10 @@ class VoiceMonitor:
         for name, value in curves.items():
             self._events.add_scalar(name, value, step)
         mel = mel_from_spectrogram(batch.spec[0, :, : int(batch.lengths[0])], self.audio)
-        pictures = {
-            "slice/mel_org": partial(mel_picture, report.mel_real[0]),
-            "slice/mel_gen": partial(mel_picture, report.mel_generated[0]),
-            "all/mel": partial(mel_picture, mel),
-        }
+        pictures = {"all/mel": partial(mel_picture, mel)}
+        if report.mel_generated is not None:
+            pictures["slice/mel_org"] = partial(mel_picture, report.mel_real[0])
+            pictures["slice/mel_gen"] = partial(mel_picture, report.mel_generated[0])
         if report.pred_lf0 is not None:
             lf0 = report.lf0[0, 0]
             pictures["all/lf0"] = partial(curve_picture, {"sung": lf0, "predicted": report.pred_lf0[0, 0]})
