@@ -24,15 +24,18 @@ _TAPS = (3, 5)
 # Measured on two cores: below these the sums cost what the products save.
 _LEAST_CHANNELS = 160
 _LEAST_OUTPUTS = 512
+_LEAST_DILATED_TAPS, _MOST_DILATED_CHANNELS = 7, 64  # within these, gradients of dilated ones take a half to 0.9
 
 
 class QuickConv1d(nn.Conv1d):
     """`nn.Conv1d` with zero padding that trains faster on a CPU; what is not in training is left as it is."""
 
     def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        if not _is_worth_it(self, x):
-            return super()._conv_forward(x, weight, bias)
-        return convolve(x.unsqueeze(3), weight, bias, self.padding[0]).squeeze(3)
+        if _is_worth_it(self, x):
+            return convolve(x.unsqueeze(3), weight, bias, self.padding[0]).squeeze(3)
+        if _is_dilated(self, x):
+            return convolve_dilated(x, weight, bias, self.padding[0], self.dilation[0])
+        return super()._conv_forward(x, weight, bias)
 
 
 class QuickConv2d(nn.Conv2d):
@@ -64,6 +67,20 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, p
     y = y.permute(2, 1, 3, 0, 4).reshape(batch, out_channels, n_tiles * OUTPUTS, width)
     y = y if bias is None else y.add_(bias[:, None, None])
     return y[:, :, :wanted]
+
+
+def convolve_dilated(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, dilation: int
+) -> torch.Tensor:
+    """What `F.conv1d` with stride 1 gives: x (B, C, T), weight (O, C, r) to (B, O, T + 2 padding - dilation (r - 1)).
+
+    Every `dilation`-th sample is a signal of its own, which a plain convolution filters. Written in rows of `dilation`
+    samples, these signals stand in columns; the gradients of such a convolution take half the time of a dilated one's.
+    """
+    wanted = x.shape[2] + 2 * padding - dilation * (weight.shape[2] - 1)
+    missing = -(x.shape[2] + 2 * padding) % dilation
+    rows = F.pad(x, (padding, padding + missing)).unflatten(2, (-1, dilation))
+    return F.conv2d(rows, weight.unsqueeze(3), bias).flatten(2)[:, :, :wanted]
 
 
 class _Transforms(NamedTuple):
@@ -124,13 +141,29 @@ class _Tiles(torch.autograd.Function):
         return total, None
 
 
-def _is_worth_it(layer: nn.Conv1d | nn.Conv2d, x: torch.Tensor) -> bool:
+def _is_trained_on_cpu(layer: nn.Conv1d | nn.Conv2d, x: torch.Tensor) -> bool:
     return (
         layer.training
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()  # it has kernels of its own
+    )
+
+
+def _is_dilated(layer: nn.Conv1d, x: torch.Tensor) -> bool:
+    return (
+        _is_trained_on_cpu(layer, x)
+        and layer.dilation[0] > 1
+        and layer.stride[0] == layer.groups == 1
+        and layer.kernel_size[0] >= _LEAST_DILATED_TAPS
+        and layer.in_channels <= _MOST_DILATED_CHANNELS
+    )
+
+
+def _is_worth_it(layer: nn.Conv1d | nn.Conv2d, x: torch.Tensor) -> bool:
+    return (
+        _is_trained_on_cpu(layer, x)
         and layer.kernel_size[0] in _TAPS
         and set(layer.stride) | set(layer.dilation) | {layer.groups} == {1}
         and min(layer.in_channels, layer.out_channels) >= _LEAST_CHANNELS
