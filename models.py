@@ -233,7 +233,7 @@ class SynthesizerTrn(nn.Module):
         return wavs
 
     def source_f0(self, f0: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
-        """The F0 (B, N) Hz that the decoder's source is given: `f0`, which goes on through unvoiced frames, as published
+        """The F0 (B, N) Hz of the decoder's source: all of `f0`, which goes on through unvoiced frames, as published
         models were trained; with `unvoiced_source` it is 0 there, so that consonants and breath are made of noise."""
         return f0 * (uv > 0.5) if self.unvoiced_source else f0
 

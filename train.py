@@ -244,7 +244,8 @@ def _make_card(
         base = {"file": saved.name, "sha256": sha256_of(saved)} if saved else None
     found = histograms_beside(training.clips, config.spk)
     histograms = {speaker: histogram.to_plain() for speaker, histogram in found.items()}
-    return make_card(config, folder.name, training.n_seconds / 3600, base, histograms)
+    volume_peak = training.volume_peak() if config.model.vol_embedding else None
+    return make_card(config, folder.name, training.n_seconds / 3600, base, histograms, volume_peak)
 
 
 def _introduce_beginning(step: "VitsStep", state: "TrainState") -> None:

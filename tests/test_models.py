@@ -189,3 +189,35 @@ def test_pitch_above_the_last_step_is_embedded_as_the_config_says(clamp):
     network.enc_p.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
     network.infer(units, torch.full_like(f0, 1500.0), uv, speaker, vol=tensor(golden["in_vol"]))
     assert (seen[0] == (255 if clamp else 0)).all()
+
+
+@pytest.mark.parametrize("is_unvoiced", [False, True])
+def test_the_decoder_of_an_unvoiced_source_hears_no_pitch_where_there_is_none(is_unvoiced):
+    """Conversion alone and in a batch, and training: what the source is given; the prior and the caller get all."""
+    golden, network = golden_rule.load_golden("rule/syn_small"), small_voice(unvoiced_source=is_unvoiced)
+    units, f0, _, speaker = inputs_of(golden)
+    uv = (torch.arange(f0.shape[1]) % 3 > 0).float().expand(f0.shape)
+    volume, lengths, wanted = tensor(golden["in_vol"]), [f0.shape[1]] * len(f0), f0 * uv if is_unvoiced else f0
+    heard, pitches = [], []
+    network.dec.m_source.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
+    network.enc_p.register_forward_pre_hook(lambda module, inputs: pitches.append(inputs[1]))
+    _, used = network.infer(units, f0, uv, speaker, vol=volume)
+    network.infer_batch(units, f0, uv, speaker, lengths, vol=volume)
+    assert torch.equal(used, f0) and torch.equal(heard[0], wanted) and torch.equal(torch.cat(heard[1:]), wanted)
+    spec, lengths = torch.rand(len(f0), 1025, f0.shape[1]), torch.tensor(lengths)
+    out = network(units, f0, uv, spec, speaker, lengths, lengths, volume)
+    for row, start in enumerate(out.ids_slice.tolist()):
+        assert torch.equal(heard[-1][row], wanted[row, start : start + 8])
+    assert all(torch.equal(coarse, f0_to_coarse(f0)) for coarse in pitches)
+
+
+def test_a_pass_that_decodes_nothing_finds_the_same_latents():
+    network, lengths = small_voice(), torch.tensor([12, 12])
+    given = torch.randn(2, 24, 12), torch.full((2, 12), 220.0), torch.ones(2, 12), torch.rand(2, 1025, 12)
+    passes = []
+    for decode in (True, False):
+        torch.manual_seed(3)
+        passes.append(network(*given, torch.tensor([0, 1]), lengths, lengths, torch.rand(2, 12), decode=decode))
+    assert passes[1].y_hat is None
+    for name in ("z", "z_p", "m_p", "logs_q", "ids_slice"):
+        assert torch.equal(getattr(passes[0], name), getattr(passes[1], name)), name

@@ -104,7 +104,7 @@ def exported(tmp_path_factory) -> Path:
 
 
 VARIANTS = {
-    "one speaker": {},
+    "one speaker": {"unvoiced_source": True},
     "snake": {"vocoder_name": "nsf-snake-hifigan"},
     "mix with volume": {"spk": {"tenor": 2, "alto": 0}, "vol_embedding": True},  # ids out of order, one without a name
     "transformer flow": {"use_transformer_flow": True, "flow_share_parameter": True},

@@ -39,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "use_depthwise_conv": True,
             "flow_share_parameter": True,
             "use_automatic_f0_prediction": False,
+            "unvoiced_source": True,
         },
     },
     # The whole model, a fraction of its channels: learns a voice on two CPU cores. Not for a voice you keep.
@@ -63,6 +64,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "discriminator_channels": 128,
             "use_depthwise_conv": True,
             "use_automatic_f0_prediction": False,
+            "unvoiced_source": True,
         },
     },
 }

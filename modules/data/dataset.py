@@ -144,6 +144,12 @@ class VoiceDataset(ClipDataset):
             item = item._replace(**cut, wav=item.wav[start * hop : (start + window) * hop])
         return item if gain is None else change_volume(item, gain)
 
+    def volume_peak(self, most_clips: int = 200) -> float:
+        """Linear RMS of the loudest frame of a clip, in the median of at most that many clips from all over the list,
+        as they were recorded."""
+        clips = self.clips[:: max(1, len(self.clips) // most_clips)]
+        return float(np.median([float(features.read_volume(path).max()) for path in clips]))
+
     def _load(self, path: Path) -> Item:
         model = self.config.model
         found = features.load(path, self.audio, model.speech_encoder, model.vol_embedding)

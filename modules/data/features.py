@@ -243,6 +243,11 @@ def read_pitch(wav_path: Path) -> torch.Tensor:
     return read_file(wav_path, "f0", (2, None))
 
 
+def read_volume(wav_path: Path) -> torch.Tensor:
+    """The stored volume of a clip, (N,) float32, linear; not compared with the clip."""
+    return read_file(wav_path, "volume", (None,))
+
+
 def read_clip(wav_path: Path, audio: AudioSpec) -> np.ndarray:
     """The clip itself, (T,) float32."""
     wav, rate = read(wav_path)

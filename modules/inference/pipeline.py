@@ -28,11 +28,13 @@ from modules.encoders.align import align_units
 from modules.inference.chunks import Chunk
 from modules.inference.options import ConversionOptions
 from modules.inference.stream import Song
+from modules.weights.card import volume_peak_of
 
 # Frames that go through prior and flow together on a GPU: about 45 s, after which the kernels are full.
 GPU_BATCH_FRAMES = 4096
 # The longest chunk of a group is at most this many times the shortest: padding is work for nothing.
 LENGTH_RATIO = 1.3
+_SILENCE = 1e-4  # linear RMS, -80 dBFS: below it a chunk is not raised
 
 
 @dataclass(eq=False)
@@ -60,26 +62,20 @@ class Pipeline:
     def __post_init__(self) -> None:
         self._resample = SincResampler(self.device)
         self._enhancers: dict[float, Enhancer] = {}
+        self._volume_peak = volume_peak_of(self.card)
 
     def __call__(self, chunks: list[Chunk], song: Song, options: ConversionOptions) -> list[np.ndarray]:
         """The converted sound of chunks of a song, n_frames * hop_length samples each at the model's rate."""
         features: list[VoiceInput] = [None] * len(chunks)
         outputs: list[Synthesis | None] = [None] * len(chunks)
-        noise_scale, budget = options.noise_scale, 0 if options.predict_f0 else self.batch_frames
+        budget = 0 if options.predict_f0 else self.batch_frames
         with torch.inference_mode():
             for chunk in chunks:
                 self.predict_f0(chunk, song.rate)
             for group in group_by_length([len(chunk.f0.f0) for chunk in chunks], budget, LENGTH_RATIO):
                 items = self.extract([chunks[index] for index in group], song, options)
                 items = self.retrieve(items, options)
-                if self.synthesizer is None:
-                    made = [None] * len(items)
-                elif len(items) == 1:
-                    x = items[0]
-                    given = x.units, x.f0, x.uv, x.speaker, x.volume
-                    made = [self.synthesizer.infer(*given, noise_scale, options.predict_f0)]
-                else:
-                    made = self.synthesizer.infer_batch(items, noise_scale)
+                made = [None] * len(items) if self.synthesizer is None else self.synthesize(items, options)
                 for index, item, output in zip(group, items, made):
                     features[index], outputs[index] = item, output
             wavs = self.refine(outputs, features, chunks, song, options)
@@ -120,6 +116,29 @@ class Pipeline:
             return features
         blend, ratio = self.retriever.blend, options.retrieval_ratio
         return [replace(item, units=blend(item.units, options.speaker, ratio)) for item in features]
+
+    def synthesize(self, items: list[VoiceInput], options: ConversionOptions) -> list[Synthesis]:
+        """The sound of each chunk in the voice, of all at once where there are several.
+
+        Quiet chunks are not what a voice has learned from: its clips have their peaks near full scale. So it is given
+        the volume that such a clip has, and the sound is brought back, by as much as the volume was raised.
+        """
+        gains = [self._training_gain(item.volume) for item in items]
+        given = [x if gain == 1 else replace(x, volume=x.volume * gain) for x, gain in zip(items, gains)]
+        if len(given) == 1:
+            x = given[0]
+            inputs = x.units, x.f0, x.uv, x.speaker, x.volume
+            made = [self.synthesizer.infer(*inputs, options.noise_scale, options.predict_f0)]
+        else:
+            made = self.synthesizer.infer_batch(given, options.noise_scale)
+        return [x if gain == 1 else replace(x, wav=x.wav / gain) for x, gain in zip(made, gains)]
+
+    def _training_gain(self, volume: torch.Tensor | None) -> float:
+        """What brings a volume (N,) to the level of the training clips; 1 where that is not known, or for silence."""
+        if volume is None or self._volume_peak is None:
+            return 1.0
+        loudest = float(volume.max())
+        return self._volume_peak / loudest if loudest > _SILENCE else 1.0
 
     def refine(
         self,

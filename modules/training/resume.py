@@ -39,7 +39,7 @@ from modules.weights.state_dict import fit
 logger = logging.getLogger(__name__)
 
 # What a base should share with the run though no tensor's shape shows it.
-HEARD = {"data": ("sampling_rate", "hop_length"), "model": ("speech_encoder", "vocoder_name")}
+HEARD = {"data": ("sampling_rate", "hop_length"), "model": ("speech_encoder", "vocoder_name", "unvoiced_source")}
 BEST = "G_best.pth"  # the voice that scored best so far
 # In the file of a generator whose weights are averaged, "model" is the average and these are beside it.
 _TRAINED, _N_AVERAGED = "trained_model", "n_averaged"

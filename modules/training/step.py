@@ -16,7 +16,6 @@ from modules.training.loop import TrainState
 from modules.training.losses import adversarial_loss, discriminator_loss, feature_loss, kl_loss, stft_loss
 from modules.training.optim import AveragedWeights, Updates, make_adamw
 
-
 # What of the voice model a stage trains: all of it against the discriminators; all of it alone; its prior alone.
 STAGES = ("all", "generator", "prior")
 

@@ -16,14 +16,21 @@ from modules.weights.onnx import read_metadata
 
 CARD_KEY = "card"
 HISTOGRAMS = "f0_histograms"
+VOLUME_PEAK = "volume_peak"  # linear RMS of the loudest frame of a training clip, in the median of all
 _LONGEST_VALUE, _MOST_KEYS = 1000, 100  # letters of a value, and values of a card, that a song carries
 
 
 def make_card(
-    config: Config, name: str, hours: float = 0.0, base: dict[str, str] | None = None, histograms: dict | None = None
+    config: Config,
+    name: str,
+    hours: float = 0.0,
+    base: dict[str, str] | None = None,
+    histograms: dict | None = None,
+    volume_peak: float | None = None,
 ) -> dict[str, Any]:
     """The card of a voice that is being trained, in values that JSON can hold; `steps` is 0 until it is written. `base`
-    is name and sha256 of the base model, `histograms` are as `PitchHistogram.to_plain` gives them."""
+    is name and sha256 of the base model, `histograms` are as `PitchHistogram.to_plain` gives them. `volume_peak` is
+    how loud its clips are, None for a voice that is given no volume."""
     return {
         **stand_in_card(config, name),
         "hours": round(hours, 4),
@@ -32,7 +39,14 @@ def make_card(
         **config.card.model_dump(mode="json"),
         "config_sha256": config_hash(config),
         HISTOGRAMS: histograms or {},
+        **({} if volume_peak is None else {VOLUME_PEAK: round(volume_peak, 4)}),
     }
+
+
+def volume_peak_of(card: Mapping[str, Any]) -> float | None:
+    """How loud the clips of a voice are, where its card says so; what is no volume counts as nothing said."""
+    value = card.get(VOLUME_PEAK)
+    return float(value) if isinstance(value, (int, float)) and 0 < value <= 1 else None
 
 
 def stand_in_card(config: Config, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Adds to the clips of a data set some that are higher and longer, so that a voice trained on speech has notes in range.
+"""Adds to the clips of a data set some that are higher and longer, so that a voice of speech has notes in range.
 
 Reads dataset/44k/SPEAKER/*.wav. Writes CLIP_repitch.wav beside every third of them, of those speakers that are named:
 voiced stretches become notes, 3 to 12 semitones higher and two to four times as long, with a vibrato; formants stay.

@@ -9,6 +9,7 @@ import soundfile
 import torch
 from inference.fake_voice import AUDIO, fake_converter, folder_listing, silence, sung
 
+from modules.audio.loudness import frame_volume
 from modules.audio.torchaudio_compat import import_torchaudio
 from modules.contracts import F0
 from modules.errors import AudioError, UsageError
@@ -308,3 +309,31 @@ def test_a_song_in_which_no_pitch_is_found_is_named(tmp_path, caplog):
     converter.pipeline.predictor.predict = hear_nothing
     converter.convert(tmp_path / "hum.wav", tmp_path / "out.wav", ALTO, progress=False)
     assert "hum.wav: no pitch was found anywhere" in caplog.text
+
+
+@pytest.mark.parametrize("level", [1.0, 0.03])
+def test_a_voice_is_given_the_volume_of_its_training_clips_and_brought_back_to_the_songs(level):
+    converter, synthesizer, _ = fake_converter(with_volume=True, card={"volume_peak": 0.7})
+    plain, _, _ = fake_converter(with_volume=True)
+    wav = np.concatenate([sung(2, 16000), silence(1, 16000)]) * np.float32(level)
+    out, wanted = converter.convert_wav(wav, 16000, ALTO), plain.convert_wav(wav, 16000, ALTO)
+    given = synthesizer.seen[0]["volume"]
+    assert float(given.max()) == pytest.approx(0.7)
+    # The stand-in does not listen to the volume: what is left is the division by what it was raised by.
+    raised = 0.7 / float(frame_volume(torch.from_numpy(wav), 160).max())
+    np.testing.assert_allclose(out, wanted / raised, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("card", [{}, {"volume_peak": 0}, {"volume_peak": "loud"}, {"volume_peak": float("nan")}])
+def test_a_card_that_says_nothing_of_the_volume_changes_nothing(card):
+    converter, synthesizer, _ = fake_converter(with_volume=True, card=card)
+    plain, unchanged, _ = fake_converter(with_volume=True)
+    assert np.array_equal(*(c.convert_wav(sung(1, 16000), 16000, ALTO) for c in (converter, plain)))
+    assert torch.equal(synthesizer.seen[0]["volume"], unchanged.seen[0]["volume"])
+
+
+def test_next_to_silence_is_not_raised():
+    converter, synthesizer, _ = fake_converter(with_volume=True, card={"volume_peak": 0.7})
+    options = ConversionOptions("alto", slice_db=-120.0)
+    converter.convert_wav(sung(1, 16000) * np.float32(1e-4), 16000, options)
+    assert all(float(seen["volume"].max()) < 1e-4 for seen in synthesizer.seen)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modules.nn import winograd
-from modules.nn.winograd import QuickConv1d, QuickConv2d, convolve
+from modules.nn.winograd import QuickConv1d, QuickConv2d, convolve, convolve_dilated
 from vdecoder.discriminators import MultiPeriodDiscriminator
 
 
@@ -69,3 +69,35 @@ def test_discriminators_score_alike_and_give_the_same_gradients_in_both_modes():
     for a, b in zip(*results, strict=True):
         # Where a value lies within rounding of 0, the slope of the leaky ReLU may be either.
         torch.testing.assert_close(a, b, rtol=0, atol=1e-3 * b.abs().max().item())
+
+
+@pytest.mark.parametrize("taps, dilation", [(3, 2), (7, 3), (11, 5)])
+@pytest.mark.parametrize("length, padding", [(60, None), (61, None), (64, 0), (77, 1)])
+def test_a_dilated_convolution_is_that_of_torch(taps, dilation, length, padding):
+    generator = torch.Generator().manual_seed(length)
+    padding = dilation * (taps - 1) // 2 if padding is None else padding
+    x = torch.randn(2, 6, length, generator=generator)
+    weight = torch.randn(5, 6, taps, generator=generator) / (6 * taps) ** 0.5
+    bias = torch.randn(5, generator=generator)
+    found = outputs_and_gradients(x, weight, bias, lambda *given: convolve_dilated(*given, padding, dilation))
+    wanted = outputs_and_gradients(x, weight, bias, lambda *given: F.conv1d(*given, 1, padding, dilation))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * b.abs().max().item())
+
+
+def test_only_narrow_layers_with_long_dilated_kernels_are_written_in_rows(monkeypatch):
+    calls = []
+    monkeypatch.setattr(winograd, "convolve_dilated", lambda x, *rest: calls.append(rest[2:]) or x)
+    x = torch.randn(1, 32, 50)
+    for layer in (
+        QuickConv1d(32, 32, 7, padding=3),
+        QuickConv1d(32, 32, 3, padding=3, dilation=3),
+        QuickConv1d(32, 32, 7, padding=9, dilation=3).eval(),
+        QuickConv1d(32, 32, 7, padding=9, dilation=3, groups=2),
+        QuickConv1d(32, 32, 7, padding=9, dilation=3, stride=2),
+    ):
+        layer(x)
+    QuickConv1d(128, 128, 7, padding=9, dilation=3)(torch.randn(1, 128, 50))
+    assert not calls
+    QuickConv1d(32, 32, 7, padding=9, dilation=3)(x)
+    assert calls == [(9, 3)]

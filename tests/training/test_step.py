@@ -13,7 +13,8 @@ from modules.config.io import parse_config
 from modules.data.dataset import Batch
 from modules.nn import winograd
 from modules.nn.winograd import QuickConv1d, QuickConv2d
-from modules.training.step import VitsStep, half_dtype, learning_rate
+from modules.training.loop import TrainState
+from modules.training.step import VitsStep, half_dtype, learning_rate, limit_bandwidth
 from vdecoder.discriminators import MultiPeriodDiscriminator
 
 CPU = torch.device("cpu")
@@ -110,3 +111,72 @@ def test_the_rate_rises_over_the_warm_up_and_then_decays_from_the_full_rate():
 )
 def test_precision_follows_the_config_where_the_device_can(train, device, wanted):
     assert half_dtype(parse_config({"train": train}), torch.device(device)) == wanted
+
+
+def stage_step(stage: str, train: dict | None = None) -> tuple[VitsStep, Batch]:
+    """A step of that stage and a batch of noise, of two speakers."""
+    model = json.loads(str(golden_rule.load_golden("rule/train_step_small")["config_json"]))
+    config = parse_config({"model": model, "train": train or {}, "spk": {"alto": 0, "bass": 1}})
+    torch.manual_seed(5)
+    networks = SynthesizerTrn(1025, config.segment_frames, **model), MultiPeriodDiscriminator(channels=16)
+    step, n_frames = VitsStep(*networks, config, CPU, stage=stage), config.segment_frames + 4
+    wav = 0.1 * torch.randn(2, n_frames * 512)
+    batch = Batch(
+        units=torch.randn(2, model["ssl_dim"], n_frames),
+        f0=torch.full((2, n_frames), 220.0),
+        uv=torch.ones(2, n_frames),
+        spec=spectrogram(wav, config.audio),
+        wav=wav.unsqueeze(1),
+        speakers=torch.tensor([0, 1]),
+        lengths=torch.full((2,), n_frames),
+        volume=torch.rand(2, n_frames),
+        paths=["a.wav", "b.wav"],
+    )
+    step.prepare(TrainState(has_base=True))
+    return step, batch
+
+
+PRIOR_PARTS = {"pre", "enc_p", "flow", "emb_uv", "emb_vol", "f0_decoder"}
+
+
+@pytest.mark.parametrize(
+    "stage, changed",
+    [
+        ("all", PRIOR_PARTS | {"dec", "enc_q", "emb_g", "discriminators"}),
+        ("generator", PRIOR_PARTS | {"dec", "enc_q", "emb_g"}),
+        ("prior", PRIOR_PARTS),
+    ],
+)
+def test_a_stage_trains_its_parts_and_leaves_the_others_bit_for_bit(stage, changed):
+    step, batch = stage_step(stage)
+    before = {name: value.clone() for net in step.networks for name, value in net.named_parameters()}
+    report = step.run([batch])
+    after = {name: value for net in step.networks for name, value in net.named_parameters()}
+    assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == changed
+    losses = {name for name, value in report.losses._asdict().items() if value != 0} - {"lf0"}
+    wanted = {"all": {"disc", "gen", "fm", "mel", "kl", "total"}, "generator": {"mel", "kl", "total"}}
+    assert losses == wanted.get(stage, {"kl", "total"})
+    assert (report.mel_generated is None) == (stage == "prior")
+
+
+def test_what_lies_above_a_speakers_bandwidth_is_neither_wanted_nor_punished():
+    """Noise up there changes no loss where it is in clips of the speaker who is said to have none."""
+    losses = []
+    for noisy in (None, 0, 1):
+        step, batch = stage_step("all", {"bandwidth": {"alto": 7500}})
+        if noisy is not None:
+            noise = torch.randn(batch.wav[noisy].shape)
+            batch.wav[noisy] += 0.3 * (noise - limit_bandwidth(noise[None], torch.tensor([9000.0]), 44100)[0])
+        torch.manual_seed(9)
+        losses.append(step.run([batch]).losses)
+    # The window that is decoded cuts the noise anywhere, so that a little of it leaks down.
+    for name in ("disc", "fm", "mel"):
+        plain, ignored, counted = (float(getattr(found, name)) for found in losses)
+        assert abs(counted - plain) > 5 * abs(ignored - plain), name
+
+
+def test_a_limited_wave_is_the_wave_below_and_nothing_above():
+    time = torch.arange(4410, dtype=torch.float64) / 44100
+    low, high = (torch.sin(2 * torch.pi * hz * time).float()[None] for hz in (1000, 12000))
+    found = limit_bandwidth(torch.stack([low + high, low + high]), torch.tensor([7500.0, float("inf")]), 44100)
+    torch.testing.assert_close(found, torch.stack([low, low + high]), atol=1e-5, rtol=0)
