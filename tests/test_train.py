@@ -8,12 +8,16 @@ import time
 from pathlib import Path
 from subprocess import PIPE
 
+import numpy as np
 import pytest
+import torch
 from tiny_training import SMALL_DECODER
 from tiny_voices import make_workspace
 from warm_start import Script, start
 
 import train
+from modules.audio.io import read
+from modules.audio.loudness import frame_volume
 from modules.config.io import load_config, save_config
 from modules.data.pitch import read_histograms, voice_histograms, write_histograms
 from modules.errors import CheckpointError, ConfigError, DataError, UsageError
@@ -161,6 +165,26 @@ def test_a_base_may_lie_in_a_folder_of_its_own(workspace, capsys):
     assert read_card("logs/44k/G_1.pth")["base"]["file"] == "G_0.pth"
     assert run("--base", "bases", "--max_steps", "2") == 0, "and goes on from its own from then on"
     assert "going on from logs/44k/G_1.pth" in capsys.readouterr().err
+
+
+def test_a_training_in_stages_goes_on_from_one_to_the_next(workspace, capsys):
+    for step, stage in enumerate(("generator", "prior", "all"), start=1):
+        assert run("--max_steps", str(step), "--stage", stage) == 0
+        err = capsys.readouterr().err
+        assert (f"stage {stage}: " in err) == (stage != "all") and f"step {step}, epoch" in err
+    for prefix, part in (("G", "dec."), ("D", "discriminators.")):
+        first, second, third = (load_weights(f"logs/44k/{prefix}_{step}.pth")["model"] for step in (1, 2, 3))
+        names_of_part = [name for name in first if name.startswith(part)]
+        assert all(first[name].equal(second[name]) for name in names_of_part)
+        assert not all(second[name].equal(third[name]) for name in names_of_part)
+    assert read_card("logs/44k/G_3.pth")["volume_peak"] == pytest.approx(loudest_frame(), abs=1e-4)
+
+
+def loudest_frame() -> float:
+    """What the card should say: the median over the clips of the list of their loudest frame."""
+    clips = Path("filelists/train.txt").read_text("utf-8").split("\n")[:-1]
+    volumes = [frame_volume(torch.from_numpy(read(path)[0]), 512) for path in clips]
+    return float(np.median([volume.max() for volume in volumes]))
 
 
 def test_the_config_of_a_run_can_be_used_in_place(workspace):

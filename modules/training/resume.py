@@ -80,7 +80,8 @@ def load_start(folder: Path, step: VitsStep, group: Group, base: Path | None = N
     _load_generator(step.net_g, _weights_of(g, path_g, _TRAINED) if _TRAINED in g else voice, path_g, config)
     _load_discriminators(step.net_d, d, path_d)
     with refusing_malformed(path_d):
-        load_optimizer(step.optim_d, d.get("optimizer"), path_d)
+        if step.stage == "all" or d["optimizer"]["state"]:  # empty after a stage without them
+            load_optimizer(step.optim_d, d.get("optimizer"), path_d)
     report_changed_rate(path_g, g.get("learning_rate"), config.train.learning_rate, "train.learning_rate")
     with refusing_malformed(path_g):
         if step.averaged is not None:  # the average of the file, or a new one
