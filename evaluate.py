@@ -2,11 +2,12 @@
 
 Reads the model and its config, and recordings of a voice alone: names under raw/, paths, folders, patterns; of each at
 most --max_seconds. With the speaker encoder (pretrain/README.md) it also says how like the target the voice sounds,
-with faster-whisper (pip install faster-whisper) how many words are lost, with speechmos (pip install speechmos
-onnxruntime requests) how natural it sounds; without them these columns stay empty. Recordings of the targets are looked
-for in dataset/44k/SPEAKER/, a target's own takes of the sources in PARALLEL/SPEAKER/SOURCE.wav.
+with faster-whisper (pip install faster-whisper) and a model in pretrain/faster-whisper/ how many words are lost, with
+speechmos (pip install speechmos onnxruntime requests) how natural it sounds; without them these columns stay empty.
+Recordings of the targets are looked for in dataset/44k/SPEAKER/, a target's own takes of the sources in
+PARALLEL/SPEAKER/SOURCE.wav.
 Writes scores.csv (a row for each source and speaker), summary.csv (means with 95 % bootstrap intervals), report.html
-(tables, players and pictures in one file) and audio/ with the results.
+(tables, players and pictures in one file) and audio/ with the results; and says in words what the numbers mean.
 
 Example: python evaluate.py -m logs/44k/G_8000.pth -c logs/44k/config.json -i raw/test -s alto -t auto
 """
@@ -29,18 +30,21 @@ if TYPE_CHECKING:
     from modules.contracts import F0
     from modules.evaluation.evaluator import Scorers
     from modules.evaluation.report import Row
+    from modules.inference.converter import VoiceConverter
     from modules.inference.inputs import Named
 
 logger = logging.getLogger("evaluate")
 
 MODEL_FOLDER = "logs/44k"
 TARGETS = "dataset/44k"
+SHARED_ENCODER = "wer flatters this voice: its encoder, {}, is of the family of the Whisper that recognizes its words"
 SCORES, SUMMARY, REPORT = "scores.csv", "summary.csv", "report.html"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Converts, measures and writes the tables; returns 0, or 1 where some clips failed."""
     args = make_arguments().parse_args(argv)
+    args.second_f0_predictor = args.second_f0_predictor or ("fcpe" if args.f0_predictor == "pm" else "pm")
     check(args)
     configure_logging()
     sources, complete, model, config = read_request(args)
@@ -57,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     refuse_collisions(args.output, sources, speakers)
     converter = load_converter(VoiceRequest(model, config, args.f0_predictor, device=args.device))
     choose_key = key_chooser(args.trans, model, speakers, converter.pipeline.card)
-    scorers, notes = load_scorers(args, speakers, converter.pipeline.device.type)
+    scorers, notes = load_scorers(args, speakers, converter)
+    if scorers.transcriber is not None and config.model.speech_encoder.startswith("whisper-ppg"):
+        notes.append(SHARED_ENCODER.format(config.model.speech_encoder))
     notes += find_gaps(args.parallel, sources, speakers)
     for note in notes:
         logger.info("%s", note)
@@ -68,13 +74,15 @@ def main(argv: list[str] | None = None) -> int:
         write_scores(args.output / SCORES, rows)  # an interrupted run leaves its rows
     if not rows:
         raise UsageError("no clip could be evaluated; see the reasons above")
+    notes += evaluator.notes
     notes += [f"Failed: {failure}" for failure in evaluator.failures]
     facts = {
         "model": model.as_posix(),
         "speakers": ", ".join(speakers),
         "sources": f"{len(sources)}, of each at most {args.max_seconds:g} s",
         "transposition": str(args.trans),
-        "pitch predictor": f"{args.f0_predictor}, for converting and for measuring",
+        "F0 predictor": f"{args.f0_predictor}, for converting and for measuring",
+        "second F0 predictor": args.second_f0_predictor,
     }
     report(args.output, f"Evaluation of {model.name}", facts, rows, notes)
     if evaluator.failures:
@@ -95,12 +103,16 @@ def make_arguments() -> argparse.ArgumentParser:
     add("-t", "--trans", type=transposition, default=0, metavar="N", help=keys)
     predictor = "F0 predictor, for converting and for measuring"
     add("-f0p", "--f0_predictor", default="fcpe", metavar="NAME", help=predictor)
+    second = "another F0 predictor, for measuring melody and voicing once more (default: pm; where -f0p is pm, fcpe)"
+    add("--second_f0_predictor", metavar="NAME", help=second)
     targets = f"folder with recordings of the target voices in SPEAKER/ (default: {TARGETS} where it is)"
     add("--targets", type=Path, metavar="FOLDER", help=targets)
     parallel = "folder with the targets' own takes of the sources, SPEAKER/SOURCE.wav, for the mel-cepstral distance"
     add("--parallel", type=Path, metavar="FOLDER", help=parallel)
-    whisper = "Whisper model for the transcripts: tiny, base, small, medium, large-v3 (fetched once), or a folder"
-    add("--whisper", default="small", metavar="NAME", help=whisper)
+    whisper = "folder of a Whisper model for CTranslate2, for the word errors (default: pretrain/faster-whisper)"
+    add("--whisper", type=Path, metavar="FOLDER", help=whisper)
+    language = "language of the words as a code such as en (default: what Whisper hears in each source)"
+    add("--language", metavar="CODE", help=language)
     add("-o", "--output", type=Path, default=Path("results/evaluation"), metavar="FOLDER", help="folder to write to")
     add("--overwrite", action="store_true", help="replace the tables and results of an earlier evaluation there")
     seconds = "most seconds of each source, from where its sound begins"
@@ -119,6 +131,12 @@ def check(args: argparse.Namespace) -> None:
     for flag, folder in (("--targets", args.targets), ("--parallel", args.parallel)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{flag} {folder}: no such folder. Expected {folder}/SPEAKER/recording.wav")
+    if args.second_f0_predictor == args.f0_predictor:
+        raise UsageError(f"--second_f0_predictor is {args.f0_predictor}, as is -f0p; name another one, or leave it out")
+    if args.whisper or args.language:
+        from modules.evaluation.extras import find_whisper
+
+        find_whisper(args.whisper)
     if args.output.exists() and not args.output.is_dir():
         raise UsageError(f"-o/--output {args.output}: is a file; name a folder")
     earlier = ", ".join(name for name in (SCORES, SUMMARY, REPORT, "audio") if (args.output / name).exists())
@@ -142,7 +160,8 @@ def read_request(args: argparse.Namespace) -> tuple[list["Named"], bool, Path, "
         path = Path(args.config_path) if args.config_path else model.parent / "config.json"
         config = problems.attempt(requests.read_config, path)
     problems.attempt(require_parts, config and config.model.speech_encoder)
-    problems.attempt(require_parts, predictor=args.f0_predictor)
+    for predictor in (args.f0_predictor, args.second_f0_predictor):
+        problems.attempt(require_parts, predictor=predictor)
     problems.attempt(requests.check_device, args.device)
     problems.raise_all()
     return sources, complete, model, config
@@ -202,12 +221,17 @@ def key_chooser(key: int | str, model: Path, speakers: list[str], card: dict[str
     return choose
 
 
-def load_scorers(args: argparse.Namespace, speakers: list[str], device: str) -> tuple["Scorers", list[str]]:
+def load_scorers(
+    args: argparse.Namespace, speakers: list[str], converter: "VoiceConverter"
+) -> tuple["Scorers", list[str]]:
     """What the results are measured with, and a sentence for each measure that stays empty."""
     from modules.evaluation.evaluator import Scorers, target_embedding
-    from modules.evaluation.extras import NaturalnessScorer, Transcriber
+    from modules.evaluation.extras import NaturalnessScorer, Transcriber, find_whisper
+    from modules.f0.base import build_predictor
     from modules.metrics.speaker import find_speaker_encoder, load_speaker_encoder
 
+    device = converter.pipeline.device
+    second = build_predictor(args.second_f0_predictor, converter.audio, device=device)
     notes, encoder, targets = [], None, {}
     if (path := find_speaker_encoder()) is None:
         remedy = "pip install --no-deps resemblyzer, or see pretrain/README.md"
@@ -221,14 +245,17 @@ def load_scorers(args: argparse.Namespace, speakers: list[str], device: str) -> 
             notes.append(f"similarity_target is empty for {names}: no recordings in {folder}/SPEAKER/; {where}")
     transcriber = naturalness = None
     try:
-        transcriber = Transcriber(args.whisper, "cuda" if device == "cuda" else "cpu")
+        folder = find_whisper(args.whisper)
+        transcriber = Transcriber(folder, "cuda" if device.type == "cuda" else "cpu", args.language)
     except UsageError as error:
+        if args.whisper or args.language:
+            raise
         notes.append(f"wer is empty: {error}")
     try:
         naturalness = NaturalnessScorer()
     except UsageError as error:
         notes.append(f"dnsmos and dnsmos_source are empty: {error}")
-    return Scorers(encoder, targets, transcriber, naturalness, args.parallel), notes
+    return Scorers(second, encoder, targets, transcriber, naturalness, args.parallel), notes
 
 
 def find_gaps(parallel: Path | None, sources: list["Named"], speakers: list[str]) -> list[str]:
@@ -247,7 +274,7 @@ def find_gaps(parallel: Path | None, sources: list["Named"], speakers: list[str]
 
 def report(output: Path, title: str, facts: dict[str, str], rows: list["Row"], notes: list[str]) -> None:
     """Writes summary.csv and report.html, and prints the means over all clips."""
-    from modules.evaluation.report import ALL, MEASURES, build_page, describe, summarise, write_summary
+    from modules.evaluation.report import ALL, MEASURES, build_page, describe, summarise, verdict, write_summary
     from modules.files import write_text
 
     summary = summarise(rows)
@@ -256,7 +283,10 @@ def report(output: Path, title: str, facts: dict[str, str], rows: list["Row"], n
     print(f"Means over {len(rows)} clips, with 95 % intervals:")
     for measure in MEASURES:
         if (interval := summary[ALL].get(measure.name)) is not None:
-            print(f"  {measure.name:18} {describe(interval, measure.digits)}")
+            print(f"  {measure.name:21} {describe(interval, measure.digits)}")
+    print("In words:")
+    for speaker in dict.fromkeys(row.speaker for row in rows):
+        print(f"  {speaker}: {verdict(summary[speaker])}")
     print(f"Report: {(output / REPORT).as_posix()}")
 
 

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from evaluation.stand_ins import Reader, install_dnsmos, install_whisper, uninstall
+from evaluation.stand_ins import Reader, install_dnsmos, install_whisper, make_whisper_folder, uninstall
 from inference.fake_voice import AUDIO, fake_converter, folder_listing, sung
 
 import assemble
 import evaluate
 from modules.config.io import save_config
 from modules.config.schema import Config
-from modules.contracts import F0
+from modules.contracts import F0, Synthesis
 from modules.data import pitch
 from modules.errors import UsageError
 from modules.evaluation import evaluator
+from modules.f0 import base as f0_predictors
 from modules.f0.histogram import PitchHistogram
 from modules.metrics import speaker as speaker_encoder
 from modules.metrics.melody import draw_comparison
@@ -62,6 +63,14 @@ def voice(tmp_path, monkeypatch):
     save_config(config, "v/config.json")
     Path("v/G_1.pth").touch()
     monkeypatch.setattr(assemble, "load_converter", lambda request: synthesizer.requests.append(request) or converter)
+    synthesizer.second_predictors = []
+
+    def build_predictor(name, audio, device):
+        synthesizer.second_predictors.append(name)
+        return LoudnessPredictor()
+
+    monkeypatch.setattr(f0_predictors, "build_predictor", build_predictor)
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", tmp_path)  # where no model is
     monkeypatch.setattr(speaker_encoder, "find_speaker_encoder", lambda: None)
     uninstall(monkeypatch, "faster_whisper", "speechmos")
     monkeypatch.setattr(evaluator, "draw_comparison", lambda path, *what: path.write_bytes(b"PNG"))  # a second each
@@ -112,9 +121,21 @@ def test_a_voice_that_follows_its_source_scores_well(voice):
     for row in table():
         # Not 1: frames of 10 ms hold 2.2 periods of the tone, so that its loudness ripples, unlike the result's.
         assert float(row["f0_correlation"]) > 0.95 and float(row["f0_rmse_cents"]) < 20
-        assert float(row["voicing_error"]) == 0 and abs(float(row["f0_offset_cents"])) < 30
+        assert row["f0_correlation_second"] == row["f0_correlation"], "both predictors are the same stand-in"
+        assert float(row["missed_voicing"]) == 0 and row["false_voicing"] == "nan", "all is voiced"
+        assert abs(float(row["level_db"])) < 0.1 and float(row["level_correlation"]) > 0.9
+        assert row["verdict"] == "mostly follows the melody, notes are held, level fits, loudness follows"
+        assert abs(float(row["f0_offset_cents"])) < 30
         assert float(row["realtime_factor"]) > 0
     assert [float(row["seconds"]) for row in table()] == [3.0, 4.0]
+
+
+def test_a_result_at_half_the_amplitude_is_six_db_too_quiet(voice, monkeypatch):
+    infer = voice.infer
+    monkeypatch.setattr(voice, "infer", lambda *some, **more: Synthesis(infer(*some, **more).wav / 2, None))
+    assert run("-s", "alto") == 0
+    for row in table():
+        assert float(row["level_db"]) == pytest.approx(-6.0, abs=0.1) and "too quiet by 6 dB" in row["verdict"]
 
 
 def test_what_was_asked_for_is_no_offset(voice):
@@ -137,13 +158,14 @@ def test_missing_extras_leave_their_columns_empty_and_say_so_in_one_line_each(vo
 
 def test_all_scorers_fill_their_columns(voice, monkeypatch):
     whisper = install_whisper(monkeypatch)
+    whisper.words *= 3
     install_dnsmos(monkeypatch)
     monkeypatch.setattr(speaker_encoder, "find_speaker_encoder", lambda: Path("x.pt"))
     monkeypatch.setattr(speaker_encoder, "load_speaker_encoder", lambda path, device: LoudnessEncoder())
     for folder, name in (("targets/alto", "any"), ("takes/alto", "one")):
         Path(folder).mkdir(parents=True)
         soundfile.write(f"{folder}/{name}.wav", sung(3.0, 16000), 16000)
-    assert run("--targets", "targets", "--parallel", "takes", "--whisper", "tiny") == 0
+    assert run("--targets", "targets", "--parallel", "takes", "--whisper", str(make_whisper_folder(Path("tiny")))) == 0
     first, second, third, fourth = table()
     for row in (first, second, third, fourth):
         assert row["wer"] == "0.0000" and row["dnsmos"] == row["dnsmos_source"] != ""
@@ -156,12 +178,57 @@ def test_all_scorers_fill_their_columns(voice, monkeypatch):
     assert 0 < float(first["similarity_target"]) <= 1 and second["similarity_target"] == ""
     assert float(first["mcd_db"]) > 0 and second["mcd_db"] == third["mcd_db"] == ""
     text = report().text
+    assert "wer flatters this voice: its encoder, whisper-ppg-base, is of the family" in text
+    assert first["similarity_before"] != "" and "words are understood" in first["verdict"]
     assert "similarity_target is empty for tenor: no recordings in targets/SPEAKER/" in text
     assert "mcd_db is empty for 3 of 4 clips: takes has no tenor/one.wav, alto/two.wav, tenor/two.wav" in text
 
 
+def test_a_second_predictor_measures_what_the_first_does(voice, monkeypatch, capsys):
+    assert run("-s", "alto") == 0 and run("-s", "alto", "--second_f0_predictor", "dio", "--overwrite") == 0
+    assert evaluate.main(["-m", "v/G_1.pth", "-i", "songs", "--overwrite"]) == 0
+    assert voice.second_predictors == ["fcpe", "dio", "pm"]
+    assert "second F0 predictorpm" in report().text.replace("\n", "")
+    assert "In words:\n  alto: mostly follows the melody, " in capsys.readouterr().out
+
+    class Deaf(LoudnessPredictor):
+        def predict(self, wav):
+            curve = super().predict(wav)
+            return F0(curve.f0[::-1].copy(), np.arange(len(curve.f0)) % 2)
+
+    monkeypatch.setattr(f0_predictors, "build_predictor", lambda name, audio, device: Deaf())
+    assert run("-s", "alto", "--overwrite") == 0
+    for row in table():
+        assert float(row["false_voicing_second"]) == float(row["missed_voicing_second"]) == 0
+        assert row["f0_correlation_second"] != row["f0_correlation"]
+
+
+def test_of_few_words_no_error_is_measured_and_that_is_said(voice, monkeypatch):
+    whisper = install_whisper(monkeypatch)
+    make_whisper_folder(Path("pretrain/faster-whisper"))
+    assert run("-s", "alto", "--language", "it") == 0
+    assert [row["wer"] for row in table()] == ["nan", "nan"]
+    assert [settings["language"] for _, settings in whisper.asked[1:]] == ["it", "it"], "results are not transcribed"
+    said = "wer of songs/one.wav is not measured: 3 words heard in the source, at least 8 are needed"
+    assert said in report().text
+    whisper.words = ["one two three", "four five six seven eight"]
+    assert run("-s", "alto", "--overwrite") == 0
+    assert [row["wer"] for row in table()] == ["0.0000", "0.0000"] and "not measured" not in report().text
+
+
+def test_other_encoders_are_judged_without_a_warning(voice, monkeypatch):
+    install_whisper(monkeypatch)
+    make_whisper_folder(Path("pretrain/faster-whisper"))
+    config = Config(spk={"alto": 0})
+    config.model.speech_encoder, config.model.ssl_dim = "hubertsoft", 256
+    save_config(config, "v/config.json")
+    monkeypatch.setattr("modules.pretrained.needs.require", lambda *files: None)
+    assert run() == 0 and "flatters" not in report().text
+
+
 def test_a_scorer_that_fails_on_a_clip_leaves_one_cell_empty(voice, monkeypatch, caplog):
     whisper = install_whisper(monkeypatch)
+    make_whisper_folder(Path("pretrain/faster-whisper"))
     whisper.error = RuntimeError("no memory")
     assert run("-s", "alto") == 0
     assert [row["wer"] for row in table()] == ["", ""] and "Whisper cannot transcribe it (no memory)" in caplog.text
@@ -239,11 +306,33 @@ def test_the_same_voice_scores_the_same_twice(voice):
         (["--max_seconds", "nan"], "between 1 and 600"),
         (["--targets", "nowhere"], "--targets nowhere: no such folder"),
         (["--parallel", "nowhere"], "--parallel nowhere: no such folder"),
+        (["--second_f0_predictor", "pm"], "--second_f0_predictor is pm, as is -f0p; name another one"),
+        (["--second_f0_predictor", "nope"], "unknown f0 predictor 'nope'"),
+        (["--whisper", "songs"], r"faster-whisper is not installed: pip install faster-whisper"),
+        (["--language", "en"], r"faster-whisper is not installed: pip install faster-whisper"),
         (["-t", "100"], "-t/--trans is 100; it must lie between -60 and 60"),
         (["-s", "bass"], "no speaker 'bass'. It has: alto, tenor"),
     ],
 )
 def test_wrong_requests_are_refused_with_what_is_right(voice, flags, message):
+    with pytest.raises(UsageError, match=message):
+        run(*flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--whisper", "songs"],
+            r"^songs: is no folder of a Whisper model for CTranslate2: no model\.bin, .*Get one with",
+        ),
+        (["--language", "en"], r"no Whisper model in pretrain/faster-whisper/\. Get one with"),
+        (["--language", "xx", "--whisper", "tiny"], "--language xx: the model in tiny has no such language"),
+    ],
+)
+def test_words_that_were_asked_for_are_not_left_out_silently(voice, monkeypatch, flags, message):
+    install_whisper(monkeypatch)
+    make_whisper_folder(Path("tiny"))
     with pytest.raises(UsageError, match=message):
         run(*flags)
 

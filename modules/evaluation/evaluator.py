@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from modules.audio.data_uri import audio_uri, data_uri
 from modules.audio.io import AUDIO_SUFFIXES, StreamWriter, probe, read, read_blocks, resample
-from modules.contracts import F0
+from modules.contracts import F0, F0Predictor
 from modules.errors import AudioError, UserError
 from modules.evaluation.extras import NaturalnessScorer, Transcriber, Transcript
 from modules.evaluation.report import Row
@@ -25,13 +25,21 @@ from modules.inference.inputs import Named
 from modules.inference.options import ConversionOptions
 from modules.inference.results import result_name
 from modules.metrics.melody import draw_comparison, match_melody
-from modules.metrics.signal import CEPSTRUM_AUDIO, mel_cepstral_distance, word_error_rate
+from modules.metrics.signal import (
+    CEPSTRUM_AUDIO,
+    match_level,
+    mel_cepstral_distance,
+    split_words,
+    word_error_rate,
+)
 from modules.metrics.speaker import SpeakerEncoder
+from modules.text import counted
 
 logger = logging.getLogger(__name__)
 
 CLIPS_PER_SPEAKER = 8
 CLIP_SECONDS = 30.0
+FEWEST_WORDS = 8  # in a source: of fewer, one word more or less decides
 _SILENT = 0.01  # RMS, -40 dBFS
 
 
@@ -39,6 +47,7 @@ _SILENT = 0.01  # RMS, -40 dBFS
 class Scorers:
     """The networks and recordings that results are compared with; what is absent leaves its measures empty."""
 
+    second_predictor: F0Predictor  # so that a verdict does not hang on the octave errors of the voice's own
     encoder: SpeakerEncoder | None
     targets: dict[str, torch.Tensor | None]  # speaker -> embedding (256,) of its recordings
     transcriber: Transcriber | None
@@ -82,6 +91,7 @@ class _Source:
     excerpt: Excerpt
     wav: np.ndarray  # (T,) at the model's rate
     curve: F0
+    second_curve: F0  # by the second predictor
     embedding: torch.Tensor | None
     transcript: Transcript | None
     naturalness: float | None
@@ -89,12 +99,16 @@ class _Source:
 
 
 class Evaluator:
-    """Evaluates a voice; its F0 predictor reads sources and results alike, so that its errors cancel out."""
+    """Evaluates a voice; its F0 predictor reads sources and results alike, so that its errors cancel out.
+
+    `failures` and `notes` are sentences on what failed, and on what could not be measured.
+    """
 
     def __init__(self, converter: VoiceConverter, scorers: Scorers, plan: Plan) -> None:
         self.converter, self.scorers, self.plan = converter, scorers, plan
         self.audio, self.predictor = converter.audio, converter.pipeline.predictor
         self.failures: list[str] = []
+        self.notes: list[str] = []
 
     def run(self) -> Iterator[Row]:
         """Converts and measures; what fails is reported, put into `failures`, and the rest goes on."""
@@ -121,8 +135,14 @@ class Evaluator:
             logger.info("%s: %.0f s from %.0f s on are evaluated", named.path, excerpt.seconds, excerpt.start)
         wav = resample(excerpt.wav, excerpt.rate, self.audio.sampling_rate)
         curve, embedding = self.predictor.predict(wav), self._embed(wav)
-        scores = self._transcribe(named.path, wav, None), self._naturalness(named.path, wav)
-        return _Source(named, excerpt, wav, curve, embedding, *scores, self._player(wav))
+        second_curve = self.scorers.second_predictor.predict(wav)
+        transcript = self._transcribe(named.path, wav, None)
+        if transcript is not None and (n_words := len(split_words(transcript.text))) < FEWEST_WORDS:
+            heard = f"{counted(n_words, 'word')} heard in the source, at least {FEWEST_WORDS} are needed"
+            self.notes.append(f"wer of {_public_name(named)} is not measured: {heard}")
+            logger.info("%s", self.notes[-1])
+        scores = transcript, self._naturalness(named.path, wav)
+        return _Source(named, excerpt, wav, curve, second_curve, embedding, *scores, self._player(wav))
 
     def _evaluate(self, source: _Source, speaker: str) -> Row:
         transpose = self.plan.choose_key(source.curve, speaker)
@@ -137,13 +157,23 @@ class Evaluator:
             file.write(wav)
         curve = self.predictor.predict(wav)
         melody = match_melody(source.curve, curve, self.audio.frame_rate)
+        second_curve = self.scorers.second_predictor.predict(wav)
+        second_melody = match_melody(source.second_curve, second_curve, self.audio.frame_rate)
+        level_db, level_correlation = match_level(source.wav, wav, self.audio.hop_length)
         embedding, target = self._embed(wav), self.scorers.targets.get(speaker)
         values = {
             "f0_correlation": melody.correlation,
+            "f0_correlation_second": second_melody.correlation,
             "f0_rmse_cents": melody.rmse_cents,
             "f0_offset_cents": 100 * (melody.transposition - transpose),
-            "voicing_error": 1 - melody.voiced_agreement if len(curve.f0) else math.nan,
+            "false_voicing": melody.false_voicing,
+            "false_voicing_second": second_melody.false_voicing,
+            "missed_voicing": melody.missed_voicing,
+            "missed_voicing_second": second_melody.missed_voicing,
+            "level_db": level_db,
+            "level_correlation": level_correlation,
             "similarity_target": _similarity(embedding, target),
+            "similarity_before": _similarity(source.embedding, target),
             "similarity_source": _similarity(embedding, source.embedding),
             "wer": self._word_error_rate(source, path, wav),
             "mcd_db": self._cepstral_distance(source, wav, speaker),
@@ -164,7 +194,7 @@ class Evaluator:
     def _word_error_rate(self, source: _Source, path: Path, wav: np.ndarray) -> float | None:
         if source.transcript is None:
             return None
-        if not source.transcript.text:
+        if len(split_words(source.transcript.text)) < FEWEST_WORDS:
             return math.nan
         found = self._transcribe(path, wav, source.transcript.language)
         return None if found is None else word_error_rate(source.transcript.text, found.text)

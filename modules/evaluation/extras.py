@@ -10,11 +10,17 @@ import numpy as np
 
 from modules.audio.io import resample
 from modules.errors import AudioError, UsageError
+from modules.pretrained.find import find
+from modules.text import listing
 
 logger = logging.getLogger(__name__)
 
+WHISPER_FOLDER = "pretrain/faster-whisper"
+
 _RATE = 16000  # Hz, of both
 _REASON_LENGTH = 200  # letters of somebody else's message
+_WHISPER_FILES = ("model.bin", "config.json", "tokenizer.json")  # without the last the package would download one
+_GET_WHISPER = "Get one with: python pretrain/download.py faster-whisper (or name a folder that has one with --whisper)"
 
 
 class Transcript(NamedTuple):
@@ -24,27 +30,47 @@ class Transcript(NamedTuple):
     language: str
 
 
+def find_whisper(given: Path | None = None) -> Path:
+    """The folder of a Whisper model for CTranslate2, `given` or pretrain/faster-whisper; nothing is downloaded.
+
+    A UsageError where faster-whisper is not installed, or there is no such model.
+    """
+    _require("faster-whisper")
+    model = find(f"{WHISPER_FOLDER}/model.bin")
+    folder = given or (model and model.parent)
+    if folder is None:
+        raise UsageError(f"there is no Whisper model in {WHISPER_FOLDER}/. {_GET_WHISPER}")
+    if missing := ", ".join(name for name in _WHISPER_FILES if not (folder / name).is_file()):
+        raise UsageError(f"{folder}: is no folder of a Whisper model for CTranslate2: no {missing}. {_GET_WHISPER}")
+    return folder
+
+
 class Transcriber:
-    """Speech recognition by faster-whisper; `model` is a name ("tiny", "large-v3") that is fetched from huggingface.co
-    when it is first used, or a folder that holds a model for CTranslate2.
+    """Speech recognition by faster-whisper with a model that `find_whisper` found, of one language, or of any (None).
 
     Source: Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022, arXiv:2212.04356.
     """
 
-    def __init__(self, model: str = "small", device: str = "cpu") -> None:
-        _require("faster-whisper")
+    def __init__(self, folder: Path, device: str = "cpu", language: str | None = None) -> None:
+        self.language = language
         try:
             from faster_whisper import WhisperModel
 
             compute = "int8" if device == "cpu" else "default"
-            self._network = WhisperModel(model, device=device, compute_type=compute)
+            self._network = WhisperModel(str(folder), device=device, compute_type=compute)
         except (ImportError, OSError, RuntimeError, ValueError) as error:
-            where = "in that folder" if Path(model).is_dir() else "from huggingface.co"
-            raise UsageError(f"the Whisper model {model!r} cannot be loaded {where} ({_one_line(error)})") from None
-        logger.info("words are transcribed by Whisper %s", model)
+            raise UsageError(
+                f"{folder}: the Whisper model cannot be loaded ({_one_line(error)}). {_GET_WHISPER}"
+            ) from None
+        if language not in (None, *(known := self._network.supported_languages)):
+            raise UsageError(
+                f"--language {language}: the model in {folder} has no such language. It has: {listing(known, 99)}"
+            )
+        logger.info("words are transcribed by Whisper in %s", folder)
 
     def transcribe(self, wav: np.ndarray, rate: int, language: str | None = None) -> Transcript:
-        """The words of a clip (T,) in [-1, 1]; language None is detected. An AudioError where the model fails on it."""
+        """The words of a clip (T,) in [-1, 1]; language None: its own, or detected. An AudioError on failure."""
+        language = language or self.language
         if not np.any(wav):
             return Transcript("", language or "")
         # Temperature 0: nothing is drawn. Unconditioned: a wrong line does not lead the next ones astray.

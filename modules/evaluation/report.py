@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from modules.evaluation.verdict import in_words
 from modules.files import atomic_path
 from modules.metrics.signal import Interval, bootstrap_interval
 
@@ -21,14 +22,24 @@ class Measure(NamedTuple):
     meaning: str
 
 
+_SECOND = "The same as the second F0 predictor hears it."
 MEASURES = (
     Measure("f0_correlation", "log-f0 correlation", 4, "1: the melody is followed exactly. Higher is better."),
+    Measure("f0_correlation_second", "log-f0 correlation, second predictor", 4, _SECOND),
     Measure("f0_rmse_cents", "f0 RMSE, cents", 1, "Pitch error, the median offset taken off. Lower is better."),
     Measure("f0_offset_cents", "f0 offset, cents", 1, "Median pitch beside what was asked for. Near 0 is better."),
-    Measure("voicing_error", "voicing error", 4, "Share of frames voiced in only one of the two. Lower is better."),
+    Measure(
+        "false_voicing", "false voicing", 4, "Share of the source's unvoiced frames that are voiced now: 0 is best."
+    ),
+    Measure("false_voicing_second", "false voicing, second predictor", 4, _SECOND),
+    Measure("missed_voicing", "missed voicing", 4, "Share of the source's voiced frames that are not now: 0 is best."),
+    Measure("missed_voicing_second", "missed voicing, second predictor", 4, _SECOND),
+    Measure("level_db", "level, dB", 1, "Result beside source, median over its loudest 30 dB. Near 0 is better."),
+    Measure("level_correlation", "level correlation", 4, "1: the loudness is followed exactly. Higher is better."),
     Measure(
         "similarity_target", "similarity to target", 4, "GE2E cosine to the target's recordings. Higher is better."
     ),
+    Measure("similarity_before", "similarity before", 4, "The source's own to the target: what is to be exceeded."),
     Measure("similarity_source", "similarity to source", 4, "GE2E cosine to the source itself. Lower is better."),
     Measure("wer", "word error rate", 4, "Against the transcript of the source; may exceed 1. Lower is better."),
     Measure("mcd_db", "mel-cepstral distance, dB", 2, "To the parallel take of the target. Lower is better."),
@@ -36,7 +47,7 @@ MEASURES = (
     Measure("dnsmos_source", "DNSMOS of the source", 2, "The same of the source: what can be expected."),
     Measure("realtime_factor", "real-time factor", 3, "Computing time over duration: below 1 is faster than playing."),
 )
-COLUMNS = ("source", "speaker", "result", "seconds", "transpose", *(measure.name for measure in MEASURES))
+COLUMNS = ("source", "speaker", "result", "seconds", "transpose", *(measure.name for measure in MEASURES), "verdict")
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,11 @@ def summarise(rows: list[Row]) -> Summary:
     return summary
 
 
+def verdict(values: dict[str, float | Interval | None]) -> str:
+    """The numbers of a clip, or means, in words: "follows the melody, level fits"."""
+    return ", ".join(in_words({name: getattr(value, "mean", value) for name, value in values.items()}))
+
+
 def as_text(value: float | None, digits: int) -> str:
     """A field of a table: "0.51", "nan", or nothing for None."""
     return "" if value is None else f"{value:.{digits}f}"
@@ -87,7 +103,9 @@ def write_scores(path: Path, rows: list[Row]) -> None:
     lines = [COLUMNS]
     for row in rows:
         values = [as_text(row.values.get(measure.name), measure.digits) for measure in MEASURES]
-        lines.append((row.source, row.speaker, row.result, f"{row.seconds:.2f}", row.transpose, *values))
+        lines.append(
+            (row.source, row.speaker, row.result, f"{row.seconds:.2f}", row.transpose, *values, verdict(row.values))
+        )
     _write_csv(path, lines)
 
 
@@ -113,7 +131,7 @@ def build_page(title: str, facts: dict[str, str], rows: list[Row], summary: Summ
 
     loader = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    pages.globals |= {"measures": MEASURES, "describe": describe, "finite_text": _finite_text}
+    pages.globals |= {"measures": MEASURES, "describe": describe, "finite_text": _finite_text, "verdict": verdict}
     return pages.get_template("report.html").render(title=title, facts=facts, rows=rows, summary=summary, notes=notes)
 
 

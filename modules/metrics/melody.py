@@ -19,12 +19,13 @@ PICTURE_MARK = "compare.py of VITS-SVC"  # in a picture's metadata
 
 @dataclass(frozen=True)
 class MelodyMatch:
-    """How two F0 curves agree; all but the voicing is NaN where fewer than three frames are voiced in both."""
+    """How two F0 curves agree; what is said of pitch is NaN where fewer than three frames are voiced in both."""
 
     correlation: float  # Pearson's of log f0 over the frames voiced in both, -1 to 1
     cents: float  # median distance after the transposition is taken off
     transposition: float  # median of result over source, in semitones
-    voiced_agreement: float  # share of all frames in which both are voiced or both are not, 0 to 1
+    false_voicing: float  # share of the source's unvoiced frames in which the result is voiced, 0 to 1; NaN without any
+    missed_voicing: float  # share of the source's voiced frames in which the result is not, 0 to 1; NaN without any
     voiced_seconds: float  # voiced in both
     rmse_cents: float  # root mean square distance after the transposition is taken off
 
@@ -32,7 +33,8 @@ class MelodyMatch:
         return (
             f"log-f0 correlation {self.correlation:.4f} over {self.voiced_seconds:.1f} s voiced in both, "
             f"median {self.cents:.0f} cents off after {self.transposition:+.2f} semitones, "
-            f"voicing agrees in {100 * self.voiced_agreement:.0f} % of frames"
+            f"voicing false in {100 * self.false_voicing:.0f} % of the source's unvoiced frames, "
+            f"missed in {100 * self.missed_voicing:.0f} % of its voiced ones"
         )
 
 
@@ -41,9 +43,9 @@ def match_melody(source: F0, result: F0, frame_rate: float) -> MelodyMatch:
     n_frames = min(len(source.f0), len(result.f0))
     in_source, in_result = source.uv[:n_frames] > 0, result.uv[:n_frames] > 0
     both = in_source & in_result
-    agreement = float(np.mean(in_source == in_result)) if n_frames else 0.0
+    voicing = _share(in_result[~in_source]), _share(~in_result[in_source])
     if both.sum() < 3:
-        return MelodyMatch(math.nan, math.nan, math.nan, agreement, both.sum() / frame_rate, math.nan)
+        return MelodyMatch(math.nan, math.nan, math.nan, *voicing, both.sum() / frame_rate, math.nan)
     octaves = [np.log2(curve.f0[:n_frames][both].astype(np.float64)) for curve in (source, result)]
     errors = 1200 * (octaves[1] - octaves[0])
     rmse = float(np.sqrt(np.mean((errors - np.median(errors)) ** 2)))
@@ -52,7 +54,7 @@ def match_melody(source: F0, result: F0, frame_rate: float) -> MelodyMatch:
     flat = min(np.ptp(curve) for curve in semitones) < 1e-9  # a constant has no correlation
     correlation = math.nan if flat else float(np.corrcoef(semitones)[0, 1])
     cents = float(np.median(np.abs(semitones[1] - semitones[0] - shift))) * 100
-    return MelodyMatch(correlation, cents, shift, agreement, both.sum() / frame_rate, rmse)
+    return MelodyMatch(correlation, cents, shift, *voicing, both.sum() / frame_rate, rmse)
 
 
 def draw_comparison(
@@ -90,6 +92,10 @@ def is_own_picture(path: Path) -> bool:
     """Whether `draw_comparison` has written a file."""
     with path.open("rb") as file:
         return PICTURE_MARK.encode() in file.read(1024)
+
+
+def _share(frames: np.ndarray) -> float:
+    return float(np.mean(frames)) if len(frames) else math.nan
 
 
 def _plain(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Measures as pure functions: mel-cepstral distance, word error rate, bootstrap intervals."""
+"""Measures as pure functions: level, mel-cepstral distance, word error rate, bootstrap intervals."""
 
 import math
 import unicodedata
@@ -7,12 +7,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from modules.audio.loudness import centered_rms
 from modules.audio.mel import mel_spectrogram
 from modules.config.audio import AudioSpec
 
 CEPSTRUM_AUDIO = AudioSpec(22050, 1024, 256, 1024, 80, 0.0, 11025.0)
 N_CEPSTRA = 24  # without the first, which is the level; 13 at least are usual
 _QUIET = 60 * math.log(10) / 20  # nepers (60 dB) below the loudest frame: silence, whose spectrum says nothing
+_LOUD_DB = 30.0  # below the loudest frame of a source: its voice, without breath and room
+_SILENCE = 1e-5  # RMS, -100 dBFS
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA")  # in their writing a letter counts as a word
 
 
@@ -23,6 +26,24 @@ class Interval(NamedTuple):
     low: float
     high: float
     count: int
+
+
+def match_level(source: np.ndarray, result: np.ndarray, hop_length: int) -> tuple[float, float]:
+    """How much louder a result is than its source, in dB (median), and the correlation of both level curves, -1 to 1.
+
+    Of (T,) and (T',) at one rate the longer one is cut. Levels in dB are those of windows of four hops around each
+    frame; only the frames of the source's loudest 30 dB count. nan where fewer than three do, the correlation also
+    where a level is constant.
+    """
+    n_samples = min(len(source), len(result))
+    rms = (centered_rms(wav[:n_samples], hop_length, 4) for wav in (source, result))
+    before, after = (20 * np.log10(np.maximum(one, _SILENCE)) for one in rms)
+    loud = before > max(before.max() - _LOUD_DB, 20 * math.log10(_SILENCE))
+    before, after = before[loud], after[loud]
+    if len(before) < 3:
+        return math.nan, math.nan
+    is_flat = min(np.ptp(before), np.ptp(after)) < 1e-9
+    return float(np.median(after - before)), math.nan if is_flat else float(np.corrcoef(before, after)[0, 1])
 
 
 def mel_cepstral_distance(wav: np.ndarray, other: np.ndarray) -> float:

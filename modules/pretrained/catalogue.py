@@ -42,6 +42,11 @@ _VOCODER = _RELEASES.format("openvpi/vocoders") + "download/nsf-hifigan-v1/nsf_h
 _VOCODER_PAGE = _RELEASES.format("openvpi/vocoders") + "tag/nsf-hifigan-v1"
 _VOCODER_MEMBERS = ("nsf_hifigan/model", "nsf_hifigan/config.json")
 _VOCODER_FILES = tuple(Weights(f"pretrain/{member}", _VOCODER_PAGE) for member in _VOCODER_MEMBERS)
+_FASTER_WHISPER = f"{_HUB}Systran/faster-whisper-base/resolve/main/"
+_FASTER_WHISPER_FILES = tuple(
+    Weights(f"pretrain/faster-whisper/{name}", f"{_FASTER_WHISPER}{name}")
+    for name in ("model.bin", "config.json", "tokenizer.json", "vocabulary.txt")
+)
 _SOVITS = f"{_HUB}datasets/ms903/sovits4.0-768vec-layer12/resolve/main/sovits_768l12_pre_large_320k/"
 _BASE = tuple(Weights(f"logs/44k/{half}_0.pth", f"{_SOVITS}clean_{half}_320000.pth") for half in "GD")
 _DIFF_SVC = f"{_HUB}ms903/Diff-SVC-refactor-pre-trained-model/resolve/main/fix_pitch_add_vctk_600k/"
@@ -84,6 +89,7 @@ PACKAGES: tuple[Package, ...] = (
     ),
     _one("fcpe", "fcpe.pt", _FCPE, 70, _UNSTATED, "--f0_predictor fcpe, to extract exactly what so-vits-svc did"),
     Package("nsf-hifigan", _VOCODER_FILES, 53, _NC, "shallow diffusion and the enhancer", _VOCODER, _VOCODER_MEMBERS),
+    Package("faster-whisper", _FASTER_WHISPER_FILES, 148, "MIT", "evaluate.py: word errors, with pip's faster-whisper"),
     Package("base-vec768l12", _BASE, 725, _UNSTATED, "train.py: a start for a voice with vec768l12 without loudness"),
     Package("base-diffusion-vec768l12", _BASE_DIFFUSION, 220, _UNSTATED, "train_diff.py: a start with vec768l12"),
 )

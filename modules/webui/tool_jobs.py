@@ -1,7 +1,6 @@
 """The tools for models as jobs: what the page gave becomes a command line, every path in it one of the workspace."""
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ KIND = "tools"
 PICTURES = Path("results") / "pictures"
 REPORT = "report.html"  # of evaluate.py, in its folder
 _EXAMPLE = '{"logs/a/G_8000.pth": 60, "logs/b/G_8000.pth": 40}'
-_PLAIN_NAME = re.compile(r"[\w.-]*\w")
 
 
 @dataclass(frozen=True)
@@ -106,11 +104,8 @@ def _evaluate(values: Values) -> Values:
     model = _chosen(values["model_path"], "a model")
     given: dict[str, Any] = {**values, "model_path": model, "input": _sources(values["input"], "a song or a folder")}
     given["config_path"] = _source(values.get("config_path")) or workspace.inside(workspace.config_of(model))
-    for name in ("targets", "parallel"):
+    for name in ("targets", "parallel", "whisper"):
         given[name] = _source(values.get(name))
-    whisper = values.get("whisper") or ""
-    if whisper and (not _PLAIN_NAME.fullmatch(whisper) or Path(whisper).exists()):  # a folder, and no model's name
-        given["whisper"] = workspace.inside(whisper)
     return {**given, "output": _target(values.get("output"))}
 
 

@@ -94,7 +94,7 @@ def _control(tool: Tool, action: Any, changes: dict[str, Any]) -> "gradio.compon
     """A flag's control; files that can be listed and predictors are chosen, and others may be typed."""
     if action.dest in ("input", "paths", "model_path"):
         changes = {"choices": [], "value": None, "allow_custom_value": True, **changes}
-    if action.dest == "f0_predictor":
+    if action.dest.endswith("f0_predictor"):
         changes = {"choices": declared_names("modules.f0") or [action.default], "allow_custom_value": True, **changes}
     return forms.control(action, elem_id=f"{tool.name}-{action.dest}", **changes)
 

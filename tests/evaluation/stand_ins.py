@@ -3,6 +3,7 @@
 import sys
 from html.parser import HTMLParser
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -29,9 +30,11 @@ def install_whisper(monkeypatch) -> SimpleNamespace:
     whisper = SimpleNamespace(words=[" Sing, ", "my song "], asked=[], error=None)
 
     class WhisperModel:
+        supported_languages = ("en", "it")
+
         def __init__(self, name, **settings):
-            if name == "absent":
-                raise OSError("cannot find\nthe files")
+            if (Path(name) / "model.bin").read_bytes() == b"damaged":
+                raise RuntimeError("cannot read\nthe weights")
             whisper.asked.append((name, settings))
 
         def transcribe(self, wav, **settings):
@@ -43,6 +46,15 @@ def install_whisper(monkeypatch) -> SimpleNamespace:
 
     install(monkeypatch, "faster_whisper", WhisperModel=WhisperModel)
     return whisper
+
+
+def make_whisper_folder(folder: Path, weights: bytes = b"") -> Path:
+    """A folder that looks like a Whisper model for CTranslate2."""
+    folder.mkdir(parents=True)
+    (folder / "model.bin").write_bytes(weights)
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).touch()
+    return folder
 
 
 def install_dnsmos(monkeypatch) -> None:

@@ -55,6 +55,13 @@ def test_names_are_shown_as_they_are():
     assert not found.all("audio") and not found.all("img") and not found.all("b")
 
 
+def test_the_page_says_in_words_what_clips_and_means_are_worth():
+    good, bad = rows()[0], rows()[2]
+    found = page([replace(good, values={"f0_correlation": 0.99}), replace(bad, values={"f0_correlation": 0.96})])
+    # The means of all and of each voice, and each clip.
+    assert found.text.count("mostly follows the melody") == 3 and found.text.count("follows the melody") == 5
+
+
 def test_the_player_holds_the_sound():
     wav = (0.5 * np.sin(np.arange(100_000) / 10)).astype(np.float32)
     kind, _, content = audio_uri(wav, 44100).partition(";base64,")
@@ -79,6 +86,7 @@ def test_the_tables_are_csv(tmp_path):
         found = list(csv.DictReader(file))
     assert tuple(found[0]) == COLUMNS and len(found) == 3
     assert found[2]["speaker"] == 'ten<or>&"x"' and found[1]["transpose"] == "-2"
+    assert found[0]["verdict"] == "loses the melody in places"
     assert (found[0]["f0_correlation"], found[0]["wer"], found[0]["mcd_db"]) == ("0.9000", "", "nan")
     write_summary(tmp_path / "summary.csv", summarise(rows()))
     with (tmp_path / "summary.csv").open(encoding="utf-8", newline="") as file:

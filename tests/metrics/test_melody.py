@@ -45,8 +45,21 @@ def test_only_frames_voiced_in_both_count():
     broken[100:] = 50
     voiced = np.arange(400) < 100
     match = match_melody(curve(melody()), curve(broken, voiced), 100.0)
-    assert match.correlation == pytest.approx(1) and match.voiced_agreement == pytest.approx(0.25)
+    assert match.correlation == pytest.approx(1) and match.missed_voicing == pytest.approx(0.75)
     assert match.rmse_cents == pytest.approx(0, abs=0.01)
+
+
+def test_false_and_missed_voicing_are_shares_of_what_the_source_is():
+    sung, breath = np.arange(400) < 100, np.arange(400) >= 100  # a quarter, and the rest
+    noise = match_melody(curve(melody(), sung), curve(melody()), 100.0)
+    assert (noise.false_voicing, noise.missed_voicing) == (1, 0), "voiced wherever the source is noise"
+    whispered = match_melody(curve(melody(), sung), curve(melody(), np.zeros(400)), 100.0)
+    assert (whispered.false_voicing, whispered.missed_voicing) == (0, 1)
+    mixed = match_melody(curve(melody(), sung), curve(melody(), np.arange(400) // 50 % 2), 100.0)
+    assert (mixed.false_voicing, mixed.missed_voicing) == (0.5, 0.5)
+    assert "false in 50 % of the source's unvoiced frames, missed in 50 % of its voiced ones" in str(mixed)
+    assert math.isnan(match_melody(curve(melody()), curve(melody()), 100.0).false_voicing)
+    assert math.isnan(match_melody(curve(melody(), breath & sung), curve(melody()), 100.0).missed_voicing)
 
 
 def test_rmse_is_that_of_the_errors_around_their_median():

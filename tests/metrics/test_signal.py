@@ -12,6 +12,7 @@ from modules.metrics.signal import (
     N_CEPSTRA,
     bootstrap_interval,
     edit_distance,
+    match_level,
     mel_cepstra,
     mel_cepstral_distance,
     split_words,
@@ -21,6 +22,36 @@ from modules.metrics.signal import (
 
 RATE = CEPSTRUM_AUDIO.sampling_rate
 DB_PER_COEFFICIENT = 10 / math.log(10) * math.sqrt(2)
+
+
+def wandering_tone(seconds: float = 3.0) -> np.ndarray:
+    """A tone whose level swings by 12 dB twice a second."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    return 0.3 * np.sin(2 * np.pi * 220 * time) * 10 ** (6 * np.sin(2 * np.pi * 2 * time) / 20)
+
+
+@pytest.mark.parametrize("gain_db", [-6.0, 0.0, 4.0])
+def test_a_tone_so_much_quieter_is_so_many_db(gain_db):
+    wav = wandering_tone()
+    level_db, correlation = match_level(wav, (wav * 10 ** (gain_db / 20)).astype(np.float32), 256)
+    assert level_db == pytest.approx(gain_db, abs=1e-3) and correlation == pytest.approx(1)
+
+
+def test_only_the_sources_loudest_thirty_db_count_for_the_level():
+    voice, rest = wandering_tone(), wandering_tone() * 10 ** (-50 / 20)
+    level_db, correlation = match_level(np.append(voice, rest), np.append(voice / 2, rest * 100), 256)
+    assert level_db == pytest.approx(-6.02, abs=0.01)
+    assert correlation > 0.99
+    # Longer results are cut, and a level that swings the other way is the opposite.
+    assert match_level(voice, np.append(voice, rest), 256)[0] == pytest.approx(0, abs=0.01)
+    assert match_level(voice, 0.01 * voice / (0.01 + np.abs(voice) ** 2), 256)[1] < 0
+
+
+@pytest.mark.parametrize("source", [np.zeros(RATE), np.zeros(0)])
+def test_silence_has_no_level_to_compare(source):
+    assert all(math.isnan(value) for value in match_level(source, wandering_tone(1.0), 256))
+    level_db, correlation = match_level(wandering_tone(1.0), np.zeros(RATE), 256)
+    assert level_db < -60 and math.isnan(correlation)
 
 
 def random_cepstra(n_frames: int, seed: int) -> np.ndarray:
