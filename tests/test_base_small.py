@@ -1,6 +1,7 @@
 """The voice that ships: whole, small, of the preset's shape, following the F0 it is given, and a base to train on."""
 
 import json
+import runpy
 import shutil
 
 import numpy as np
@@ -27,7 +28,15 @@ from vdecoder.discriminators import MultiPeriodDiscriminator
 
 BASE = CODE_ROOT / "pretrain/base-small"
 CPU = torch.device("cpu")
-SPEAKERS = ("be_ksenya_f", "bg_krasimir_m", "it_carlo_m_16k", "ro_tabbytha_f", "ru_edwin_m", "ru_ivrvoice_f_16k")
+SPEAKERS = (
+    "be_ksenya_f",
+    "bg_krasimir_m",
+    "it_carlo_m_16k",
+    "ro_tabbytha_f",
+    "ru_edwin_m",
+    "ru_ivrvoice_f_16k",
+    "ru_nsh_m_16k",
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +51,7 @@ def test_both_files_are_whole_and_small_and_the_card_credits_every_voice(config)
         check_whole(BASE / name)
     card = load_weights(BASE / "G_0.pth")["card"]
     text = (BASE / "README.md").read_text("utf-8")
-    assert tuple(config.spk) == SPEAKERS and sorted(config.spk.values()) == list(range(6))
+    assert tuple(config.spk) == SPEAKERS and sorted(config.spk.values()) == list(range(7))
     for credit in (
         "Ksenya Buraya",
         "Krasimir Petkov",
@@ -50,8 +59,10 @@ def test_both_files_are_whole_and_small_and_the_card_credits_every_voice(config)
         "Tabbytha",
         "Edwin Veber",
         "Maxim Topal",
+        "Nickolay V. Shmyrev",
         "GPL-2",
         "CC-BY-3.0",
+        "festvox-ru",
     ):
         assert credit in text and credit in card["credits"] + card["licence"], credit
     assert card["steps"] > 0 and "seed" in text
@@ -125,3 +136,15 @@ def test_the_sung_sample_keeps_its_melody(tmp_path, monkeypatch, config):
         assert both.sum() > 0.5 * (sung.uv > 0).sum(), "more than half of the voiced frames are voiced again"
         correlation = np.corrcoef(np.log(sung.f0[both]), np.log(curve.f0[both]))[0, 1]
         assert correlation > 0.95, json.dumps({speaker: correlation})
+
+
+def test_a_spoken_clip_becomes_higher_longer_notes():
+    repitch = runpy.run_path(str(BASE / "repitch.py"))["repitch"]
+    time = np.arange(8000) / 16000
+    vowel = sum(np.sin(2 * np.pi * 130 * k * time) / k for k in range(1, 20)) * np.hanning(8000)
+    wav = 0.2 * np.concatenate([np.zeros(4000), vowel, np.zeros(4000)])
+    made = repitch(wav, 16000, np.random.default_rng(1))
+    assert 1.2 < len(made) / len(wav) < 3, "the vowel, half of the clip, is two to four times as long"
+    curve = build_predictor("pm", AudioSpec(16000, 1024, 256, 1024, 80, 0.0, 8000.0)).predict(made.astype(np.float32))
+    octaves = np.log2(np.median(curve.f0[curve.uv > 0]) / 130)
+    assert 2.5 / 12 < octaves < 12.5 / 12, "and 3 to 12 semitones higher, to the nearest note"
