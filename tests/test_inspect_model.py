@@ -144,7 +144,7 @@ def test_the_files_of_the_base_say_what_they_are(look):
     found = {Path(report["path"]).name: report for report in reports}
     assert code == 0 and found["D_0.pth"]["kind"] == "discriminator"
     voice = found["G_0.pth"]
-    assert (voice["kind"], voice["encoder"], voice["n_speakers"]) == ("voice model", "whisper-ppg-base", 6)
+    assert (voice["kind"], voice["encoder"], voice["n_speakers"]) == ("voice model", "whisper-ppg-base", 7)
     assert voice["is_compressed"] is False and voice["card"]["steps"] > 5000
 
 

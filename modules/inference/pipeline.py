@@ -75,7 +75,19 @@ class Pipeline:
             for group in group_by_length([len(chunk.f0.f0) for chunk in chunks], budget, LENGTH_RATIO):
                 items = self.extract([chunks[index] for index in group], song, options)
                 items = self.retrieve(items, options)
-                made = [None] * len(items) if self.synthesizer is None else self.synthesize(items, options)
+                gains = [self._training_gain(item.volume) for item in items]
+                given = [
+                    item if gain == 1 else replace(item, volume=item.volume * gain) for item, gain in zip(items, gains)
+                ]
+                if self.synthesizer is None:
+                    made = [None] * len(items)
+                elif len(given) == 1:
+                    x = given[0]
+                    inputs = x.units, x.f0, x.uv, x.speaker, x.volume
+                    made = [self.synthesizer.infer(*inputs, options.noise_scale, options.predict_f0)]
+                else:
+                    made = self.synthesizer.infer_batch(given, options.noise_scale)
+                made = [x if gain == 1 or x is None else replace(x, wav=x.wav / gain) for x, gain in zip(made, gains)]
                 for index, item, output in zip(group, items, made):
                     features[index], outputs[index] = item, output
             wavs = self.refine(outputs, features, chunks, song, options)
@@ -117,24 +129,12 @@ class Pipeline:
         blend, ratio = self.retriever.blend, options.retrieval_ratio
         return [replace(item, units=blend(item.units, options.speaker, ratio)) for item in features]
 
-    def synthesize(self, items: list[VoiceInput], options: ConversionOptions) -> list[Synthesis]:
-        """The sound of each chunk in the voice, of all at once where there are several.
+    def _training_gain(self, volume: torch.Tensor | None) -> float:
+        """What brings a volume (N,) to the level of the training clips; 1 where that is not known, or for silence.
 
         Quiet chunks are not what a voice has learned from: its clips have their peaks near full scale. So it is given
-        the volume that such a clip has, and the sound is brought back, by as much as the volume was raised.
+        the volume that such a clip has, and its sound is brought back by as much.
         """
-        gains = [self._training_gain(item.volume) for item in items]
-        given = [x if gain == 1 else replace(x, volume=x.volume * gain) for x, gain in zip(items, gains)]
-        if len(given) == 1:
-            x = given[0]
-            inputs = x.units, x.f0, x.uv, x.speaker, x.volume
-            made = [self.synthesizer.infer(*inputs, options.noise_scale, options.predict_f0)]
-        else:
-            made = self.synthesizer.infer_batch(given, options.noise_scale)
-        return [x if gain == 1 else replace(x, wav=x.wav / gain) for x, gain in zip(made, gains)]
-
-    def _training_gain(self, volume: torch.Tensor | None) -> float:
-        """What brings a volume (N,) to the level of the training clips; 1 where that is not known, or for silence."""
         if volume is None or self._volume_peak is None:
             return 1.0
         loudest = float(volume.max())
