@@ -98,6 +98,9 @@ def _check(arguments: argparse.Namespace, content: bytes) -> None:
     ]
     if not config.spk:
         errors.append(DataError(f"{path}: spk names no speaker. Make it with: python preprocess_flist_config.py"))
+    for name in config.train.bandwidth.keys() - config.spk.keys():  # a conversion may call its voices otherwise
+        text = f"train.bandwidth names {name!r}, who is not in spk ({', '.join(config.spk)}). Correct the name"
+        errors.append(DataError(f"{path}: {text}"))
     is_new = not any(Path("logs", arguments.model).glob("G_*.pth"))
     if is_new and (base := arguments.base) is not None and not (base / "G_0.pth").is_file():
         errors.append(CheckpointError(f"--base {base}: holds no G_0.pth. Give a folder with G_0.pth and D_0.pth"))

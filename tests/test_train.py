@@ -212,6 +212,16 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(workspace, brea
     assert "\n" not in str(caught.value) and not names()
 
 
+def test_a_bandwidth_of_nobody_is_refused(workspace):
+    config = load_config("configs/config.json")
+    config.train.bandwidth = {"gone": 7500}
+    save_config(config, "configs/config.json")
+    with pytest.raises(
+        DataError, match=r"config\.json: train\.bandwidth names 'gone', who is not in spk \(alto, bass\)"
+    ):
+        run("--max_steps", "1")
+
+
 @pytest.mark.parametrize("flags", [["--max_steps", "0"], ["-d", "tpu"], ["-m", " "]])
 def test_flags_that_make_no_sense_are_refused(workspace, flags):
     with pytest.raises(UsageError):

@@ -241,9 +241,6 @@ def _speaker_problems(config: Config) -> Iterator[str]:
                 f"spk: {name!r} has the id {number} but model.n_speakers is {config.model.n_speakers}. "
                 "Ids run from 0 to n_speakers - 1."
             )
-    for name in config.train.bandwidth:
-        if name not in config.spk:
-            yield f"train.bandwidth names {name!r}, who is not in spk. Known: {', '.join(config.spk) or 'none'}."
 
 
 def _unknown(key: str, found: object, known: tuple[str, ...]) -> Iterator[str]:

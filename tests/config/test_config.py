@@ -129,7 +129,6 @@ def test_the_audio_parameters_are_those_of_the_data_section():
     ({"model_resblock": "3"}, r"model\.resblock is '3'\. Known: 1, 2"),
     ({"model_vocoder_name": "hifigan"}, r"vocoder_name is 'hifigan'\. Known: nsf-hifigan, nsf-snake-hifigan"),
     ({"spk_other": 0}, r"'nyaru' and 'other' have the same id 0"),
-    ({"train_bandwidth": {"gone": 7500}}, r"train\.bandwidth names 'gone', who is not in spk\. Known: nyaru"),
     ({"model_n_speakers": 1}, r"'huiyu' has the id 1 but model\.n_speakers is 1"),
 ])  # fmt: skip
 def test_a_mistake_is_one_line_with_file_key_and_remedy(tmp_path, changes, message):
