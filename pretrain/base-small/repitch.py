@@ -11,6 +11,7 @@ applications", 2016, IEICE Transactions E99-D(7).
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +28,34 @@ VIBRATO_HZ, VIBRATO_SEMITONES = 5.5, 0.3
 SUFFIX = "_repitch"
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Writes the clips; returns 0, or 1 where some could not be read. Those that are there already stay."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("speakers", nargs="+")
-    args = parser.parse_args()
-    clips = [path for name in args.speakers for path in sorted((args.dataset / name).glob("*.wav"))[::EVERY]]
-    for number, path in enumerate(tqdm([path for path in clips if SUFFIX not in path.stem], unit="clip")):
-        wav, rate = soundfile.read(path)
-        changed = repitch(wav, rate, np.random.default_rng(number))
-        soundfile.write(path.with_stem(path.stem + SUFFIX), changed * (np.abs(wav).max() / np.abs(changed).max()), rate)
+    parser.add_argument("dataset", type=Path, help="folder with SPEAKER/*.wav")
+    parser.add_argument("speakers", nargs="+", help="whose clips to take")
+    args = parser.parse_args(argv)
+    clips, failures = [], 0
+    for name in args.speakers:
+        found = [path for path in sorted((args.dataset / name).glob("*.wav")) if SUFFIX not in path.stem]
+        if not found:
+            parser.error(f"{args.dataset / name}: holds no *.wav. Make the clips with: python resample.py")
+        clips += found[::EVERY]
+    for number, path in enumerate(tqdm(clips, unit="clip")):
+        target = path.with_stem(path.stem + SUFFIX)
+        if target.exists():
+            continue
+        try:
+            wav, rate = soundfile.read(path)
+            changed = repitch(wav, rate, np.random.default_rng(number))
+            level = np.abs(wav).max() / max(np.abs(changed).max(), 1e-9)
+        except (RuntimeError, ValueError, IndexError) as error:
+            tqdm.write(f"{path}: is left out: {error}", file=sys.stderr)
+            failures += 1
+            continue
+        unfinished = target.with_suffix(".writing")
+        soundfile.write(unfinished, changed * level, rate, format="WAV")
+        unfinished.replace(target)
+    return 1 if failures else 0
 
 
 def repitch(wav: np.ndarray, rate: int, generator: np.random.Generator) -> np.ndarray:
@@ -63,4 +82,4 @@ def repitch(wav: np.ndarray, rate: int, generator: np.random.Generator) -> np.nd
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
