@@ -58,6 +58,7 @@ SAME_LAYER = {
         "modules/pretrained",
     },
     "modules/audio": {"modules/errors.py", "modules/files.py", "modules/text.py", "modules/config"},
+    "modules/encoders": {"modules/nn"},
     "modules/training": {"modules/data"},
     "modules/evaluation": {"modules/inference"},
     "modules/doctor": {"modules/data", "modules/training"},

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from modules.audio.windows import plan_windows
 from modules.errors import ConfigError
+from modules.nn.channels_last import channels_last, is_channels_last
 from modules.nn.weight_norm import NormedConv1d, NormedConvTranspose1d, fold_weight_norm
 from vdecoder.activations import make_activation
 from vdecoder.blocks import RESBLOCKS, reach_of
@@ -187,11 +189,14 @@ class NSFGenerator(nn.Module):
         # A copy, for a slice of a longer excitation has strides that oneDNN takes for another layout: it then compiles
         # new kernels for every length, 2 s of a first pass.
         excitation = excitation.to(x.dtype).clone(memory_format=torch.contiguous_format)
+        if self.spec.activation != "snake":  # whose filters work on each channel by itself
+            x = channels_last(x)
         x = self.conv_pre(x)
         if self.cond is not None:
             x = x + self.cond(g)
         for stage, (activation, up, noise_conv) in enumerate(zip(self.snakes, self.ups, self.noise_convs)):
-            x = up(activation(x)).add_(noise_conv(excitation))
+            x = up(activation(x))
+            x = x.add_(_bring_down(noise_conv, excitation) if is_channels_last(x) else noise_conv(excitation))
             first, *others = self.resblocks[stage * self.n_blocks : (stage + 1) * self.n_blocks]
             total = first(x)
             for block in others:
@@ -205,6 +210,17 @@ def _noise_conv(channels: int, stride: int) -> nn.Conv1d:
     if stride == 1:
         return nn.Conv1d(1, channels, 1)
     return nn.Conv1d(1, channels, 2 * stride, stride=stride, padding=(stride + 1) // 2)
+
+
+def _bring_down(conv: nn.Conv1d, excitation: torch.Tensor) -> torch.Tensor:
+    """What a `_noise_conv` gives, channels last, as a product of matrices: a kernel covers two strides. oneDNN compiles
+    such a convolution for each new length, which takes 0.1 s."""
+    stride, padding = conv.stride[0], conv.padding[0]
+    rows = excitation.transpose(1, 2)
+    if stride > 1:
+        rows = F.pad(excitation, (padding, stride - padding)).view(len(excitation), -1, stride)
+        rows = torch.cat([rows[:, :-1], rows[:, 1:]], 2)
+    return F.linear(rows, conv.weight[:, 0], conv.bias).transpose(1, 2)
 
 
 def _upsampler(in_channels: int, out_channels: int, kernel_size: int, rate: int) -> NormedConvTranspose1d:

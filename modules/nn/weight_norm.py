@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from modules.nn.channels_last import convolve, is_channels_last
 from modules.nn.winograd import QuickConv1d, QuickConv2d
 
 
@@ -47,6 +48,10 @@ class _WeightNormed(nn.Module):
 class NormedConv1d(_WeightNormed, QuickConv1d):
     """`nn.Conv1d` with weight norm, one length per output channel."""
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As the plain layer's, in the layout of `x`."""
+        return convolve(self, x, self.effective_weight())
+
 
 class NormedConv2d(_WeightNormed, QuickConv2d):
     """`nn.Conv2d` with weight norm, one length per output channel."""
@@ -56,6 +61,9 @@ class NormedConvTranspose1d(_WeightNormed, nn.ConvTranspose1d):
     """`nn.ConvTranspose1d` with weight norm, one length per INPUT channel (the first axis of its weight)."""
 
     def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if is_channels_last(x):
+            sizes = (1, self.stride[0]), (0, self.padding[0]), (0, self.output_padding[0])
+            return F.conv_transpose2d(x.unsqueeze(2), weight.unsqueeze(2), bias, *sizes).squeeze(2)
         return F.conv_transpose1d(
             x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
         )

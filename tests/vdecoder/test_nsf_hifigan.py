@@ -70,6 +70,18 @@ def test_folding_and_a_condition_per_frame_keep_the_waveform(activation):
         torch.testing.assert_close(generator(x, f0, condition), wanted, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("rates", "kernels"), [((8, 2), (16, 4)), ((5, 3), (11, 7)), ((4, 5), (8, 9))])
+@pytest.mark.parametrize("activation", ["lrelu", "snake"])
+def test_the_wave_is_that_of_plain_layers_whatever_the_order_in_memory(rates, kernels, activation):
+    torch.manual_seed(3)
+    spec = GeneratorSpec(44100, rates, kernels, 32, "1", (3, 7), ((1, 3), (1, 3)), activation)
+    generator = NSFGenerator(6, spec, cond_channels=3).eval()
+    x, excitation, g = torch.randn(2, 6, 9), torch.randn(2, 1, 9 * spec.hop_length), torch.randn(2, 3, 1)
+    wanted = generator.filter(x, excitation, g)  # with gradients: torch's layers
+    with torch.no_grad():
+        torch.testing.assert_close(generator.filter(x, excitation, g), wanted, atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("activation", ["lrelu", "snake"])
 @pytest.mark.parametrize(("frames_over_two_reaches", "window_over_two_reaches"), [(40, 1), (40, 39), (150, 5), (0, 9)])
 @pytest.mark.parametrize("g_frames", [1, None])

@@ -15,6 +15,7 @@ from torch import nn
 from modules.audio.torchaudio_compat import import_torchaudio
 from modules.device import WithoutDrawing
 from modules.errors import CheckpointError
+from modules.nn.channels_last import channels_last, convolve, quicken
 from modules.weights.state_dict import fit
 
 RECEPTIVE_FIELD = 400  # samples at 16 kHz that the first frame sees
@@ -90,6 +91,7 @@ class HubertNetwork(nn.Module):
             self.final_proj = nn.Linear(self.width, len(weights["final_proj.weight"]))
             projection = {name: renamed[f"final_proj.{name}"] for name in ("weight", "bias")}
             self.final_proj.load_state_dict(fit(projection, self.final_proj.state_dict(), path))
+        quicken(self.network)
         self.eval().requires_grad_(False)
 
     def forward(self, wavs: torch.Tensor, lengths: list[int], layer: int | None = None) -> list[torch.Tensor]:
@@ -111,12 +113,13 @@ class HubertNetwork(nn.Module):
         for block in self.network.feature_extractor.conv_layers:
             kernel, stride = block.conv.kernel_size[0], block.conv.stride[0]
             counts = [(count - kernel) // stride + 1 for count in counts]
-            x = block.conv(x)
+            x = convolve(block.conv, x)
             if isinstance(block.layer_norm, nn.GroupNorm):  # torchaudio's own takes its statistics over padding too
                 x = _norm_real_frames(x, counts, block.layer_norm)
             elif block.layer_norm is not None:
                 x = block.layer_norm(x)
-            x = F.gelu(x)
+            # A group norm, after the first convolution only, works on each channel by itself.
+            x = channels_last(F.gelu(x))
         x = x.transpose(1, 2)
         return (x if self.channel_scale is None else x * self.channel_scale), counts
 

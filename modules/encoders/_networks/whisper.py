@@ -10,6 +10,7 @@ from torch import nn
 from modules.audio.mel import mel_filters
 from modules.config.audio import AudioSpec
 from modules.errors import CheckpointError
+from modules.nn.channels_last import QuickLinear
 from modules.weights.checkpoint import load_weights
 from modules.weights.state_dict import fit, state_dict
 
@@ -49,7 +50,7 @@ class Block(nn.Module):
         super().__init__()
         self.attn = Attention(width, n_heads)
         self.attn_ln = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(QuickLinear(width, 4 * width), nn.GELU(), QuickLinear(4 * width, width))
         self.mlp_ln = nn.LayerNorm(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -64,10 +65,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.query = QuickLinear(width, width)
+        self.key = QuickLinear(width, width, bias=False)
+        self.value = QuickLinear(width, width)
+        self.out = QuickLinear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, D) to the same."""

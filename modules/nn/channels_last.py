@@ -1,0 +1,67 @@
+"""Convolutions and linear layers as a CPU computes them quickest: with the channels of a sample side by side in memory.
+
+oneDNN then filters (B, C, T) at the speed of matrix products, without rearranging it before and after each layer, and
+its products of matrices use all of a processor where MKL, which torch takes for linear layers, leaves half of it to
+Intel. Only for inference: in training other parts weigh more, and the gradients gained nothing. Measured on two cores
+of an AMD EPYC, in GFLOP/s (benchmarks/layers.py): docs/benchmarks.md.
+"""
+
+import platform
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+# oneDNN has these kernels for x86; elsewhere torch's own layers stay.
+_HAS_KERNELS = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
+_LEAST_ROWS = 16  # below, what a convolution costs before it starts is more than it saves
+
+
+def pays_off(x: torch.Tensor) -> bool:
+    """Whether layers are quicker this way for `x`, here and now."""
+    return (
+        _HAS_KERNELS
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and not torch.is_grad_enabled()
+        and not torch.onnx.is_in_onnx_export()
+    )
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, T) with the channels of a sample side by side where that pays off, else `x` itself."""
+    if is_channels_last(x) or not pays_off(x):
+        return x
+    return x.transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)
+
+
+def is_channels_last(x: torch.Tensor) -> bool:
+    """Whether (B, C, T) is what `channels_last` makes where it pays off, or came out of `convolve`."""
+    return x.stride(1) == 1 and x.stride(2) > 1 and pays_off(x)
+
+
+def convolve(conv: nn.Conv1d, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """What `conv` gives (with another weight, if given), in the layout of `x`; torch's own would rearrange it."""
+    if not is_channels_last(x):
+        return conv(x) if weight is None else conv._conv_forward(x, weight, conv.bias)
+    x, weight = x.unsqueeze(2), (conv.weight if weight is None else weight).unsqueeze(2)
+    sizes = (1, conv.stride[0]), (0, conv.padding[0]), (1, conv.dilation[0])
+    return F.conv2d(x, weight, conv.bias, *sizes, conv.groups).squeeze(2)
+
+
+class QuickLinear(nn.Linear):
+    """`nn.Linear` on (B, N, C), which is (B, C, N) with its channels last: a convolution one wide."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As the plain layer's."""
+        if x.dim() != 3 or x.shape[1] < _LEAST_ROWS or x.dtype != torch.float32 or not pays_off(x):
+            return super().forward(x)
+        rows = F.conv2d(x.unsqueeze(1).permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)
+        return rows.permute(0, 2, 3, 1).squeeze(1)
+
+
+def quicken(network: nn.Module) -> None:
+    """Makes every plain linear layer of a network, such as one of torchaudio's, a `QuickLinear` with its weights."""
+    for layer in network.modules():
+        if type(layer) is nn.Linear:
+            layer.__class__ = QuickLinear
