@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from modules.nn.winograd import QuickConv1d
+
 Projections = list[torch.Tensor]
 
 
@@ -18,14 +20,14 @@ class ResidualLayer(nn.Module):
 
     def __init__(self, channels: int, condition_channels: int) -> None:
         super().__init__()
-        self.dilated_conv = nn.Conv1d(channels, 2 * channels, 3, padding=1)
+        self.dilated_conv = QuickConv1d(channels, 2 * channels, 3, padding=1)
         self.diffusion_projection = nn.Linear(channels, channels)
         self.conditioner_projection = nn.Conv1d(condition_channels, 2 * channels, 1)
         self.output_projection = nn.Conv1d(channels, 2 * channels, 1)
 
     def project(self, condition: torch.Tensor) -> torch.Tensor:
-        """What the condition (B, H, N) adds before the gate, (B, 2 C, N), with the bias of the convolution in it."""
-        return self.conditioner_projection(condition) + self.dilated_conv.bias[:, None]
+        """What the condition (B, H, N) adds before the gate, (B, 2 C, N)."""
+        return self.conditioner_projection(condition)
 
     def forward(
         self, x: torch.Tensor, step: torch.Tensor, projection: torch.Tensor, mask: torch.Tensor | None
@@ -38,7 +40,7 @@ class ResidualLayer(nn.Module):
         y = x + self.diffusion_projection(step)[..., None]
         if mask is not None:
             y = y * mask  # the convolution sees zeros beyond the end, as it does for an item alone
-        y = F.conv1d(y, self.dilated_conv.weight, padding=1) + projection
+        y = self.dilated_conv(y) + projection
         gate, signal = y.chunk(2, dim=1)
         residual, skip = self.output_projection(torch.sigmoid(gate) * torch.tanh(signal)).chunk(2, dim=1)
         return (x + residual) * math.sqrt(0.5), skip
