@@ -18,7 +18,7 @@ from modules.config.diffusion import DiffusionConfig
 from modules.config.schema import Config
 from modules.config.vocoder import require_same_frames
 from modules.contracts import Synthesizer
-from modules.device import choose_device, choose_dtype
+from modules.device import choose_device, choose_dtype, computes_bf16
 from modules.encoders.base import ENCODERS, build_encoder, encoder_dim
 from modules.errors import ConfigError, UsageError
 from modules.f0.base import PREDICTORS, build_predictor
@@ -65,7 +65,7 @@ class VoiceRequest:
     f0_predictor: str = "pm"
     f0_threshold: float = 0.05  # confidence below which `crepe`, `rmvpe` and `fcpe` call a frame unvoiced, 0 to 1
     device: str | None = None  # "cpu", "cuda", "cuda:1", "mps", or None to choose
-    precision: str | None = None  # "fp32", "fp16", "bf16"; None: fp16 where the path says "half" and there is CUDA
+    precision: str = "fp32"  # "fp32", "fp16", "bf16" or "auto": see `_choose_precision`
     diffusion: DiffusionRequest | None = None  # to refine what the voice model makes, or in its place
     enhance: bool = False  # load the enhancer
     retrieval: RetrievalRequest | None = None  # cluster centres or an index
@@ -107,7 +107,9 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
     if request.model_path is not None:
         check_model(request.model_path)
     dtype = _choose_precision(request, device)
-    refiner = _load_refiner(request, device, dtype) if diffusion is not None else None
+    # What bf16 costs has been measured of the voice (docs/benchmarks.md); the others are in it only on demand.
+    dtype_of_others = torch.float32 if request.precision == "auto" and dtype == torch.bfloat16 else dtype
+    refiner = _load_refiner(request, device, dtype_of_others) if diffusion is not None else None
     audio = config.audio if config is not None else refiner.vocoder.audio
     name = config.model.speech_encoder if config is not None else diffusion.config.data.encoder
     encoder = build_encoder(name, device)
@@ -121,7 +123,7 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         voice, card = None, {"name": diffusion.model_path.stem, "speakers": list(diffusion.config.spk)}
     else:
         voice, card = _load_voice(request, device, dtype)
-    vocoder = load_vocoder(ENHANCER_VOCODER, device, dtype) if request.enhance else None
+    vocoder = load_vocoder(ENHANCER_VOCODER, device, dtype_of_others) if request.enhance else None
     has_pitch_decoder = config is not None and config.model.use_automatic_f0_prediction and not request.is_onnx
     pipeline = Pipeline(
         synthesizer=voice,
@@ -225,18 +227,17 @@ def _diffusion_speakers(request: VoiceRequest) -> dict[str, int]:
 
 
 def _choose_precision(request: VoiceRequest, device: torch.device) -> torch.dtype:
-    """What the request says; else fp16 for a model whose path says "half", on CUDA only. An ONNX voice is fp32."""
+    """What the request says. "auto": bf16 on a CPU that computes it, fp16 on CUDA for a model whose path says "half",
+    as so-vits-svc has it, else fp32. An ONNX voice is fp32."""
     if request.is_onnx:
-        if request.precision not in (None, "fp32"):
+        if request.precision not in ("auto", "fp32"):
             raise UsageError(
                 f"--precision {request.precision}: {request.model_path} is fp32, as all ONNX voices are; leave it out"
             )
         return torch.float32
-    if request.precision is not None:
+    if request.precision != "auto":
         return choose_dtype(request.precision)
-    if "half" in str(request.model_path):
-        if device.type == "cuda":
-            logger.info("the model's path contains 'half': running in fp16 (--precision fp32 overrides)")
-            return torch.float16
-        logger.info("the model's path contains 'half': on %s it runs in fp32", device.type)
-    return torch.float32
+    if "half" in str(request.model_path) and device.type == "cuda":
+        logger.info("the model's path contains 'half': running in fp16 (--precision fp32 overrides)")
+        return torch.float16
+    return torch.bfloat16 if computes_bf16(device) else torch.float32

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--predictor", nargs="+", default=["dio"], metavar="NAME", help="F0 predictors")
     add("--size", choices=["base", "tiny", "small", "micro"], default="base", help="of the voice")
     add("--retrieval", action="store_true", help="with a feature index at 0.5")
-    add("--precision", default="fp32", choices=["fp32", "fp16", "bf16"], help="of the networks")
+    add("--precision", default="fp32", choices=["auto", "fp32", "fp16", "bf16"], help="of the networks")
     args = parser.parse_args(argv)
     song = "song.wav" if args.song is None else "song" + args.song.suffix
     flags = ["-cm", "feature_and_index.json", "-fr", "-cr", "0.5"] if args.retrieval else []

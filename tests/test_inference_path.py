@@ -14,6 +14,7 @@ import assemble
 import inference_main
 from models import SynthesizerTrn, build_synthesizer
 from modules.config.io import save_config
+from modules.device import computes_bf16
 from modules.f0.histogram import PitchHistogram
 from modules.weights.checkpoint import save_weights
 
@@ -73,3 +74,29 @@ def test_a_voice_file_is_loaded_once_for_weights_card_and_notes(workspace, monke
     assert loaded == [Path("logs/44k/G_1.pth")]
     (result,) = Path("results").glob("song*.flac")
     assert "small" in soundfile.SoundFile(result).copy_metadata()["comment"]
+
+
+@pytest.mark.parametrize(
+    ("native", "flags", "wanted"),
+    [
+        (True, [], "bfloat16"),
+        (False, [], "float32"),
+        (True, ["--precision", "fp32"], "float32"),
+        (False, ["--precision", "bf16"], "bfloat16"),
+    ],
+)
+def test_a_voice_runs_in_bf16_where_the_processor_computes_it(workspace, monkeypatch, caplog, native, flags, wanted):
+    monkeypatch.setattr(assemble, "computes_bf16", lambda device: native and device.type == "cpu")
+    with caplog.at_level("INFO", logger="assemble"):
+        assert inference_main.main([*FLAGS, *flags]) == 0
+    assert f"on cpu in {wanted}, loaded" in caplog.text
+
+
+def test_only_a_processor_with_such_instructions_computes_bf16(monkeypatch):
+    cpu = torch.device("cpu")
+    for found, wanted in (({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_bf16": False}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
+        assert computes_bf16(cpu) == wanted
+        assert not computes_bf16(torch.device("cuda"))
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not computes_bf16(cpu)
