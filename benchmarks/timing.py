@@ -169,8 +169,8 @@ def write_dataset(workspace: Path, seconds: float) -> None:
         soundfile.write(folder / f"{index:03}.wav", clip, RATE)
 
 
-def write_voice(workspace: Path, size: str) -> None:
-    """`G_1.pth` and `config.json` of a vec768l12 voice, and the encoder's weights."""
+def write_voice(workspace: Path, size: str, ffn: int = 3072) -> None:
+    """`G_1.pth` and `config.json` of a vec768l12 voice, and the encoder's weights as `write_contentvec`."""
     import torch
 
     from models import build_synthesizer
@@ -183,7 +183,35 @@ def write_voice(workspace: Path, size: str) -> None:
     torch.manual_seed(0)
     network = build_synthesizer(parse_config(values))
     torch.save({"model": network.state_dict(), "iteration": 1, "learning_rate": 1e-4}, workspace / "G_1.pth")
-    write_contentvec(workspace)
+    write_contentvec(workspace, ffn)
+
+
+def write_diffusion(workspace: Path, speedups: dict[str, int], size: str = "base") -> None:
+    """`model_1.pt` with a config for each sampler, which skips so many noise levels, and the vocoder."""
+    import torch
+
+    from diffusion.unit2mel import build_unit2mel
+    from modules.config.diffusion import parse_diffusion_config, save_diffusion_config
+    from modules.config.presets import DIFFUSION_PRESETS
+    from modules.config.vocoder import VocoderConfig
+    from vdecoder.mel_vocoder import build_vocoder
+
+    model = DIFFUSION_PRESETS[size].get("model", {})
+    for method, speedup in speedups.items():
+        infer = {"method": method, "speedup": speedup}
+        config = parse_diffusion_config({"spk": {SPEAKER: 0}, "infer": infer, "model": model})
+        save_diffusion_config(config, workspace / f"{method}.yaml")
+    torch.manual_seed(0)
+    torch.save({"model": build_unit2mel(config, 128).state_dict()}, workspace / "model_1.pt")
+    kernels = [3, 7, 11] if size == "base" else [3]
+    values = dict(sampling_rate=44100, num_mels=128, n_fft=2048, win_size=2048, hop_size=512, fmin=40, fmax=16000)
+    values |= dict(upsample_rates=[8, 8, 2, 2, 2], upsample_kernel_sizes=[16, 16, 4, 4, 4])
+    values |= dict(upsample_initial_channel=512 if size == "base" else 64, resblock_kernel_sizes=kernels)
+    vocoder = VocoderConfig(**values, resblock_dilation_sizes=[[1, 3, 5]] * len(kernels))
+    folder = workspace / "pretrain/nsf_hifigan"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(vocoder.model_dump_json(), "utf-8")
+    torch.save({"generator": build_vocoder(vocoder).state_dict()}, folder / "model")
 
 
 def convert(side: Side, args: argparse.Namespace, song: str, predictor: str, *flags: object) -> dict[str, float]:
@@ -195,8 +223,9 @@ def convert(side: Side, args: argparse.Namespace, song: str, predictor: str, *fl
     return {"seconds": done.seconds, "CPU seconds": done.cpu_seconds, "MB": done.memory, "real-time factor": factor}
 
 
-def write_contentvec(workspace: Path) -> None:
-    """`pretrain/checkpoint_best_legacy_500.pt` with random weights, or the published file where it is here."""
+def write_contentvec(workspace: Path, ffn: int = 3072) -> None:
+    """`pretrain/checkpoint_best_legacy_500.pt` with random weights, or the published file where it is here; `ffn` is
+    the width of the feed-forward layers."""
     import torch
 
     name = "pretrain/checkpoint_best_legacy_500.pt"
@@ -212,7 +241,7 @@ def write_contentvec(workspace: Path) -> None:
     norms = {"feature_extractor.conv_layers.0.2": 512, "layer_norm": 512, "encoder.layer_norm": 768}
     for layer in (f"encoder.layers.{n}" for n in range(12)):
         linears = {f"self_attn.{part}_proj": (768, 768) for part in ("q", "k", "v", "out")}
-        for part, shape in (linears | {"fc1": (3072, 768), "fc2": (768, 3072)}).items():
+        for part, shape in (linears | {"fc1": (ffn, 768), "fc2": (768, ffn)}).items():
             shapes |= {f"{layer}.{part}.weight": shape, f"{layer}.{part}.bias": shape[:1]}
         norms |= {f"{layer}.self_attn_layer_norm": 768, f"{layer}.final_layer_norm": 768}
     torch.manual_seed(0)
