@@ -28,7 +28,7 @@ LAST_SLOPE = 0.01
 
 # Most frames per window of `in_windows`. On a CPU the widest tensors then stay below 32 MB, above which the C library
 # asks the system for fresh pages each time, at twice the cost; on a GPU only the memory counts.
-CPU_WINDOW = 576
+CPU_WINDOW = 448
 GPU_WINDOW = 2048
 # Sizes of windows are multiples of this, so that kernels are planned for few lengths only.
 WINDOW_STEP = 64

@@ -10,6 +10,13 @@ from modules.nn.winograd import QuickConv1d, QuickConv2d, convolve, convolve_dil
 from vdecoder.discriminators import MultiPeriodDiscriminator
 
 
+@pytest.fixture(autouse=True)
+def any_processor(request, monkeypatch):
+    """What is tested is so whether or not it is quick here."""
+    if "processor" not in request.node.name:
+        monkeypatch.setattr(winograd, "_products_are_slow", lambda: False)
+
+
 def outputs_and_gradients(x, weight, bias, convolution):
     inputs = [tensor.detach().clone().requires_grad_() for tensor in (x, weight, bias)]
     y = convolution(*inputs)
@@ -101,3 +108,20 @@ def test_only_narrow_layers_with_long_dilated_kernels_are_written_in_rows(monkey
     assert not calls
     QuickConv1d(32, 32, 7, padding=9, dilation=3)(x)
     assert calls == [(9, 3)]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "is_slow"),
+    [
+        ({"avx512_vp2intersect": True, "cpu_name": "AMD EPYC"}, True),
+        ({"avx512_vp2intersect": False, "cpu_name": "AMD EPYC"}, False),
+        ({"avx512_vp2intersect": True, "cpu_name": "Intel(R) Xeon(R)"}, False),
+        ({}, False),
+    ],
+)
+def test_the_processor_decides_whether_products_pay(monkeypatch, capabilities, is_slow):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    winograd._products_are_slow.cache_clear()
+    assert winograd._products_are_slow() == is_slow
+    assert winograd._is_worth_it(QuickConv1d(192, 192, 5, padding=2), torch.randn(2, 192, 300)) != is_slow
+    winograd._products_are_slow.cache_clear()
