@@ -2,8 +2,7 @@
 
 oneDNN then filters (B, C, T) at the speed of matrix products, without rearranging it before and after each layer, and
 its products of matrices use all of a processor where MKL, which torch takes for linear layers, leaves half of it to
-Intel. Only for inference: in training other parts weigh more, and the gradients gained nothing. Measured on two cores
-of an AMD EPYC, in GFLOP/s (benchmarks/layers.py): docs/benchmarks.md.
+Intel. Only for inference: in training the decoder took longer this way. Measured: docs/benchmarks.md.
 """
 
 import platform

@@ -163,7 +163,7 @@ def _is_dilated(layer: nn.Conv1d, x: torch.Tensor) -> bool:
 
 @cache
 def _products_are_slow() -> bool:
-    """Whether torch's products of matrices are half as quick as its convolutions here, which leaves nothing to gain: MKL
+    """Whether torch's products of matrices are half as quick here as its convolutions, so that nothing is gained: MKL
     gives AMD's processors 256 bits at a time, where Zen 5 (the first of them with VP2INTERSECT) computes 512."""
     found = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(found.get("avx512_vp2intersect")) and str(found.get("cpu_name", "")).startswith("AMD")
