@@ -65,7 +65,7 @@ class VoiceRequest:
     f0_predictor: str = "pm"
     f0_threshold: float = 0.05  # confidence below which `crepe`, `rmvpe` and `fcpe` call a frame unvoiced, 0 to 1
     device: str | None = None  # "cpu", "cuda", "cuda:1", "mps", or None to choose
-    precision: str = "fp32"  # "fp32", "fp16", "bf16" or "auto": see `_choose_precision`
+    precision: str | None = None  # "fp32", "fp16", "bf16", "auto" or None: see `_choose_precision`
     diffusion: DiffusionRequest | None = None  # to refine what the voice model makes, or in its place
     enhance: bool = False  # load the enhancer
     retrieval: RetrievalRequest | None = None  # cluster centres or an index
@@ -227,17 +227,17 @@ def _diffusion_speakers(request: VoiceRequest) -> dict[str, int]:
 
 
 def _choose_precision(request: VoiceRequest, device: torch.device) -> torch.dtype:
-    """What the request says. "auto": bf16 on a CPU that computes it, fp16 on CUDA for a model whose path says "half",
-    as so-vits-svc has it, else fp32. An ONNX voice is fp32."""
+    """What the request says. None: as so-vits-svc, fp16 on CUDA for a model whose path says "half", else fp32; "auto":
+    the same, and bf16 on a CPU that computes it. An ONNX voice is fp32."""
     if request.is_onnx:
-        if request.precision not in ("auto", "fp32"):
+        if request.precision not in (None, "auto", "fp32"):
             raise UsageError(
                 f"--precision {request.precision}: {request.model_path} is fp32, as all ONNX voices are; leave it out"
             )
         return torch.float32
-    if request.precision != "auto":
+    if request.precision not in (None, "auto"):
         return choose_dtype(request.precision)
     if "half" in str(request.model_path) and device.type == "cuda":
         logger.info("the model's path contains 'half': running in fp16 (--precision fp32 overrides)")
         return torch.float16
-    return torch.bfloat16 if computes_bf16(device) else torch.float32
+    return torch.bfloat16 if request.precision == "auto" and computes_bf16(device) else torch.float32

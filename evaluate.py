@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
     check_encoder(config)
     refuse_collisions(args.output, sources, speakers)
-    converter = load_converter(VoiceRequest(model, config, args.f0_predictor, device=args.device, precision="auto"))
+    converter = load_converter(VoiceRequest(model, config, args.f0_predictor, device=args.device))
     choose_key = key_chooser(args.trans, model, speakers, converter.pipeline.card)
     scorers, notes = load_scorers(args, speakers, converter)
     if scorers.transcriber is not None and config.model.speech_encoder.startswith("whisper-ppg"):

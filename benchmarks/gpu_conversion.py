@@ -84,8 +84,8 @@ def realtime(bench: Bench) -> None:
         del converter
 
 
-def load(bench: Bench, predictor: str, shallow: bool = False, precision: str = "auto") -> "VoiceConverter":
-    """A converter with made weights, in the precision that users get unless told another."""
+def load(bench: Bench, predictor: str, shallow: bool = False, precision: str | None = None) -> "VoiceConverter":
+    """A converter with made weights, in the precision of inference_main.py's default unless told another."""
     from assemble import DiffusionRequest, VoiceRequest, load_converter, read_voice_config
     from modules.config.diffusion import load_diffusion_config
 

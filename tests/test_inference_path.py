@@ -79,13 +79,13 @@ def test_a_voice_file_is_loaded_once_for_weights_card_and_notes(workspace, monke
 @pytest.mark.parametrize(
     ("native", "flags", "wanted"),
     [
-        (True, [], "bfloat16"),
-        (False, [], "float32"),
-        (True, ["--precision", "fp32"], "float32"),
+        (True, ["--precision", "auto"], "bfloat16"),
+        (False, ["--precision", "auto"], "float32"),
+        (True, [], "float32"),  # so-vits-svc's samples
         (False, ["--precision", "bf16"], "bfloat16"),
     ],
 )
-def test_a_voice_runs_in_bf16_where_the_processor_computes_it(workspace, monkeypatch, caplog, native, flags, wanted):
+def test_precision_auto_is_bf16_where_the_processor_computes_it(workspace, monkeypatch, caplog, native, flags, wanted):
     monkeypatch.setattr(assemble, "computes_bf16", lambda device: native and device.type == "cpu")
     with caplog.at_level("INFO", logger="assemble"):
         assert inference_main.main([*FLAGS, *flags]) == 0

@@ -13,7 +13,7 @@ DIFFUSION_FOLDER = "logs/44k/diffusion"
 DEFAULT_K_STEP = 100
 MIX_FILES = ("configs/spkmix.json", "spkmix.py")
 # What suits most songs better than so-vits-svc's defaults; the README's walk and a button of the web page set it.
-RECOMMENDED = {"trans": "auto", "f0_predictor": "fcpe", "loudness_envelope_adjustment": 0.0}
+RECOMMENDED = {"trans": "auto", "f0_predictor": "fcpe", "loudness_envelope_adjustment": 0.0, "precision": "auto"}
 AUTO, AUTO_OCTAVE = "auto", "auto-octave"
 
 
@@ -33,9 +33,11 @@ def _add_file_flags(parser: argparse.ArgumentParser) -> None:
     beside = f"(default: config.json beside the model given with -m, else {DEFAULT_CONFIG})"
     add("-c", "--config_path", metavar="FILE", help=f"config that was saved with the model {beside}")
     add("-d", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
-    precision = "of the networks. auto: the voice in bf16 on a CPU that computes it, where no difference was measured "
-    precision += "but speed; fp16 on CUDA for a model whose path contains 'half'; else fp32"
-    add("--precision", choices=["auto", "fp32", "fp16", "bf16"], default="auto", help=precision)
+    precision = (
+        "of the networks; auto: the voice in bf16 on a CPU that computes it, which is quicker and sounds the same, "
+    )
+    precision += "else as by default (default: fp32; fp16 on CUDA for a model whose path contains 'half')"
+    add("--precision", choices=["auto", "fp32", "fp16", "bf16"], help=precision)
     add = parser.add_argument_group("Input and output").add_argument
     names = "files to convert: names under raw/ (a suffix may be left out), paths, folders, or "
     names += "patterns like 'album/*.flac'"
