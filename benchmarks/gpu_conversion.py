@@ -248,9 +248,9 @@ def _precision(
         del pipeline.retrieve
     found = {RTF: _factor(bench, converter), "memory": bench.memory()}
     voice = pipeline.synthesizer
-    seconds = bench.clock(lambda: [_sing(voice, item) for item in features], 3)
+    seconds = bench.clock(lambda: [_synthesize(voice, item) for item in features], 3)
     found["voice model alone"] = Value(statistics.median(seconds), "s")
-    wavs = [_sing(voice, item).cpu().numpy() for item in features]
+    wavs = [_synthesize(voice, item).cpu().numpy() for item in features]
     if reference:
         found["SNR against fp32"] = Value(snr_db(np.concatenate(reference), np.concatenate(wavs)), "dB")
     else:
@@ -258,7 +258,7 @@ def _precision(
     return found
 
 
-def _sing(voice: "Voice", given: "VoiceInput") -> "torch.Tensor":
+def _synthesize(voice: "Voice", given: "VoiceInput") -> "torch.Tensor":
     """The wave (T,) of a chunk, from the same seed every time."""
     return voice.infer(given.units, given.f0, given.uv, given.speaker, given.volume).wav
 

@@ -10,7 +10,6 @@ Clips, their features and the start of the networks are made. Writes only to a t
 Example: python benchmarks/plain_step.py --size base --steps 20
 """
 
-import itertools
 import tempfile
 import time
 from collections.abc import Iterator
@@ -177,11 +176,6 @@ def measure(step: PlainStep, steps: int) -> Pace:
         waited += time.perf_counter() - asked
         step.run(batch.to(step.device))
     return Pace((_now(step.device) - started) / steps, waited / steps, peak_memory(step.device))
-
-
-def first_batches(step: PlainStep, n_batches: int) -> "list[Batch]":
-    """Some batches on the device."""
-    return [batch.to(step.device) for batch in itertools.islice(batches(step.config), n_batches)]
 
 
 def _now(device: "torch.device") -> float:

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import timing
+from gpu_report import snr_db
 
 PREDICTORS = ("fcpe", "pm")
 BASE = timing.ROOT / "pretrain/base-small"
@@ -90,8 +91,7 @@ def differences(source, plain, other, audio, predictors: dict) -> dict[str, floa
     from modules.audio.mel import centered_log_mel
     from modules.metrics.melody import match_melody
 
-    error = np.sum((plain - other) ** 2)
-    row = {"SNR": 10 * np.log10(np.sum(plain**2) / max(error, 1e-20))}
+    row = {"SNR": snr_db(plain, other)}
     mels = [centered_log_mel(torch.from_numpy(wav), audio).numpy() for wav in (plain, other)]
     decibels = [20 / np.log(10) * mel for mel in mels]
     loud = decibels[0] > decibels[0].max() - 60

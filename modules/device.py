@@ -39,10 +39,14 @@ def choose_dtype(precision: str) -> torch.dtype:
     return PRECISIONS[precision]
 
 
+def cpu_capabilities() -> dict[str, bool | int | str]:
+    """The processor's name and instructions as torch names them; empty where torch does not tell, as older ones."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
+
+
 def computes_bf16(device: torch.device) -> bool:
     """Whether `device` is a CPU with instructions for bf16 (AVX-512 BF16, AMX), to which it is quicker than fp32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and older may lack it
-    return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return device.type == "cpu" and any(cpu_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from modules.device import cpu_capabilities
+
 OUTPUTS = 4  # m: more need points whose powers cost digits
 # Small numbers of both signs, so that neither their powers nor their differences grow; the last point is infinity.
 _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
@@ -165,7 +167,7 @@ def _is_dilated(layer: nn.Conv1d, x: torch.Tensor) -> bool:
 def _products_are_slow() -> bool:
     """Whether torch's products of matrices are half as quick here as its convolutions, so that nothing is gained: MKL
     gives AMD's processors 256 bits at a time, where Zen 5 (the first of them with VP2INTERSECT) computes 512."""
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    found = cpu_capabilities()
     return bool(found.get("avx512_vp2intersect")) and str(found.get("cpu_name", "")).startswith("AMD")
 
 
