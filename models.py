@@ -178,11 +178,12 @@ class SynthesizerTrn(nn.Module):
         seed: int | None = INFERENCE_SEED,
         predict_f0: bool = False,
         vol: torch.Tensor | None = None,
+        needed: slice | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The waveform (B, 1, T) float32 in [-1, 1] of whole items, and the F0 (B, N) Hz it was made with.
 
-        `g` may also be weights (S, N) or (B, S, N) for a mix per frame. The caller's random numbers are left as they
-        were; with a seed of None they are used.
+        `g` may also be weights (S, N) or (B, S, N) for a mix per frame. Only the `needed` frames are decoded, None for
+        all; the others are 0. The caller's random numbers are left as they were; with a seed of None they are used.
         """
         speaker = self._speaker_vector(g)
         x = self._content(c, uv, vol, None)
@@ -191,7 +192,7 @@ class SynthesizerTrn(nn.Module):
         with contextlib.nullcontext() if seed is None else seeded(c.device, seed):
             z_p, _, _ = self.enc_p(x, f0_to_coarse(f0, self.clamp_f0_high), None, noise_scale)
             z = self.flow(z_p, None, speaker, reverse=True)
-            wav = self.dec.in_windows(z, self.source_f0(f0, uv), speaker)
+            wav = self.dec.in_windows(z, self.source_f0(f0, uv), speaker, needed=needed)
             # Upstream's source draws a second, unused noise. Whoever goes on drawing then gets upstream's numbers.
             torch.randn(wav.shape[0], wav.shape[2], 1, device=wav.device)
         return wav, f0
@@ -207,11 +208,13 @@ class SynthesizerTrn(nn.Module):
         noise_scale: float = 0.35,
         seed: int = INFERENCE_SEED,
         vol: torch.Tensor | None = None,
+        needed: list[slice | None] | None = None,
     ) -> list[torch.Tensor]:
         """The waveforms (1, 1, N * hop_length) of padded items, each what `infer` makes of it alone, up to rounding.
 
         Prior and flow see the whole batch; every item is decoded by itself, at its own length and with its own noise.
-        `lengths` are the real frames of each item; the rest as `infer`, padded to the longest.
+        `lengths` are the real frames of each item, `needed` those to decode of each; the rest as `infer`, padded to the
+        longest.
         """
         speaker = self._speaker_vector(g)
         mask = sequence_mask(torch.tensor(lengths, device=c.device), c.shape[2])
@@ -229,7 +232,8 @@ class SynthesizerTrn(nn.Module):
             condition = speaker[one] if len(speaker) > 1 else speaker
             with seeded(c.device, seed):
                 torch.randn(1, channels, length, device=c.device)  # the prior's turn
-                wavs.append(self.dec.in_windows(z[one, :, :length], source_f0[one, :length], condition[:, :, :length]))
+                inputs = z[one, :, :length], source_f0[one, :length], condition[:, :, :length]
+                wavs.append(self.dec.in_windows(*inputs, needed=needed and needed[index]))
         return wavs
 
     def source_f0(self, f0: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
@@ -299,13 +303,15 @@ class Voice:
         volume: torch.Tensor | None = None,
         noise_scale: float = 0.35,
         predict_f0: bool = False,
+        needed: slice | None = None,
         seed: int | None = INFERENCE_SEED,
     ) -> Synthesis:
         """The waveform (N * hop_length,) float32 of a chunk in this voice, and the F0 (N,) it was made with.
 
         Tensors on any device, of any float type: units (D, N); `f0` (N,) Hz; `uv` (N,), 1 = voiced; linear volume (N,),
         ignored by a model without volume embedding. The speaker is an id, or weights (S, N) that sum to 1 per frame. A
-        noise scale of 0 gives the mean of the prior, 1 all of its spread.
+        noise scale of 0 gives the mean of the prior, 1 all of its spread. Only the `needed` frames are decoded, None
+        for all; the others are 0.
         """
         wav, used_f0 = self.network.infer(
             units[None].to(self.device, self.dtype),
@@ -316,6 +322,7 @@ class Voice:
             seed,
             predict_f0,
             None if volume is None else volume[None].to(self.device, self.dtype),
+            needed,
         )
         return Synthesis(wav[0, 0], used_f0[0])
 
@@ -334,7 +341,8 @@ class Voice:
         speaker = stack(speakers, torch.float32) if speakers[0].is_floating_point() else torch.cat(speakers)
         volume = None if items[0].volume is None else stack([item.volume for item in items], self.dtype)
         units = stack([item.units for item in items], self.dtype)
-        wavs = self.network.infer_batch(units, f0, uv, speaker, lengths, noise_scale, vol=volume)
+        needed = [item.needed for item in items]
+        wavs = self.network.infer_batch(units, f0, uv, speaker, lengths, noise_scale, vol=volume, needed=needed)
         return [Synthesis(wav[0, 0], f0[index, : lengths[index]]) for index, wav in enumerate(wavs)]
 
     def _speaker(self, speaker: int | torch.Tensor) -> torch.Tensor:

@@ -52,6 +52,7 @@ class VoiceInput:
     uv: torch.Tensor  # (N,), 1 = voiced
     speaker: int | torch.Tensor  # id, or (S, N) weights
     volume: torch.Tensor | None = None  # (N,); None for a voice without volume embedding
+    needed: slice | None = None  # frames whose audio is wanted, None for all; a synthesizer may leave the others at 0
 
 
 class SpeechEncoder(Protocol):
@@ -90,8 +91,9 @@ class Synthesizer(Protocol):
         volume: torch.Tensor | None,
         noise_scale: float,
         predict_f0: bool,
+        needed: slice | None,
     ) -> Synthesis:
-        """Audio of N * hop_length samples from units (D, N), f0 (N,), uv (N,), speaker and volume (N,) or None."""
+        """Audio of N * hop_length samples from what `VoiceInput` explains."""
 
     def infer_batch(self, items: list[VoiceInput], noise_scale: float) -> list[Synthesis]:
         """The same of several chunks at once, each as if it were alone."""

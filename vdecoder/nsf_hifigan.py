@@ -147,28 +147,40 @@ class NSFGenerator(nn.Module):
 
     @torch.no_grad()
     def in_windows(
-        self, x: torch.Tensor, f0: torch.Tensor, g: torch.Tensor | None = None, window: int | None = None
+        self,
+        x: torch.Tensor,
+        f0: torch.Tensor,
+        g: torch.Tensor | None = None,
+        window: int | None = None,
+        needed: slice | None = None,
     ) -> torch.Tensor:
-        """What `forward` returns, up to rounding, in windows of at most `window` frames (None: what suits the device).
+        """What `forward` returns, up to rounding, in windows of at most `window` frames (None: what suits the device);
+        0 outside the frames that are `needed`, if given.
 
         For example, 861 frames with a reach of 15 make two windows of 448: [0, 448) of which the last 15 are dropped,
         and [413, 861) of which the first 20 are.
         """
         n_frames, hop, reach = x.shape[2], self.spec.hop_length, self.reach
+        start, stop, _ = (needed or slice(None)).indices(n_frames)
+        first = max(0, start - reach)  # of the frames that have a part in the needed ones
+        n_read = min(n_frames, stop + reach) - first
         if window is None:
             window = CPU_WINDOW if x.device.type == "cpu" else GPU_WINDOW
-        if n_frames <= window or window <= 2 * reach:
-            return self.forward(x, f0, g)
-        count = math.ceil((n_frames - 2 * reach) / (window - 2 * reach))
-        smallest = math.ceil((n_frames - 2 * reach) / count) + 2 * reach
-        window = min(window, WINDOW_STEP * math.ceil(smallest / WINDOW_STEP))
+        if n_read <= window or window <= 2 * reach:
+            window = n_read
+        else:
+            count = math.ceil((n_read - 2 * reach) / (window - 2 * reach))
+            smallest = math.ceil((n_read - 2 * reach) / count) + 2 * reach
+            window = min(window, WINDOW_STEP * math.ceil(smallest / WINDOW_STEP))
         excitation = self.m_source(f0)
-        wav = excitation.new_empty(excitation.shape)
-        for read, keep in plan_windows(n_frames, window, reach, equal=True):
+        wav = torch.zeros_like(excitation)
+        for local, keep in plan_windows(n_read, window, reach, equal=True):
+            read = slice(first + local.start, first + local.stop)
             local_g = g if g is None or g.shape[2] == 1 else g[:, :, read]
             part = self.filter(x[:, :, read], excitation[:, :, read.start * hop : read.stop * hop], local_g)
             samples = slice((read.start + keep.start) * hop, (read.start + keep.stop) * hop)
             torch.tanh(part[:, :, keep.start * hop : keep.stop * hop].float(), out=wav[:, :, samples])
+        wav[:, :, : start * hop] = wav[:, :, stop * hop :] = 0
         return wav
 
     @property

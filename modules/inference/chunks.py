@@ -44,6 +44,11 @@ class Chunk:
         return self.read_start < self.start or self.read_stop > self.stop
 
     @property
+    def is_centred(self) -> bool:
+        """Whether it lies between equal lengths of zeros."""
+        return not self.has_context and self.pad_left == self.pad_right
+
+    @property
     def is_loud(self) -> bool:
         """Whether there is anything to convert: digital silence, too, has nothing."""
         return self.audio is not None and bool(self.audio.any())
@@ -109,18 +114,22 @@ def silence(chunk: Chunk, song: Song) -> np.ndarray:
 
 def trim(wav: np.ndarray, chunk: Chunk, song: Song, options: ConversionOptions) -> np.ndarray:
     """The output of a chunk from what the networks made of it, without padding and context."""
-    length = song.at(chunk.stop) - song.at(chunk.start)
-    centred = not chunk.has_context and chunk.pad_left == chunk.pad_right
-    if centred:
-        cut = int(song.out_rate * options.pad_seconds)
-        wav = wav[cut : len(wav) - cut]
-    else:
-        wav = wav[song.at(chunk.start - chunk.read_start + chunk.pad_left) :]
+    wav = wav[kept_samples(len(wav), chunk, song, options)]
     # Frames are whole, so a padded chunk gives up to one hop less than it was long; upstream shares that gap, and so do
     # we, to give the same samples.
-    missing = max(0, length - len(wav))
-    left = missing // 2 if centred else 0
-    return np.pad(wav[:length], (left, missing - left)).astype(np.float32, copy=False)
+    missing = song.at(chunk.stop) - song.at(chunk.start) - len(wav)
+    left = missing // 2 if chunk.is_centred else 0
+    return np.pad(wav, (left, missing - left)).astype(np.float32, copy=False)
+
+
+def kept_samples(n_samples: int, chunk: Chunk, song: Song, options: ConversionOptions) -> slice:
+    """Which of the samples that the networks make of a chunk are put out."""
+    if chunk.is_centred:
+        start = int(song.out_rate * options.pad_seconds)
+        stop = max(start, n_samples - start)
+    else:
+        start, stop = song.at(chunk.start - chunk.read_start + chunk.pad_left), n_samples
+    return slice(start, min(stop, start + song.at(chunk.stop) - song.at(chunk.start)))
 
 
 def join(tail: np.ndarray, wav: np.ndarray, chunk: Chunk, song: Song, retain: float) -> tuple[np.ndarray, np.ndarray]:

@@ -56,8 +56,9 @@ class OnnxVoice:
         volume: Tensor | None = None,
         noise_scale: float = 0.35,
         predict_f0: bool = False,
+        needed: slice | None = None,
     ) -> Synthesis:
-        """One chunk in this voice; arguments as `contracts.Synthesizer.infer`."""
+        """One chunk in this voice, whole whatever is needed; arguments as `contracts.Synthesizer.infer`."""
         if predict_f0:
             raise UsageError(f"{self.path}: an ONNX voice has no pitch decoder; leave -a out")
         n_frames, shapes = len(f0), self._shapes

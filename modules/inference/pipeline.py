@@ -25,7 +25,7 @@ from modules.contracts import (
     VoiceInput,
 )
 from modules.encoders.align import align_units
-from modules.inference.chunks import Chunk
+from modules.inference.chunks import Chunk, kept_samples
 from modules.inference.options import ConversionOptions
 from modules.inference.stream import Song
 from modules.weights.card import volume_peak_of
@@ -83,8 +83,8 @@ class Pipeline:
                     made = [None] * len(items)
                 elif len(given) == 1:
                     x = given[0]
-                    inputs = x.units, x.f0, x.uv, x.speaker, x.volume
-                    made = [self.synthesizer.infer(*inputs, options.noise_scale, options.predict_f0)]
+                    inputs = x.units, x.f0, x.uv, x.speaker, x.volume, options.noise_scale, options.predict_f0
+                    made = [self.synthesizer.infer(*inputs, x.needed)]
                 else:
                     made = self.synthesizer.infer_batch(given, options.noise_scale)
                 made = [x if gain == 1 or x is None else replace(x, wav=x.wav / gain) for x, gain in zip(made, gains)]
@@ -119,8 +119,17 @@ class Pipeline:
             uv = torch.from_numpy(chunk.f0.uv).to(self.device)
             speaker = self._speaker(chunk, song, options, self.speakers)
             volume = frame_volume(chunk.wav, self.audio.hop_length) if self.with_volume else None
-            features.append(VoiceInput(units, f0, uv, speaker, volume))
+            needed = self._needed_frames(chunk, song, options)
+            features.append(VoiceInput(units, f0, uv, speaker, volume, needed))
         return features
+
+    def _needed_frames(self, chunk: Chunk, song: Song, options: ConversionOptions) -> slice | None:
+        """The frames of a chunk whose sound is kept; None where its padding and context, too, are listened to."""
+        if self.refiner is not None or options.enhance or options.loudness_ratio != 1:
+            return None
+        hop = self.audio.hop_length
+        kept = kept_samples(len(chunk.f0.f0) * hop, chunk, song, options)
+        return slice(kept.start // hop, -(-kept.stop // hop))
 
     def retrieve(self, features: list[VoiceInput], options: ConversionOptions) -> list[VoiceInput]:
         """The same with units pulled towards those of the training voice, where the options ask for it."""

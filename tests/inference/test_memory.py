@@ -40,7 +40,8 @@ class SmallMemory(FakeSynthesizer):
         self.batches.append(len(items))
         results = []
         for item in items:
-            made = super().infer(item.units, item.f0, item.uv, item.speaker, item.volume, noise_scale, False)
+            inputs = item.units, item.f0, item.uv, item.speaker, item.volume, noise_scale, False
+            made = super().infer(*inputs, item.needed)
             results.append(Synthesis(made.wav, item.f0))
         return results
 

@@ -103,6 +103,28 @@ def test_decoding_in_windows_equals_decoding_at_once(
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("needed", [slice(3, 91), slice(50, 51), slice(60, 100), slice(0, 40)])
+@pytest.mark.parametrize("window_over_two_reaches", [1, 12, 300])
+@torch.no_grad()
+def test_only_the_needed_frames_are_decoded_and_they_are_what_they_were(needed, window_over_two_reaches, monkeypatch):
+    spec = GeneratorSpec(44100, (4, 2), (8, 4), 16, "1", (3, 11), ((1, 3, 5), (1, 3, 5)))
+    generator = NSFGenerator(6, spec, cond_channels=3).eval()
+    for parameter in generator.parameters():
+        parameter.abs_()
+    x, f0, g = torch.randn(1, 6, 100), 200 + 100 * torch.rand(1, 100), torch.randn(1, 3, 100)
+    torch.manual_seed(5)
+    wanted = torch.zeros(1, 1, 800)
+    samples = slice(needed.start * 8, needed.stop * 8)
+    wanted[..., samples] = generator(x, f0, g)[..., samples]
+    decoded, honest = [], generator.filter
+    monkeypatch.setattr(generator, "filter", lambda x, *others: decoded.append(x.shape[2]) or honest(x, *others))
+    torch.manual_seed(5)
+    found = generator.in_windows(x, f0, g, 2 * generator.reach + window_over_two_reaches, needed)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    if window_over_two_reaches == 300:
+        assert sum(decoded) <= needed.stop - needed.start + 2 * generator.reach
+
+
 def test_the_reach_of_a_frame_is_what_is_measured():
     spec = GeneratorSpec(44100, (4, 2), (8, 4), 16, "1", (3, 11), ((1, 3, 5), (1, 3, 5)))
     generator = NSFGenerator(6, spec).eval()
