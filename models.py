@@ -372,6 +372,7 @@ def load_synthesizer(
     with WithoutDrawing():
         network = build_synthesizer(config)
     network.enc_q = None
-    network.load_state_dict(fit_voice(found, network.state_dict(), model_path, config.path))
+    weights = fit_voice(found, network.state_dict(), model_path, config.path)
+    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     prepare_for_inference(network, network.dec, dtype)
     return Voice(network.to(device))

@@ -88,7 +88,10 @@ def declared_names(package: str) -> list[str] | None:
             continue
         if not path.is_file():
             return None
-        nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+        text = path.read_text("utf-8")
+        if ".register(" not in text:
+            continue
+        nodes = list(ast.walk(ast.parse(text)))
         loops: dict[str, list[ast.expr]] = {}
         for node in nodes:
             if isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple):

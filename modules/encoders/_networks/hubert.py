@@ -83,7 +83,8 @@ class HubertNetwork(nn.Module):
             f"{_POSITIONS}parametrizations.weight.original{older[name]}" if name in older else name: value.float()
             for name, value in weights.items()
         }
-        self.network.load_state_dict(fit(renamed, self.network.state_dict(), path, "Download the file again."))
+        fitting = fit(renamed, self.network.state_dict(), path, "Download the file again.")
+        self.network.load_state_dict(fitting, assign=True)
         # Folded once, instead of before every clip.
         nn.utils.parametrize.remove_parametrizations(transformer.pos_conv_embed.conv, "weight")
         self.final_proj = None
