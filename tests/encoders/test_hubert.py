@@ -11,7 +11,7 @@ from signals import babble
 from small_encoders import noise
 
 from modules.encoders import hubert
-from modules.encoders._networks.hubert import HubertNetwork, rename
+from modules.encoders._networks.hubert import HubertNetwork, _convolve_and_norm, rename
 from modules.encoders.base import ENCODERS, build_encoder
 from modules.errors import CheckpointError
 from modules.weights.foreign import load_foreign
@@ -100,6 +100,22 @@ def test_a_clip_in_a_batch_gets_the_numbers_that_it_gets_alone(small, fixture):
     clips = [babble(16000)[:n] for n in (16000, 5000, 399, 0, 7321, 16000)]
     for clip, units in zip(clips, encoder.encode_batch(clips), strict=True):
         torch.testing.assert_close(units, encoder.encode(clip), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("smoothness", [1, 4000])
+def test_the_norm_of_the_first_convolution_is_that_of_its_output_without_the_padding(smoothness):
+    """Of a smooth wave, filters leave little, and an offset leaves nothing."""
+    torch.manual_seed(0)
+    conv, norm = torch.nn.Conv1d(1, 12, 10, 5, bias=False), torch.nn.GroupNorm(12, 12)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    time, counts = torch.arange(4000.0), [799, 500]
+    x = 0.3 + torch.stack([torch.sin(time * 2 / smoothness), torch.sin(time / smoothness)])[:, None]
+    with torch.no_grad():
+        found = _convolve_and_norm(conv, norm, x, counts)
+        conv, norm = conv.double(), norm.double()
+        for clip, result, count in zip(x, found, counts):
+            wanted = norm(conv(clip[None].double())[:, :, :count])[0]
+            torch.testing.assert_close(result[:, :count].double(), wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n_samples, n_frames", [(0, 0), (1, 1), (399, 1), (400, 1), (719, 1), (720, 2), (16000, 49)])

@@ -114,12 +114,11 @@ class HubertNetwork(nn.Module):
         for block in self.network.feature_extractor.conv_layers:
             kernel, stride = block.conv.kernel_size[0], block.conv.stride[0]
             counts = [(count - kernel) // stride + 1 for count in counts]
-            x = convolve(block.conv, x)
-            if isinstance(block.layer_norm, nn.GroupNorm):  # torchaudio's own takes its statistics over padding too
-                x = _norm_real_frames(x, counts, block.layer_norm)
-            elif block.layer_norm is not None:
-                x = block.layer_norm(x)
-            # A group norm, after the first convolution only, works on each channel by itself.
+            if isinstance(block.layer_norm, nn.GroupNorm):  # after the first; torchaudio's own sees padding too
+                x = _convolve_and_norm(block.conv, block.layer_norm, x, counts)
+            else:
+                x = convolve(block.conv, x)
+                x = x if block.layer_norm is None else block.layer_norm(x)
             x = channels_last(F.gelu(x))
         x = x.transpose(1, 2)
         return (x if self.channel_scale is None else x * self.channel_scale), counts
@@ -236,13 +235,25 @@ class _Nothing(nn.Module):
         return (torch.zeros_like(x), kwargs.get("position_bias")) if kwargs else torch.zeros_like(x)
 
 
-def _norm_real_frames(x: torch.Tensor, counts: list[int], norm: nn.GroupNorm) -> torch.Tensor:
-    """Norm of each channel over the real frames of each clip: (B, C, N) to the same, garbage in the padding."""
-    if len(set(counts)) == 1 and counts[0] == x.shape[2]:
-        return norm(x)
-    real = torch.arange(x.shape[2], device=x.device) < torch.tensor(counts, device=x.device)[:, None, None]
-    count = real.sum(dim=2, keepdim=True)
-    mean = (x * real).sum(dim=2, keepdim=True) / count
-    variance = ((x - mean).square() * real).sum(dim=2, keepdim=True) / count
-    scaled = (x - mean) * torch.rsqrt(variance + norm.eps)
-    return scaled * norm.weight[:, None] + norm.bias[:, None]
+def _convolve_and_norm(conv: nn.Conv1d, norm: nn.GroupNorm, x: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """`norm(conv(x))` of clips (B, 1, T), for a norm of each channel over the real frames: (B, C, N'), garbage in the
+    padding.
+
+    The convolution w is linear, so the mean and the variance of its output are w m and w S w', where m and S are the
+    mean and the covariance of the K samples that it sees at once. The norm becomes part of w, and the output, which is
+    wide, is written once.
+    """
+    rows = x[:, 0].unfold(1, conv.kernel_size[0], conv.stride[0])  # (B, N', K)
+    # In fp64: of what is smooth, a filter for high tones leaves a millionth. MPS has none.
+    device = torch.device("cpu") if x.device.type == "mps" else x.device
+    weight, gain, shift = (value.to(device).double() for value in (conv.weight[:, 0], norm.weight, norm.bias))
+    matrices, shifts = [], []
+    for clip, count in zip(rows, counts):
+        seen = clip[:count].to(device).double()
+        mean = seen.mean(0)
+        covariance = (seen - mean).T @ (seen - mean) / count
+        scale = gain * torch.rsqrt(((weight @ covariance) * weight).sum(1) + norm.eps)
+        matrices.append((weight * scale[:, None]).T)
+        shifts.append(shift - (weight @ mean) * scale)
+    matrices, shifts = (torch.stack(values).to(x.dtype).to(x.device) for values in (matrices, shifts))
+    return torch.baddbmm(shifts[:, None], rows, matrices).transpose(1, 2)
