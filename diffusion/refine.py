@@ -48,7 +48,8 @@ class DiffusionRefiner:
             mels = halve_on_out_of_memory(self.mels, [chunks[index] for index in group])
             for index, mel in zip(group, mels):
                 with seeded(self.device, SEED):
-                    wavs[index] = self.vocoder.synthesize(mel, _f0(chunks[index])[: mel.shape[1]])
+                    f0, needed = _f0(chunks[index]), features[index].needed
+                    wavs[index] = self.vocoder.synthesize(mel, f0[: mel.shape[1]], needed)
         return wavs
 
     def mels(self, chunks: list[tuple[Synthesis | None, VoiceInput]]) -> list[torch.Tensor]:

@@ -134,7 +134,7 @@ def load_unit2mel(
     if not torch.allclose(betas, network.decoder.betas, atol=1e-6):
         ends = f"{float(betas[0]):.4g} to {float(betas[-1]):.4g}, only 0.0001 to 0.02 are known here"
         raise CheckpointError(f"{path}: its noise levels run from {ends}")
-    network.load_state_dict({name: tensor.float() for name, tensor in found.items()})
+    network.load_state_dict({name: tensor.float() for name, tensor in found.items()}, assign=True)
     network.eval().requires_grad_(False).decoder.denoise_fn.to(dtype)
     return network.to(device)
 

@@ -112,8 +112,8 @@ class MelVocoder(Protocol):
     def mel(self, wav: torch.Tensor) -> torch.Tensor:
         """Log mel (M, N) of `wav` (T,)."""
 
-    def synthesize(self, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
-        """Audio (N * hop_length,) of a log mel (M, N) and f0 (N,)."""
+    def synthesize(self, mel: torch.Tensor, f0: torch.Tensor, needed: slice | None = None) -> torch.Tensor:
+        """Audio (N * hop_length,) of a log mel (M, N) and f0 (N,); `needed` as in `VoiceInput`."""
 
 
 class MelRefiner(Protocol):

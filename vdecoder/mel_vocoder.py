@@ -32,15 +32,17 @@ class NsfHifiganVocoder:
         return vocoder_mel(wav, self.audio, key_shift)
 
     @torch.inference_mode()
-    def synthesize(self, mel: torch.Tensor, f0: torch.Tensor) -> torch.Tensor:
+    def synthesize(self, mel: torch.Tensor, f0: torch.Tensor, needed: slice | None = None) -> torch.Tensor:
         """The waveform (N * hop_length,) or (B, N * hop_length) float32 of a natural-log mel (M, N) or (B, M, N).
 
-        `f0` is (N,) or (B, N) Hz; frames beyond the mel's are left out.
+        `f0` is (N,) or (B, N) Hz; frames beyond the mel's are left out. Only the `needed` frames are made, None for
+        all; the others are 0.
         """
         single = mel.dim() == 2
         f0 = f0[..., : mel.shape[-1]]
         frames = (mel[None] if single else mel).to(self.generator.conv_pre.weight) * self.mel_scale
-        wav = self.generator.in_windows(frames, (f0[None] if single else f0).to(self.device).float())[:, 0]
+        f0 = (f0[None] if single else f0).to(self.device).float()
+        wav = self.generator.in_windows(frames, f0, needed=needed)[:, 0]
         return wav[0] if single else wav
 
 
@@ -64,7 +66,7 @@ def load_vocoder(
         generator = build_vocoder(config)
     remedy = f"Keep the model and its config.json together; both come with: {_COMMAND}"
     weights = fit(found, generator.state_dict(), path, remedy, str(config_path), no_extra=("",))
-    generator.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    generator.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     prepare_for_inference(generator, generator, dtype)
     return NsfHifiganVocoder(generator.to(device), config.audio, VOCODERS[kind])
 

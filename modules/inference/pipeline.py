@@ -76,9 +76,7 @@ class Pipeline:
                 items = self.extract([chunks[index] for index in group], song, options)
                 items = self.retrieve(items, options)
                 gains = [self._training_gain(item.volume) for item in items]
-                given = [
-                    item if gain == 1 else replace(item, volume=item.volume * gain) for item, gain in zip(items, gains)
-                ]
+                given = [self._synthesizer_input(item, gain) for item, gain in zip(items, gains)]
                 if self.synthesizer is None:
                     made = [None] * len(items)
                 elif len(given) == 1:
@@ -125,7 +123,7 @@ class Pipeline:
 
     def _needed_frames(self, chunk: Chunk, song: Song, options: ConversionOptions) -> slice | None:
         """The frames of a chunk whose sound is kept; None where its padding and context, too, are listened to."""
-        if self.refiner is not None or options.enhance or options.loudness_ratio != 1:
+        if options.enhance or options.loudness_ratio != 1:
             return None
         hop = self.audio.hop_length
         kept = kept_samples(len(chunk.f0.f0) * hop, chunk, song, options)
@@ -137,6 +135,11 @@ class Pipeline:
             return features
         blend, ratio = self.retriever.blend, options.retrieval_ratio
         return [replace(item, units=blend(item.units, options.speaker, ratio)) for item in features]
+
+    def _synthesizer_input(self, given: VoiceInput, gain: float) -> VoiceInput:
+        """The same with another volume; all of it is needed where diffusion goes on from what is made of it."""
+        volume = given.volume if gain == 1 else given.volume * gain
+        return replace(given, volume=volume, needed=given.needed if self.refiner is None else None)
 
     def _training_gain(self, volume: torch.Tensor | None) -> float:
         """What brings a volume (N,) to the level of the training clips; 1 where that is not known, or for silence.
