@@ -34,8 +34,6 @@ from vdecoder.mel_vocoder import load_vocoder
 
 logger = logging.getLogger(__name__)
 
-ENHANCER_VOCODER = "pretrain/nsf_hifigan/model"
-
 
 @dataclass(frozen=True)
 class DiffusionRequest:
@@ -67,7 +65,7 @@ class VoiceRequest:
     device: str | None = None  # "cpu", "cuda", "cuda:1", "mps", or None to choose
     precision: str | None = None  # "fp32", "fp16", "bf16", "auto" or None: see `_choose_precision`
     diffusion: DiffusionRequest | None = None  # to refine what the voice model makes, or in its place
-    enhance: bool = False  # load the enhancer
+    enhancer: str | None = None  # the vocoder of the enhancer, if one is wanted
     retrieval: RetrievalRequest | None = None  # cluster centres or an index
     f0_min: float = F0_MIN  # Hz, the lowest pitch that is looked for
     f0_max: float = F0_MAX  # Hz, the highest
@@ -123,7 +121,7 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         voice, card = None, {"name": diffusion.model_path.stem, "speakers": list(diffusion.config.spk)}
     else:
         voice, card = _load_voice(request, device, dtype)
-    vocoder = load_vocoder(ENHANCER_VOCODER, device, dtype_of_others) if request.enhance else None
+    vocoder = load_vocoder(request.enhancer, device, dtype_of_others) if request.enhancer else None
     has_pitch_decoder = config is not None and config.model.use_automatic_f0_prediction and not request.is_onnx
     pipeline = Pipeline(
         synthesizer=voice,
@@ -173,10 +171,11 @@ def _identity(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -
         files += [diffusion.model_path, diffusion.config_path, Path(diffusion.config.vocoder.ckpt)]
     if retrieval is not None:
         files.append(retrieval.path)
+    files.append(request.enhancer)
     found = [Path(file) for file in files if file is not None]
     stamps = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.is_file()]
     pitch = request.f0_predictor, request.f0_threshold, request.f0_min, request.f0_max
-    how = *pitch, device.type, str(dtype), request.enhance
+    how = *pitch, device.type, str(dtype), request.enhancer is not None
     return repr((stamps, how, diffusion and diffusion.k_step, retrieval and retrieval.is_index))
 
 

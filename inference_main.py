@@ -142,7 +142,7 @@ def read_models(
         problems.attempt(requests.check_model, files[0], requests.DIFFUSION_FLAG, "model")
         diffusion = *files, problems.attempt(requests.read_diffusion_config, files[1])
     if diffusion is not None or args.enhance:
-        problems.attempt(requests.check_vocoder, diffusion and diffusion[2])
+        problems.attempt(requests.choose_vocoder, diffusion and diffusion[2], args.formant_key)
     if not args.only_diffusion:
         model = requests.choose_model(args.model_path)
         problems.attempt(requests.check_model, model)
@@ -174,7 +174,7 @@ def voice_request(args: argparse.Namespace, wanted: Wanted) -> "VoiceRequest":
         args.device,
         args.precision,
         diffusion,
-        args.enhance and diffusion is None,
+        requests.choose_vocoder(None, args.formant_key) if args.enhance and diffusion is None else None,
         retrieval,
         args.f0_min,
         args.f0_max,
@@ -204,6 +204,7 @@ def make_options(
         second_encoding=args.second_encoding,
         enhance=args.enhance,
         enhancer_key=args.enhancer_adaptive_key,
+        formant_key=args.formant_key,
         output_format=args.wav_format,
         max_segment_seconds=args.max_segment,
         with_metadata=not args.no_metadata,

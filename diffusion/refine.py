@@ -37,8 +37,10 @@ class DiffusionRefiner:
         self.device = next(network.parameters()).device
         self.batch_frames = self._affordable_frames()
 
-    def refine(self, outputs: list[Synthesis | None], features: list[VoiceInput]) -> list[torch.Tensor]:
-        """Audio (N * hop_length,) of each chunk, whatever others there are."""
+    def refine(
+        self, outputs: list[Synthesis | None], features: list[VoiceInput], formant_key: float = 0.0
+    ) -> list[torch.Tensor]:
+        """Audio (N * hop_length,) of each chunk, whatever others there are; `formant_key`: see `contracts`."""
         chunks = list(zip(outputs, features))
         # The ancestral chain draws fresh noise on its way, which a batch would change: there each chunk goes alone.
         is_alone = is_ancestral(self.method, self.speedup)
@@ -48,8 +50,8 @@ class DiffusionRefiner:
             mels = halve_on_out_of_memory(self.mels, [chunks[index] for index in group])
             for index, mel in zip(group, mels):
                 with seeded(self.device, SEED):
-                    f0, needed = _f0(chunks[index]), features[index].needed
-                    wavs[index] = self.vocoder.synthesize(mel, f0[: mel.shape[1]], needed)
+                    f0 = _f0(chunks[index])[: mel.shape[1]] * 2.0 ** (formant_key / 12)
+                    wavs[index] = self.vocoder.synthesize(mel, f0, features[index].needed)
         return wavs
 
     def mels(self, chunks: list[tuple[Synthesis | None, VoiceInput]]) -> list[torch.Tensor]:

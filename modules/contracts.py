@@ -121,8 +121,11 @@ class MelRefiner(Protocol):
 
     batch_frames: int  # worth collecting before a call
 
-    def refine(self, outputs: list[Synthesis | None], features: list[VoiceInput]) -> list[torch.Tensor]:
-        """Audio (N * hop_length,) of each chunk, refined from its output, or made from noise where that is None."""
+    def refine(
+        self, outputs: list[Synthesis | None], features: list[VoiceInput], formant_key: float
+    ) -> list[torch.Tensor]:
+        """Audio (N * hop_length,) of each chunk, refined from its output, or made from noise where that is None, and
+        then sung `formant_key` semitones higher with the same formants."""
 
 
 class Enhancer(Protocol):

@@ -15,12 +15,13 @@ import assemble
 import inference_main
 from diffusion.gaussian import GaussianDiffusion
 from diffusion.unit2mel import build_unit2mel
-from models import build_synthesizer
+from models import SynthesizerTrn, build_synthesizer
 from modules.audio.io import read
 from modules.config.diffusion import load_diffusion_config, save_diffusion_config
 from modules.config.io import save_config
 from modules.errors import CheckpointError, ConfigError, MissingWeights, UsageError
 from modules.weights.checkpoint import load_weights, save_weights
+from vdecoder.mel_vocoder import NsfHifiganVocoder
 
 DIFFUSION = Path("logs/44k/diffusion")
 FLAGS = ["-n", "song.wav", "-s", "bass", "-f0p", "dio", "-d", "cpu", "-m", "logs/44k/G_1.pth"]
@@ -140,6 +141,29 @@ def test_the_enhancer_changes_the_sound_and_its_key_changes_it_again(workspace):
     plain, enhanced, lower = convert(), convert("-eh"), convert("-eh", "-eak", "6")
     assert np.abs(plain - enhanced).max() > 0.1
     assert np.abs(enhanced - lower).max() > 1e-4, "an untrained vocoder sings the pitch whatever it hears"
+
+
+@pytest.mark.parametrize("flags", [["-shd", "-ks", "5"], ["-od"], ["-eh"]])
+def test_the_vocoder_makes_a_part_of_the_transposition(workspace, monkeypatch, flags):
+    flags = [*flags, "-t", "12", "--formant_key", "7"]
+    with pytest.raises(MissingWeights, match=r"--formant_key needs.*download\.py pc-nsf-hifigan"):
+        convert(*flags)
+    folder = workspace / "pretrain/pc_nsf_hifigan"
+    make_vocoder_files(folder, mini_nsf=True).rename(folder / "model.ckpt")
+    pitches, voice, vocoder = {"voice": [], "vocoder": []}, SynthesizerTrn.infer, NsfHifiganVocoder.synthesize
+    record = {"voice": lambda *a: pitches["voice"].append(a[2].max()) or voice(*a)}
+    record["vocoder"] = lambda self, mel, f0, *a: pitches["vocoder"].append(f0.max()) or vocoder(self, mel, f0, *a)
+    monkeypatch.setattr(SynthesizerTrn, "infer", record["voice"])
+    monkeypatch.setattr(NsfHifiganVocoder, "synthesize", record["vocoder"])
+    convert(*flags)
+    highest = float(max(pitches["vocoder"]))
+    assert highest == pytest.approx(660, rel=0.02)
+    assert flags[0] == "-od" or highest / float(max(pitches["voice"])) == pytest.approx(2 ** (7 / 12))
+
+
+def test_a_formant_key_alone_is_said_to_have_no_effect(workspace, capsys):
+    convert("--formant_key", "3")
+    assert "--formant_key has no effect without -shd, -od or -eh" in capsys.readouterr().err
 
 
 def test_what_is_ignored_is_said(workspace, capsys):

@@ -59,7 +59,8 @@ def load_vocoder(
     path = find_vocoder(ckpt)
     config_path = vocoder_config_path(path)
     config = load_vocoder_config(config_path)
-    found = tensors_of(load_weights(path))
+    # A training checkpoint of the vocoder has "generator." before its names.
+    found = {name.removeprefix("generator."): value for name, value in tensors_of(load_weights(path)).items()}
     if not any(name.startswith("conv_pre.") for name in found):
         raise CheckpointError(f"{path}: not a vocoder: it holds no conv_pre under 'generator'. Get it with: {_COMMAND}")
     with WithoutDrawing():
@@ -81,5 +82,6 @@ def build_vocoder(config: VocoderConfig) -> NSFGenerator:
         config.resblock,
         config.resblock_kernel_sizes,
         config.resblock_dilation_sizes,
+        mini_nsf=config.mini_nsf,
     )
     return NSFGenerator(config.num_mels, spec, slow_start=True)

@@ -21,7 +21,7 @@ from modules.nn.channels_last import channels_last, is_channels_last
 from modules.nn.weight_norm import NormedConv1d, NormedConvTranspose1d, fold_weight_norm
 from vdecoder.activations import make_activation
 from vdecoder.blocks import RESBLOCKS, reach_of
-from vdecoder.source import HarmonicSource
+from vdecoder.source import HarmonicSource, SineSource
 
 # torch's own default; every published checkpoint was trained with it before the last convolution.
 LAST_SLOPE = 0.01
@@ -32,6 +32,9 @@ CPU_WINDOW = 448
 GPU_WINDOW = 2048
 # Sizes of windows are multiples of this, so that kernels are planned for few lengths only.
 WINDOW_STEP = 64
+
+# Upsampling layers before the sine of PC-NSF-HiFiGAN is added, at whose rate it is made.
+MINI_STAGES = 2
 
 ACTIVATIONS = {"nsf-hifigan": "lrelu", "nsf-snake-hifigan": "snake"}
 
@@ -48,6 +51,7 @@ class GeneratorSpec:
     resblock_kernel_sizes: Sequence[int]  # one residual block each, in every stage
     resblock_dilation_sizes: Sequence[Sequence[int]]  # of each of those blocks
     activation: str = "lrelu"  # or "snake"
+    mini_nsf: bool = False  # PC-NSF-HiFiGAN: one sine, added once
 
     def __post_init__(self) -> None:
         if len(self.upsample_rates) != len(self.upsample_kernel_sizes):
@@ -57,6 +61,8 @@ class GeneratorSpec:
             )
         if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
             raise ConfigError("resblock_kernel_sizes and resblock_dilation_sizes must have one entry per block each")
+        if self.mini_nsf and len(self.upsample_rates) < MINI_STAGES:
+            raise ConfigError(f"mini_nsf needs at least {MINI_STAGES} upsample_rates")
         if self.resblock not in RESBLOCKS:
             raise ConfigError(f'resblock is {self.resblock!r}; known are "1" and "2"')
 
@@ -68,7 +74,8 @@ class GeneratorSpec:
 
 class NSFGenerator(nn.Module):
     """Frames (latent or mel) and F0 to a waveform; a condition, where it has one, is added before the first stage.
-    `slow_start`: see `HarmonicSource`; True for the published mel vocoder."""
+    `slow_start`: see `HarmonicSource`; True for the published mel vocoder. With `mini_nsf` the source is a `SineSource`
+    that comes in once, after the second upsampling, instead of in every stage."""
 
     def __init__(
         self, in_channels: int, spec: GeneratorSpec, cond_channels: int | None = None, slow_start: bool = False
@@ -79,10 +86,15 @@ class NSFGenerator(nn.Module):
         first = spec.upsample_initial_channel
         widths = [first // 2 ** (stage + 1) for stage in range(len(spec.upsample_rates))]
 
-        self.m_source = HarmonicSource(spec.sampling_rate, spec.hop_length, slow_start)
-        self.noise_convs = nn.ModuleList(
-            _noise_conv(width, math.prod(spec.upsample_rates[stage + 1 :])) for stage, width in enumerate(widths)
-        )
+        if spec.mini_nsf:
+            hop = math.prod(spec.upsample_rates[:MINI_STAGES])
+            self.m_source = SineSource(spec.sampling_rate * hop / spec.hop_length, hop)
+            self.source_conv = nn.Conv1d(1, widths[MINI_STAGES - 1], 1)
+        else:
+            self.m_source = HarmonicSource(spec.sampling_rate, spec.hop_length, slow_start)
+            self.noise_convs = nn.ModuleList(
+                _noise_conv(width, math.prod(spec.upsample_rates[stage + 1 :])) for stage, width in enumerate(widths)
+            )
         self.conv_pre = NormedConv1d(in_channels, first, 7, padding=3)
         self.ups = nn.ModuleList(
             _upsampler(wide, width, kernel, rate)
@@ -121,8 +133,9 @@ class NSFGenerator(nn.Module):
             mix = torch.randn(*up.weight_v.shape[:2], 1)
             up.weight_v.copy_(mix * _ramp(up) / len(mix) ** 0.5)
             _keep_as_drawn(up)
-        self.m_source.l_linear.weight.fill_(1 / 3)
-        self.m_source.l_linear.bias.zero_()
+        if not self.spec.mini_nsf:
+            self.m_source.l_linear.weight.fill_(1 / 3)
+            self.m_source.l_linear.bias.zero_()
 
     @torch.no_grad()
     def hold_interpolation(self) -> None:
@@ -172,12 +185,13 @@ class NSFGenerator(nn.Module):
             count = math.ceil((n_read - 2 * reach) / (window - 2 * reach))
             smallest = math.ceil((n_read - 2 * reach) / count) + 2 * reach
             window = min(window, WINDOW_STEP * math.ceil(smallest / WINDOW_STEP))
-        excitation = self.m_source(f0)
-        wav = torch.zeros_like(excitation)
+        excitation, per_frame = self.m_source(f0), self.m_source.hop_length
+        wav = excitation.new_zeros(len(x), 1, n_frames * hop)
         for local, keep in plan_windows(n_read, window, reach, equal=True):
             read = slice(first + local.start, first + local.stop)
             local_g = g if g is None or g.shape[2] == 1 else g[:, :, read]
-            part = self.filter(x[:, :, read], excitation[:, :, read.start * hop : read.stop * hop], local_g)
+            local_source = excitation[:, :, read.start * per_frame : read.stop * per_frame]
+            part = self.filter(x[:, :, read], local_source, local_g)
             samples = slice((read.start + keep.start) * hop, (read.start + keep.stop) * hop)
             torch.tanh(part[:, :, keep.start * hop : keep.stop * hop].float(), out=wav[:, :, samples])
         wav[:, :, : start * hop] = wav[:, :, stop * hop :] = 0
@@ -197,7 +211,8 @@ class NSFGenerator(nn.Module):
         return math.ceil(frames + (reach_of(self.snake_post) + 3) / per_frame)
 
     def filter(self, x: torch.Tensor, excitation: torch.Tensor, g: torch.Tensor | None = None) -> torch.Tensor:
-        """Shapes a given excitation (B, 1, N * hop_length); the rest as `forward`, but before the last tanh."""
+        """Shapes a given excitation (B, 1, N * samples of the source in a frame); the rest as `forward`, but before the
+        last tanh."""
         # A copy, for a slice of a longer excitation has strides that oneDNN takes for another layout: it then compiles
         # new kernels for every length, 2 s of a first pass.
         excitation = excitation.to(x.dtype).clone(memory_format=torch.contiguous_format)
@@ -206,15 +221,22 @@ class NSFGenerator(nn.Module):
         x = self.conv_pre(x)
         if self.cond is not None:
             x = x + self.cond(g)
-        for stage, (activation, up, noise_conv) in enumerate(zip(self.snakes, self.ups, self.noise_convs)):
+        for stage, (activation, up) in enumerate(zip(self.snakes, self.ups)):
             x = up(activation(x))
-            x = x.add_(_bring_down(noise_conv, excitation) if is_channels_last(x) else noise_conv(excitation))
+            if (conv := self._source_conv(stage)) is not None:
+                x = x.add_(_bring_down(conv, excitation) if is_channels_last(x) else conv(excitation))
             first, *others = self.resblocks[stage * self.n_blocks : (stage + 1) * self.n_blocks]
             total = first(x)
             for block in others:
                 total = total.add_(block(x))
             x = total.div_(self.n_blocks)
         return self.conv_post(self.snake_post(x))
+
+    def _source_conv(self, stage: int) -> nn.Conv1d | None:
+        """What brings the source to the width and rate of a stage, where it comes in there."""
+        if not self.spec.mini_nsf:
+            return self.noise_convs[stage]
+        return self.source_conv if stage == MINI_STAGES - 1 else None
 
 
 def _noise_conv(channels: int, stride: int) -> nn.Conv1d:

@@ -79,3 +79,29 @@ class HarmonicSource(nn.Module):
         samples = torch.arange(1, self.hop_length + 1, device=frequency.device)
         turns = torch.add(base[..., None], step[..., None] * samples).bitwise_and_(_TURN - 1)
         return turns.to(torch.float32).mul_(2 * math.pi / _TURN)
+
+
+class SineSource(nn.Module):
+    """F0 to a single sine, the source of PC-NSF-HiFiGAN: no overtones, no noise, nothing random, and no weights.
+
+    `rate` is that of its samples in Hz, `hop_length` how many of them a frame has.
+    Source: OpenVPI, SingingVocoders, 2025: nsf_HiFigan with `mini_nsf`.
+    """
+
+    def __init__(self, rate: float, hop_length: int) -> None:
+        super().__init__()
+        self.rate, self.hop_length = rate, hop_length
+
+    @torch.no_grad()
+    def forward(self, f0: torch.Tensor) -> torch.Tensor:
+        """The sine (B, 1, N * hop_length) float32 in [-1, 1] of an F0 (B, N) Hz, which moves in a straight line from
+        each frame to the next."""
+        step = f0.float() / self.rate  # turns in a sample, at the beginning of each frame
+        change = torch.diff(step, append=step[:, -1:])
+        n = torch.arange(1, self.hop_length + 1, device=f0.device, dtype=torch.float32)
+        turns = step[..., None] * n + change[..., None] * (n * (n - 1) / (2 * self.hop_length))
+        ends = turns[..., -1]
+        ends = ((ends - ends.round()) * _TURN).long()
+        before = (torch.cumsum(ends, dim=1) - ends).bitwise_and_(_TURN - 1)
+        turns += before.to(torch.float32)[..., None] / _TURN
+        return torch.sin(2 * math.pi * (turns - turns.round())).flatten(1)[:, None]

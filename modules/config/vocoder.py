@@ -13,6 +13,7 @@ from modules.errors import ConfigError, MissingWeights
 from modules.pretrained.find import find
 
 # The published 44.1 kHz vocoder. Mels for training are made with these where its files are not there yet.
+PITCH_CONTROLLABLE = "pretrain/pc_nsf_hifigan/model.ckpt"
 PUBLISHED_MEL = AudioSpec(44100, 2048, 512, 2048, 128, 40, 16000)
 
 _COMMAND = "python pretrain/download.py nsf-hifigan"
@@ -34,6 +35,8 @@ class VocoderConfig(Section):
     upsample_initial_channel: Width
     resblock_kernel_sizes: Sizes
     resblock_dilation_sizes: SizeLists
+    mini_nsf: bool = False  # PC-NSF-HiFiGAN, which sings a mel at another pitch than its own
+    noise_sigma: float = 0.0  # of its source's noise: none in published ones, and none here
 
     @property
     def audio(self) -> AudioSpec:
@@ -73,9 +76,37 @@ def load_vocoder_config(path: Path | str) -> VocoderConfig:
         raise ConfigError(
             f"{path}: hop_size is {audio.hop_length} but upsample_rates {config.upsample_rates} multiply to {product}"
         )
+    if config.mini_nsf and config.noise_sigma != 0:
+        raise ConfigError(
+            f"{path}: noise_sigma is {config.noise_sigma:g}; only PC-NSF-HiFiGAN without noise in its source (0) is "
+            "known here. Take another vocoder."
+        )
     keys = "num_mels, upsample_initial_channel, upsample_kernel_sizes, resblock_kernel_sizes"
     refuse_absurd({keys: decoder_parameters(config.num_mels, config)}, str(path))
     return config
+
+
+def choose_vocoder(ckpt: str, formant_key: float = 0.0) -> str:
+    """The vocoder `ckpt`, which must be there; with a formant key one that can sing a mel at another pitch: the
+    downloaded one where `ckpt` cannot and both take the same mel."""
+    if formant_key == 0 or (find(ckpt) is not None and _vocoder_beside(ckpt).mini_nsf):
+        find_vocoder(ckpt)
+        return ckpt
+    if find(PITCH_CONTROLLABLE) is None:
+        raise MissingWeights(
+            f"--formant_key needs the vocoder PC-NSF-HiFiGAN: {ckpt} sings a mel at its own pitch only, and there is "
+            f"no {PITCH_CONTROLLABLE}. Get it with: {_COMMAND.replace('nsf-', 'pc-nsf-')}"
+        )
+    found = _vocoder_beside(PITCH_CONTROLLABLE)
+    if not found.mini_nsf:
+        raise ConfigError(f"{PITCH_CONTROLLABLE}: is no PC-NSF-HiFiGAN (its config.json has no mini_nsf)")
+    if (mel := find_mel(ckpt)[0]) != found.audio:
+        raise ConfigError(f"--formant_key: {PITCH_CONTROLLABLE} takes another mel ({found.audio}) than {ckpt} ({mel})")
+    return PITCH_CONTROLLABLE
+
+
+def _vocoder_beside(ckpt: str) -> VocoderConfig:
+    return load_vocoder_config(vocoder_config_path(find_vocoder(ckpt)))
 
 
 def find_mel(weights: str) -> tuple[AudioSpec, Path | None]:

@@ -12,7 +12,6 @@ So a singer's real leap of an octave stays, and it does not matter how loud the 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from modules.audio.io import resample
 from modules.f0.limits import HIGHEST, LOWEST
@@ -121,6 +120,8 @@ def autocorrelation(sound: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, n
     Source: Boersma, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a
     sampled sound", 1993, eq. 9.
     """
+    import torch  # importing scipy.fft would take 0.3 s more, and numpy's is slower
+
     width = WINDOW
     n_lags = int(_OVERSAMPLING * LOOK_RATE / LOWEST) + 4
     starts = np.minimum(np.round(times * LOOK_RATE).astype(np.int64), len(sound))
@@ -130,7 +131,7 @@ def autocorrelation(sound: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, n
     frames = (frames - frames.mean(axis=1, keepdims=True)) * window
 
     def correlate(x: np.ndarray) -> np.ndarray:
-        power = torch.fft.rfft(torch.from_numpy(x), 2 * width).abs().square()  # importing scipy.fft takes 0.3 s
+        power = torch.fft.rfft(torch.from_numpy(x), 2 * width).abs().square()
         return torch.fft.irfft(power, 2 * width * _OVERSAMPLING)[..., :n_lags].numpy()
 
     found, of_window = correlate(frames), correlate(window)

@@ -119,6 +119,9 @@ def _add_method_flags(parser: argparse.ArgumentParser) -> None:
     add("-eh", "--enhance", action="store_true", help=enhance)
     key = "semitones by which the enhancer takes the voice lower, for notes above its range"
     add("-eak", "--enhancer_adaptive_key", type=int, default=0, metavar="N", help=key)
+    formant = "with -shd, -od or -eh: how many of the semitones of -t the vocoder makes, which keeps the formants, and "
+    formant += "not the voice; needs PC-NSF-HiFiGAN"
+    add("--formant_key", type=float, default=0.0, metavar="N", help=formant)
 
 
 def transposition(text: str) -> int | str:
@@ -145,6 +148,9 @@ def without_effect(args: argparse.Namespace) -> list[str]:
         and args.f0_predictor not in ("pm", "crepe"),
         "-t has more values than there are names; the last ones are not used": len(args.trans) > len(args.clean_names),
         "-eak has no effect without -eh": args.enhancer_adaptive_key and not args.enhance,
+        "--formant_key has no effect without -shd, -od or -eh": args.formant_key
+        and not args.enhance
+        and kind == "sovits",
         "-eh has no effect with diffusion, which ends in the same vocoder": args.enhance and kind != "sovits",
         "-shd has no effect with -od": args.shallow_diffusion and args.only_diffusion,
         "-se has no effect without -shd": args.second_encoding and kind != "sovdiff",

@@ -22,6 +22,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "linear_gradient_retain": (0, 1),  # 0 itself is refused
     "loudness_envelope_adjustment": (0, 1),
     "enhancer_adaptive_key": (-24, 24),
+    "formant_key": (-24, 24),
     "max_segment": (2, 3600),
     "f0_filter_threshold": (0, 1),
     "f0_min": (LOWEST, 400),
@@ -49,6 +50,7 @@ class ConversionOptions:
     second_encoding: bool = False  # diffusion takes its units from what the voice model made, not from the source
     enhance: bool = False  # re-synthesise what the voice model made
     enhancer_key: float = 0.0  # semitones by which the enhancer reads the voice lower; for notes above its range
+    formant_key: float = 0.0  # of `transpose`, the semitones that the vocoder makes from the mel of the rest
     output_format: str = "flac"  # container of the result, a name that soundfile writes
     max_segment_seconds: float = 30.0  # longer segments are cut at a quiet place, so that memory stays bounded
     context_seconds: float = 1.0  # real audio on both sides of such a cut
@@ -65,6 +67,7 @@ class ConversionOptions:
             outside("-lg", "linear_gradient", self.overlap_seconds),
             outside("-lea", "loudness_envelope_adjustment", self.loudness_ratio),
             outside("-eak", "enhancer_adaptive_key", self.enhancer_key),
+            outside("", "formant_key", self.formant_key),
             outside("", "max_segment", self.max_segment_seconds),
         ]
         if not 0.1 <= self.context_seconds <= 10:
@@ -84,6 +87,11 @@ class ConversionOptions:
             problems.append(f"-wf/--wav_format: {error}")
         if any(problems):
             raise UsageError("; ".join(filter(None, problems)))
+
+    @property
+    def voice_transpose(self) -> float:
+        """Semitones from the source's pitch to the one that the voice is given."""
+        return self.transpose - self.formant_key
 
     @property
     def retrieves(self) -> bool:

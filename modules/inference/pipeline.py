@@ -113,7 +113,7 @@ class Pipeline:
         features = []
         n_frames = [len(chunk.f0.f0) for chunk in chunks]
         for chunk, units in zip(chunks, self._encode([chunk.wav for chunk in chunks], n_frames)):
-            f0 = torch.from_numpy(chunk.f0.f0).to(self.device) * 2.0 ** (options.transpose / 12)
+            f0 = torch.from_numpy(chunk.f0.f0).to(self.device) * 2.0 ** (options.voice_transpose / 12)
             uv = torch.from_numpy(chunk.f0.uv).to(self.device)
             speaker = self._speaker(chunk, song, options, self.speakers)
             volume = frame_volume(chunk.wav, self.audio.hop_length) if self.with_volume else None
@@ -163,12 +163,13 @@ class Pipeline:
         """The sound of each chunk, after diffusion or the enhancer where there is one."""
         if self.refiner is not None:
             given = [self._refiner_input(*item, song, options) for item in zip(outputs, features, chunks)]
-            return self.refiner.refine(outputs, given)
+            return self.refiner.refine(outputs, given, options.formant_key)
         if options.enhance:
             key = options.enhancer_key
             if key not in self._enhancers:
                 self._enhancers[key] = self.make_enhancer(key)
-            return [self._enhancers[key].enhance(output.wav.float(), output.f0) for output in outputs]
+            ratio = 2.0 ** (options.formant_key / 12)
+            return [self._enhancers[key].enhance(output.wav.float(), output.f0 * ratio) for output in outputs]
         return [output.wav for output in outputs]
 
     def _refiner_input(

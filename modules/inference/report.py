@@ -122,7 +122,7 @@ class ConversionReport:
         # Where the pitch is doubtful, so is which notes are outside, and the line about it would name others.
         is_known = self.histogram.frames and self.doubt.seconds <= DOUBTFUL_SHARE * song.seconds
         if voice is not None and is_known and not options.predict_f0:
-            warning = describe_shift(self.histogram, voice, options.transpose).warning
+            warning = describe_shift(self.histogram, voice, options.voice_transpose).warning
             if warning:
                 self.warn(f"{song.name}: {warning}")
 

@@ -12,7 +12,7 @@ from modules.audio.io import probe
 from modules.config.diffusion import DiffusionConfig, DiffusionVocoder, load_diffusion_config
 from modules.config.io import load_config
 from modules.config.schema import Config
-from modules.config.vocoder import find_vocoder
+from modules.config.vocoder import choose_vocoder as choose_named
 from modules.errors import CheckpointError, ConfigError, UsageError, UserError, reason_of
 from modules.files import make_folder
 from modules.inference.arguments import (
@@ -116,9 +116,12 @@ def read_diffusion_config(path: Path) -> DiffusionConfig:
     return load_diffusion_config(path)
 
 
-def check_vocoder(config: DiffusionConfig | None = None) -> None:
-    """Refuses to go on without the vocoder of a diffusion model, or else of the enhancer."""
-    find_vocoder((config.vocoder if config is not None else DiffusionVocoder()).ckpt)
+def choose_vocoder(config: DiffusionConfig | None, formant_key: float) -> str:
+    """The vocoder of a diffusion model, or else of the enhancer, as `modules.config.vocoder.choose_vocoder`; a
+    diffusion config names it from now on."""
+    vocoder = config.vocoder if config is not None else DiffusionVocoder()
+    vocoder.ckpt = choose_named(vocoder.ckpt, formant_key)
+    return vocoder.ckpt
 
 
 def choose_k_step(config: DiffusionConfig, where: Path, model_path: Path, k_step: int | None) -> int:

@@ -42,6 +42,10 @@ _VOCODER = _RELEASES.format("openvpi/vocoders") + "download/nsf-hifigan-v1/nsf_h
 _VOCODER_PAGE = _RELEASES.format("openvpi/vocoders") + "tag/nsf-hifigan-v1"
 _VOCODER_MEMBERS = ("nsf_hifigan/model", "nsf_hifigan/config.json")
 _VOCODER_FILES = tuple(Weights(f"pretrain/{member}", _VOCODER_PAGE) for member in _VOCODER_MEMBERS)
+_PC = "pc_nsf_hifigan_44.1k_hop512_128bin_2025.02"
+_PC_VOCODER = _RELEASES.format("openvpi/vocoders") + f"download/pc-nsf-hifigan-44.1k-hop512-128bin-2025.02/{_PC}.zip"
+_PC_FILES = tuple(Weights(f"pretrain/pc_nsf_hifigan/{name}", _PC_VOCODER) for name in ("model.ckpt", "config.json"))
+_PC_MEMBERS = (f"{_PC}/model.ckpt", f"{_PC}/config.json")
 _FASTER_WHISPER = f"{_HUB}Systran/faster-whisper-base/resolve/main/"
 _FASTER_WHISPER_FILES = tuple(
     Weights(f"pretrain/faster-whisper/{name}", f"{_FASTER_WHISPER}{name}")
@@ -89,6 +93,7 @@ PACKAGES: tuple[Package, ...] = (
     ),
     _one("fcpe", "fcpe.pt", _FCPE, 70, _UNSTATED, "--f0_predictor fcpe, to extract exactly what so-vits-svc did"),
     Package("nsf-hifigan", _VOCODER_FILES, 53, _NC, "shallow diffusion and the enhancer", _VOCODER, _VOCODER_MEMBERS),
+    Package("pc-nsf-hifigan", _PC_FILES, 53, _NC, "the same, with --formant_key", _PC_VOCODER, _PC_MEMBERS),
     Package("faster-whisper", _FASTER_WHISPER_FILES, 148, "MIT", "evaluate.py: word errors, with pip's faster-whisper"),
     Package("base-vec768l12", _BASE, 725, _UNSTATED, "train.py: a start for a voice with vec768l12 without loudness"),
     Package("base-diffusion-vec768l12", _BASE_DIFFUSION, 220, _UNSTATED, "train_diff.py: a start with vec768l12"),

@@ -24,6 +24,7 @@ VOICE, DIFFUSION, ENCODER = "voice model", "diffusion model", "speech encoder"
 _F0, _TTS, _VOCODER = "f0 network", "text-to-speech voice", "mel vocoder"
 _SOVITS = "so-vits-svc 4.0 or 4.1"
 _GIVE_DM = "Give it with -dm, its config.yaml with -dc, and the voice with -m."
+_CONFIG_BESIDE = "Its config.json belongs beside it."
 _GIVE_G = "It serves only to train on. Give the G_*.pth beside it."
 _NOT_OURS = "Convert with the project that it was made for, or train a voice here from its recordings."
 
@@ -57,7 +58,7 @@ _FAMILIES = (
     Family("model whose denoiser is not the WaveNet of 4.1", "Diffusion-SVC", r"decoder\.denoise_fn\.|unit_embed\."),
     Family(VOICE, _SOVITS, r"emb_g\.weight$|enc_p\.(enc_|proj)\.", "Give it with -m, its config.json with -c.", True),
     Family("discriminator", _SOVITS, r"discriminators\.\d", _GIVE_G, True),
-    Family(_VOCODER, "NSF-HiFiGAN", r"(generator\.)?m_source\.|mel_conv", "Its config.json belongs beside it.", True),
+    Family(_VOCODER, "NSF-HiFiGAN", r"(generator\.)?(m_source|source_conv)\.|mel_conv", _CONFIG_BESIDE, True),
     Family(_VOCODER, "HiFi-GAN", r"conv_pre\.", "Get the one that is needed: download.py nsf-hifigan."),
     # Pretrained networks.
     Family(_F0, "rmvpe", r"unet\.encoder\.", is_ours=True),
