@@ -1,5 +1,7 @@
 """Octave errors of any predictor are repaired or said; what is right keeps its bits, a singer's real leaps too."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from signals import formant_voice, sung
 
 from modules.config.audio import AudioSpec
 from modules.f0.base import PitchPredictor, build_predictor
-from modules.f0.octaves import check_octaves, find_contradictions
+from modules.f0.octaves import autocorrelation, check_octaves, find_contradictions
 
 RATE, HOP = 44100, 512 / 44100
 AUDIO = AudioSpec(RATE, 2048, 512, 2048, 80, 0.0, 22050.0)
@@ -31,6 +33,15 @@ def check(wav, curve, f0_min=50.0, f0_max=1100.0):
 
 def cents(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.abs(1200 * np.log2(found / wanted))
+
+
+def test_the_autocorrelation_is_the_same_with_torch_and_without(monkeypatch):
+    sound, times = np.random.default_rng(0).standard_normal(11025, np.float32), np.linspace(0, 1, 50)
+    with_torch = autocorrelation(sound, times)
+    monkeypatch.delitem(sys.modules, "torch")
+    for found, wanted in zip(autocorrelation(sound, times), with_torch, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+        assert found.dtype == np.float32
 
 
 @pytest.mark.parametrize("factor", [1 / 3, 1 / 2, 2, 3])
