@@ -1,5 +1,6 @@
 """Files and flags become finished objects here, and nowhere else; the only place that knows which classes there are."""
 
+import argparse
 import logging
 import time
 from dataclasses import dataclass, replace
@@ -23,10 +24,18 @@ from modules.encoders.base import ENCODERS, build_encoder, encoder_dim
 from modules.errors import ConfigError, UsageError
 from modules.f0.base import PREDICTORS, build_predictor
 from modules.f0.limits import F0_MAX, F0_MIN
+from modules.inference.arguments import predictor_name
 from modules.inference.converter import VoiceConverter
 from modules.inference.onnx_voice import OnnxVoice
 from modules.inference.pipeline import GPU_BATCH_FRAMES, Pipeline
-from modules.inference.requests import DIFFUSION_FLAG, check_model, check_same_units, choose_k_step, read_config
+from modules.inference.requests import (
+    DIFFUSION_FLAG,
+    check_model,
+    check_same_units,
+    choose_k_step,
+    choose_vocoder,
+    read_config,
+)
 from modules.weights.card import HISTOGRAMS, card_of, read_card, stand_in_card
 from modules.weights.checkpoint import load_checkpoint
 from vdecoder.enhancer import NsfHifiganEnhancer
@@ -95,6 +104,31 @@ def check_encoder(config: Config) -> None:
             f"{path}: model.ssl_dim is {width} but the encoder {name!r} gives units {encoder_dim(name)} wide. "
             "Set model.speech_encoder to the encoder that the model was trained with."
         )
+
+
+def voice_request(
+    args: argparse.Namespace,
+    model: Path | None,
+    config: Config | None,
+    diffusion: tuple[Path, Path, DiffusionConfig] | None,
+    retrieval: RetrievalRequest | None = None,
+) -> VoiceRequest:
+    """What the flags ask for, with the files that `modules.inference.requests.read_models` found."""
+    if config is not None:
+        check_encoder(config)
+    return VoiceRequest(
+        model,
+        config,
+        predictor_name(args),
+        args.f0_filter_threshold,
+        args.device,
+        args.precision,
+        DiffusionRequest(*diffusion, None if args.only_diffusion else args.k_step) if diffusion else None,
+        choose_vocoder(None, args.formant_key) if args.enhance and diffusion is None else None,
+        retrieval,
+        args.f0_min,
+        args.f0_max,
+    )
 
 
 def load_converter(request: VoiceRequest) -> VoiceConverter:

@@ -22,18 +22,16 @@ from cluster import check_retriever
 from modules.audio.io import probe
 from modules.cli import configure_logging, next_step, run
 from modules.errors import FAILURES, UsageError, reason_of
-from modules.f0.limits import check_limits
 from modules.inference import requests
 from modules.inference.arguments import conversion_arguments, is_mixed, kind_of, predictor_name, without_effect
 from modules.inference.inputs import find_sources
-from modules.inference.options import MIX_NAME, ConversionOptions, outside
+from modules.inference.options import MIX_NAME, make_options
 from modules.inference.requests import Problems
 from modules.inference.results import RESULTS, result_name
 from modules.pretrained.needs import require_parts
 from modules.text import quote
 
 if TYPE_CHECKING:
-    from assemble import VoiceRequest
     from modules.config.diffusion import DiffusionConfig
     from modules.config.schema import Config
     from modules.inference.auto_transpose import KeyChooser
@@ -62,11 +60,14 @@ def main(argv: list[str] | None = None) -> int:
     if not wanted.sources:
         return 1
 
-    from assemble import load_converter
+    from assemble import RetrievalRequest, load_converter, voice_request
     from modules.inference.batch import each_once, run_jobs
 
     try:
-        converter = load_converter(voice_request(args, wanted))
+        retrieval = wanted.retrieval and RetrievalRequest(
+            wanted.retrieval, args.feature_retrieval, tuple(wanted.speakers)
+        )
+        converter = load_converter(voice_request(args, wanted.model, wanted.config, wanted.diffusion, retrieval))
         jobs, all_usable = make_jobs(args, wanted, converter)
         jobs = each_once(jobs)
         finished = run_jobs(jobs, converter, args.resume, print_json if args.json else None, args.overwrite)
@@ -113,7 +114,7 @@ def read_request(args: argparse.Namespace) -> Wanted:
     if len(sources) == 1:  # a batch goes on past those that are no audio
         problems.attempt(probe, sources[0].path)
     problems.attempt(requests.check_results_folder, RESULTS)
-    model, config, diffusion = read_models(args, problems)
+    model, config, diffusion = requests.read_models(args, problems)
     if (retrieval := requests.choose_retrieval(args, model)) is not None:
         problems.attempt(check_retriever, retrieval, args.feature_retrieval)
     if config is not None:
@@ -131,84 +132,6 @@ def read_request(args: argparse.Namespace) -> Wanted:
     problems.raise_all()
     speakers = [MIX_NAME] if mix is not None else speakers
     return Wanted(sources, complete, model, config, diffusion, retrieval, speakers, mix, keys)
-
-
-def read_models(
-    args: argparse.Namespace, problems: Problems
-) -> tuple[Path | None, "Config | None", "tuple[Path, Path, DiffusionConfig] | None"]:
-    """The model with its config, and the diffusion model, as in `Wanted`."""
-    model = config = diffusion = None
-    if (files := requests.choose_diffusion(args)) is not None:
-        problems.attempt(requests.check_model, files[0], requests.DIFFUSION_FLAG, "model")
-        diffusion = *files, problems.attempt(requests.read_diffusion_config, files[1])
-    if diffusion is not None or args.enhance:
-        problems.attempt(requests.choose_vocoder, diffusion and diffusion[2], args.formant_key)
-    if not args.only_diffusion:
-        model = requests.choose_model(args.model_path)
-        problems.attempt(requests.check_model, model)
-        config = problems.attempt(requests.read_config, requests.choose_config(args.config_path, args.model_path))
-    if diffusion is not None and diffusion[2] is not None:
-        k_step = None if args.only_diffusion else args.k_step
-        problems.attempt(requests.choose_k_step, diffusion[2], files[1], files[0], k_step)
-        if config is not None:
-            problems.attempt(requests.check_same_units, diffusion[2], files[1], config)
-    return model, config, diffusion
-
-
-def voice_request(args: argparse.Namespace, wanted: Wanted) -> "VoiceRequest":
-    """The same in the words of `assemble.py`, which loads it."""
-    from assemble import DiffusionRequest, RetrievalRequest, VoiceRequest, check_encoder
-
-    diffusion = retrieval = None
-    if wanted.config is not None:
-        check_encoder(wanted.config)
-    if wanted.diffusion is not None:
-        diffusion = DiffusionRequest(*wanted.diffusion, None if args.only_diffusion else args.k_step)
-    if wanted.retrieval is not None:
-        retrieval = RetrievalRequest(wanted.retrieval, args.feature_retrieval, tuple(wanted.speakers))
-    return VoiceRequest(
-        wanted.model,
-        wanted.config,
-        predictor_name(args),
-        args.f0_filter_threshold,
-        args.device,
-        args.precision,
-        diffusion,
-        requests.choose_vocoder(None, args.formant_key) if args.enhance and diffusion is None else None,
-        retrieval,
-        args.f0_min,
-        args.f0_max,
-    )
-
-
-def make_options(
-    args: argparse.Namespace, speaker: str, transpose: int, mix: "SpeakerMix | None" = None
-) -> ConversionOptions:
-    """The verified request for one speaker and one transposition."""
-    if problem := outside("-ft", "f0_filter_threshold", args.f0_filter_threshold):
-        raise UsageError(problem)
-    check_limits(args.f0_min, args.f0_max)
-    return ConversionOptions(
-        speaker=speaker,
-        mix=mix,
-        retrieval_ratio=args.cluster_infer_ratio,
-        transpose=transpose,
-        predict_f0=args.auto_predict_f0 and not args.only_diffusion,
-        noise_scale=args.noise_scale,
-        slice_db=args.slice_db,
-        pad_seconds=args.pad_seconds,
-        clip_seconds=args.clip,
-        overlap_seconds=args.linear_gradient,
-        overlap_retain=args.linear_gradient_retain,
-        loudness_ratio=args.loudness_envelope_adjustment,
-        second_encoding=args.second_encoding,
-        enhance=args.enhance,
-        enhancer_key=args.enhancer_adaptive_key,
-        formant_key=args.formant_key,
-        output_format=args.wav_format,
-        max_segment_seconds=args.max_segment,
-        with_metadata=not args.no_metadata,
-    )
 
 
 def make_jobs(args: argparse.Namespace, wanted: Wanted, converter: "VoiceConverter") -> tuple[list["Job"], bool]:

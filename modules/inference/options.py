@@ -1,10 +1,11 @@
 """ConversionOptions: what one conversion asks for, verified once. Nothing here loads a network or reads a file."""
 
+import argparse
 from dataclasses import dataclass
 
 from modules.audio.io import StreamWriter
 from modules.errors import UsageError
-from modules.f0.limits import LOWEST, MOST
+from modules.f0.limits import LOWEST, MOST, check_limits
 from modules.inference.speaker_mix import SpeakerMix
 
 MIX_NAME = "spk_mix"  # stands in a result's name for the speaker
@@ -97,6 +98,36 @@ class ConversionOptions:
     def retrieves(self) -> bool:
         """Whether units are pulled towards the training voice; a mix of voices has no voice to pull to."""
         return self.retrieval_ratio > 0 and self.mix is None
+
+
+def make_options(
+    args: argparse.Namespace, speaker: str, transpose: float, mix: SpeakerMix | None = None
+) -> ConversionOptions:
+    """What the flags ask for, verified, for one speaker and one transposition."""
+    if problem := outside("-ft", "f0_filter_threshold", args.f0_filter_threshold):
+        raise UsageError(problem)
+    check_limits(args.f0_min, args.f0_max)
+    return ConversionOptions(
+        speaker=speaker,
+        mix=mix,
+        retrieval_ratio=args.cluster_infer_ratio,
+        transpose=transpose,
+        predict_f0=args.auto_predict_f0 and not args.only_diffusion,
+        noise_scale=args.noise_scale,
+        slice_db=args.slice_db,
+        pad_seconds=args.pad_seconds,
+        clip_seconds=args.clip,
+        overlap_seconds=args.linear_gradient,
+        overlap_retain=args.linear_gradient_retain,
+        loudness_ratio=args.loudness_envelope_adjustment,
+        second_encoding=args.second_encoding,
+        enhance=args.enhance,
+        enhancer_key=args.enhancer_adaptive_key,
+        formant_key=args.formant_key,
+        output_format=args.wav_format,
+        max_segment_seconds=args.max_segment,
+        with_metadata=not args.no_metadata,
+    )
 
 
 def outside(short: str, name: str, value: float) -> str | None:

@@ -211,6 +211,28 @@ def choose_diffusion(args: argparse.Namespace) -> tuple[Path, Path] | None:
     return model, Path(args.diffusion_config_path or model.parent / "config.yaml")
 
 
+def read_models(
+    args: argparse.Namespace, problems: Problems
+) -> tuple[Path | None, Config | None, tuple[Path, Path, DiffusionConfig] | None]:
+    """The model and its config, None for diffusion alone; the diffusion model, its config's path, its config."""
+    model = config = diffusion = None
+    if (files := choose_diffusion(args)) is not None:
+        problems.attempt(check_model, files[0], DIFFUSION_FLAG, "model")
+        diffusion = *files, problems.attempt(read_diffusion_config, files[1])
+    if diffusion is not None or args.enhance:
+        problems.attempt(choose_vocoder, diffusion and diffusion[2], args.formant_key)
+    if not args.only_diffusion:
+        model = choose_model(args.model_path)
+        problems.attempt(check_model, model)
+        config = problems.attempt(read_config, choose_config(args.config_path, args.model_path))
+    if diffusion is not None and diffusion[2] is not None:
+        k_step = None if args.only_diffusion else args.k_step
+        problems.attempt(choose_k_step, diffusion[2], files[1], files[0], k_step)
+        if config is not None:
+            problems.attempt(check_same_units, diffusion[2], files[1], config)
+    return model, config, diffusion
+
+
 def choose_retrieval(args: argparse.Namespace, model_path: Path | None) -> Path | None:
     """The cluster centres or the index that the flags ask for; by default beside the model, else in logs/44k/."""
     if not args.cluster_infer_ratio or is_mixed(args):
