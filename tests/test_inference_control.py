@@ -18,6 +18,7 @@ from modules.errors import AudioError, UsageError
 from modules.f0.histogram import PitchHistogram
 from modules.inference.requests import choose_retrieval
 from modules.inference.results import JOURNAL
+from modules.inference.stream import Song
 
 
 @pytest.fixture
@@ -252,7 +253,7 @@ def test_a_long_song_is_sampled_in_parts(workspace, voice):
             file.write(minute)
     calls = []
     converter, _, _ = fake_converter(predictor=FakePredictor(calls))
-    histogram = song_histogram(Path("raw/long.flac"), converter.pipeline, -40)
+    histogram = song_histogram(Song.from_file(Path("raw/long.flac"), 16000), converter.pipeline, -40)
     heard = sum(length for _, length in calls) / 16000
     assert 0.8 * LISTEN_SECONDS <= heard <= 1.1 * LISTEN_SECONDS
     assert 440 * 2 ** ((histogram.median - 69) / 12) == pytest.approx(200, rel=0.02)

@@ -8,6 +8,7 @@ import numpy as np
 from modules.audio.decoding import open_sound
 from modules.errors import AudioError
 
+MOST_CHANNELS = 32  # of an array: it says no more than its shape
 _CANCELLED = 10 ** (-10 / 10)  # power of the mix over that of the louder channel, below which they cancel each other
 _SILENT = 10 ** (-40 / 10)  # power of a channel over that of the loudest, below which it carries no sound
 
@@ -20,7 +21,7 @@ class MonoFile:
         self.path, self._sound = path, open_sound(path)
         self.rate, self.channels = self._sound.rate, self._sound.channels
         self.n_samples = self._sound.n_samples  # None until it is known
-        self._weights, self._is_mean = np.ones(1, np.float32), True
+        self._weights = np.ones(1, np.float32)
         if self.channels > 1:
             self._weigh()
 
@@ -33,7 +34,7 @@ class MonoFile:
         """(T,) float32 blocks of that length, the last one shorter; an AudioError where damage is reached."""
         size, held, n_held = max(1, int(seconds * self.rate)), [], 0
         for block in self._checked():
-            mono = self._mix(block)
+            mono = _mix(block, self._weights)
             held.append(mono)
             n_held += len(mono)
             if n_held >= size:
@@ -43,11 +44,6 @@ class MonoFile:
                 held, n_held = [joined[whole:]], len(joined) - whole
         if n_held:
             yield np.concatenate(held)
-
-    def _mix(self, block: np.ndarray) -> np.ndarray:
-        if self.channels == 1:
-            return block[:, 0]
-        return block.mean(axis=1, dtype=np.float32) if self._is_mean else block @ self._weights
 
     def _checked(self) -> Iterator[np.ndarray]:
         """(n, channels) blocks whose samples are numbers."""
@@ -72,9 +68,40 @@ class MonoFile:
             products += wide.T @ wide
         powers = products / self.n_samples - np.outer(total, total) / self.n_samples**2  # without constant offsets
         self._weights, text = choose_weights(powers)
-        self._is_mean = bool(np.all(self._weights == np.float32(1 / self.channels)))
         if text:
             self._sound.note(text)
+
+
+def to_mono(wav: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A clip in memory as (T,) float32, its channels made one as those of a file, and what is unusual about it.
+
+    It is (T,), or (T, C) or (C, T) of up to `MOST_CHANNELS`, the shorter side; floats in [-1, 1], or integers as PCM.
+    """
+    integers = np.issubdtype(wav.dtype, np.signedinteger)
+    if not (integers or np.issubdtype(wav.dtype, np.floating)):
+        raise AudioError(f"the audio is an array of {wav.dtype}; expected floats in [-1, 1], or int16 or int32")
+    if integers:
+        wav = wav / -float(np.iinfo(wav.dtype).min)
+    wav = wav.astype(np.float32, copy=False)
+    if wav.ndim == 1:
+        return wav, ()
+    if wav.ndim != 2 or not 0 < min(wav.shape) <= MOST_CHANNELS or wav.shape[0] == wav.shape[1]:
+        raise AudioError(
+            f"the audio has shape {wav.shape}; expected (T,), or (T, C) or (C, T) with up to {MOST_CHANNELS} channels"
+        )
+    wav = wav if wav.shape[0] > wav.shape[1] else wav.T
+    if wav.shape[1] == 1:
+        return wav[:, 0], ()
+    weights, note = choose_weights(np.cov(wav, rowvar=False, bias=True, dtype=np.float64))
+    return _mix(wav, weights), (note,) if note else ()
+
+
+def _mix(wav: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(T, C) to (T,); equal parts of all channels as their mean."""
+    if len(weights) == 1:
+        return wav[:, 0]
+    is_mean = np.all(weights == np.float32(1 / len(weights)))
+    return wav.mean(axis=1, dtype=np.float32) if is_mean else wav @ weights
 
 
 def choose_weights(powers: np.ndarray) -> tuple[np.ndarray, str | None]:

@@ -38,15 +38,22 @@ class KeyChooser:
     def choose(self, path: Path, speaker: str, how: str) -> int:
         """Semitones for a song in a voice; says why."""
         if path not in self._songs:
-            self._songs[path] = song_histogram(path, self.pipeline, self.slice_db)
-        choice = choose_shift(self._songs[path], self.voices[speaker], how == AUTO_OCTAVE)
-        logger.info("%s, %s: %s", path, speaker, choice.reason)
+            song = Song.from_file(path, self.pipeline.audio.sampling_rate)
+            self._songs[path] = song_histogram(song, self.pipeline, self.slice_db)
+        return self._choose(self._songs[path], str(path), speaker, how)
+
+    def choose_for(self, song: Song, speaker: str, how: str) -> int:
+        """The same for a song that nothing has been read of yet, and that is not to be converted itself."""
+        return self._choose(song_histogram(song, self.pipeline, self.slice_db), song.name, speaker, how)
+
+    def _choose(self, notes: PitchHistogram, name: str, speaker: str, how: str) -> int:
+        choice = choose_shift(notes, self.voices[speaker], how == AUTO_OCTAVE)
+        logger.info("%s, %s: %s", name, speaker, choice.reason)
         return int(choice.semitones)
 
 
-def song_histogram(path: Path, pipeline: Pipeline, slice_db: float) -> PitchHistogram:
-    """Which notes a recording holds; of more than `LISTEN_SECONDS` of voice only parts count, at equal distances."""
-    song = Song.from_file(path, pipeline.audio.sampling_rate)
+def song_histogram(song: Song, pipeline: Pipeline, slice_db: float) -> PitchHistogram:
+    """Which notes a song holds; of more than `LISTEN_SECONDS` of voice only parts count, at equal distances."""
     histogram = PitchHistogram.from_curve(np.zeros(0), np.zeros(0))
     segments = slice_silence(song.rms, song.n_samples, song.rate, slice_db)
     for start, stop in choose_parts([segment for segment in segments if segment.voiced], song.rate):

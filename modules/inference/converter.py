@@ -36,6 +36,7 @@ from modules.weights.card import HISTOGRAMS, song_metadata
 
 logger = logging.getLogger(__name__)
 
+Progress = Callable[[float, float], None]  # is called with the seconds that are done and with all seconds
 SHORTEST_SPLIT_SECONDS = 4.0  # a chunk shorter than this is not cut again when memory runs out
 
 
@@ -82,7 +83,13 @@ class VoiceConverter:
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode("utf-8")).hexdigest()
 
     def convert(
-        self, path_in: Path, path_out: Path, options: ConversionOptions, progress: bool = True, resume: bool = False
+        self,
+        path_in: Path,
+        path_out: Path,
+        options: ConversionOptions,
+        progress: bool = True,
+        resume: bool = False,
+        on_progress: Progress | None = None,
     ) -> ConversionReport:
         """Converts a file of any length, writing as it goes; the result takes its name when it is whole.
 
@@ -112,6 +119,8 @@ class VoiceConverter:
                     result.write(wav)
                     n_voiced += len(wav) * is_voiced
                     bar.update(result.n_samples // rate - bar.n)
+                    if on_progress is not None:
+                        on_progress(min(result.n_samples / rate, song.seconds), song.seconds)
                 result.finish(rate, options.output_format, self._metadata(path_in, options))
             except UserError as error:
                 raise type(error)(f"{error}{_kept(result.n_samples / rate)}") from error
@@ -119,11 +128,32 @@ class VoiceConverter:
                 if result.n_samples:
                     logger.warning("%s: its first %s are kept", path_in, _clock(result.n_samples / rate))
                 raise
-        report.warn_of_pitch(song.name, options.transpose, self.pipeline.predictor)
-        report.conclude(song, options, self.voices.get(options.speaker))
-        report.seconds, report.voiced_seconds = result.n_samples / rate, n_voiced / rate
+        self._conclude(report, song, options, result.n_samples, n_voiced)
         report.elapsed = time.perf_counter() - started
         return report
+
+    def stream(
+        self, song: Song, options: ConversionOptions, report: ConversionReport, on_progress: Progress | None = None
+    ) -> Iterator[np.ndarray]:
+        """The converted audio in (T,) float32 blocks; the report is complete when they have come to their end."""
+        self.check(options)
+        started, n_samples, n_voiced = time.perf_counter(), 0, 0
+        for wav, is_voiced in self._blocks(song, options, report):
+            n_samples += len(wav)
+            n_voiced += len(wav) * is_voiced
+            if on_progress is not None:
+                on_progress(min(n_samples / song.out_rate, song.seconds), song.seconds)
+            yield wav
+        self._conclude(report, song, options, n_samples, n_voiced)
+        report.elapsed = time.perf_counter() - started
+
+    def _conclude(
+        self, report: ConversionReport, song: Song, options: ConversionOptions, n_samples: int, n_voiced: int
+    ) -> None:
+        """Completes the report of a song of which all is converted."""
+        report.warn_of_pitch(song.name, options.transpose, self.pipeline.predictor)
+        report.conclude(song, options, self.voices.get(options.speaker))
+        report.seconds, report.voiced_seconds = n_samples / song.out_rate, n_voiced / song.out_rate
 
     def convert_wav(self, wav: np.ndarray, rate: int, options: ConversionOptions) -> np.ndarray:
         """A clip (T,) float32 in memory, converted: (ceil(T * model rate / rate),) float32 at the model's rate."""

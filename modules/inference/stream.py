@@ -53,15 +53,18 @@ class Song:
         return cls(str(path), file.rate, out_rate, lambda: file.blocks(BLOCK_SECONDS), lambda: file.notes)
 
     @classmethod
-    def from_array(cls, wav: np.ndarray, rate: int, out_rate: int) -> "Song":
-        """A clip (T,) in memory; an `AudioError` where it is not one-dimensional, empty, or of an impossible rate."""
+    def from_array(cls, wav: np.ndarray, rate: int, out_rate: int, notes: tuple[str, ...] = ()) -> "Song":
+        """A clip (T,) in memory, `notes` say what is unusual about it; an `AudioError` where it is not one-dimensional,
+        empty, or of an impossible rate."""
         if wav.ndim != 1 or not len(wav):
             raise AudioError(f"the audio has shape {wav.shape}; expected one mono channel (T,) that is not empty")
         if rate < LOWEST_RATE:
             raise AudioError(f"the audio's rate is {rate} Hz; expected at least {LOWEST_RATE}")
         wav = np.ascontiguousarray(wav, dtype=np.float32)
         step = int(BLOCK_SECONDS * rate)
-        return cls("audio", rate, out_rate, lambda: (wav[at : at + step] for at in range(0, len(wav), step)))
+        return cls(
+            "audio", rate, out_rate, lambda: (wav[at : at + step] for at in range(0, len(wav), step)), lambda: notes
+        )
 
     @property
     def seconds(self) -> float:
