@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from modules.audio.io import StreamWriter
 from modules.errors import UsageError
 from modules.f0.limits import LOWEST, MOST, check_limits
+from modules.inference.arguments import kind_of
 from modules.inference.speaker_mix import SpeakerMix
 
 MIX_NAME = "spk_mix"  # stands in a result's name for the speaker
@@ -104,7 +105,8 @@ def make_options(
     args: argparse.Namespace, speaker: str, transpose: float, mix: SpeakerMix | None = None
 ) -> ConversionOptions:
     """What the flags ask for, verified, for one speaker and one transposition."""
-    if problem := outside("-ft", "f0_filter_threshold", args.f0_filter_threshold):
+    threshold = outside("-ft", "f0_filter_threshold", args.f0_filter_threshold)
+    if problem := threshold or outside("", "formant_key", args.formant_key):
         raise UsageError(problem)
     check_limits(args.f0_min, args.f0_max)
     return ConversionOptions(
@@ -123,7 +125,7 @@ def make_options(
         second_encoding=args.second_encoding,
         enhance=args.enhance,
         enhancer_key=args.enhancer_adaptive_key,
-        formant_key=args.formant_key,
+        formant_key=args.formant_key if args.enhance or kind_of(args) != "sovits" else 0.0,  # else nobody sings it
         output_format=args.wav_format,
         max_segment_seconds=args.max_segment,
         with_metadata=not args.no_metadata,

@@ -6,7 +6,8 @@ import math
 import pytest
 
 from modules.errors import UsageError
-from modules.inference.options import ConversionOptions
+from modules.inference.arguments import conversion_arguments
+from modules.inference.options import ConversionOptions, make_options
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,12 @@ def test_the_defaults_are_upstreams():
 def test_options_do_not_change_after_the_check():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ConversionOptions("alto").transpose = 3
+
+
+@pytest.mark.parametrize(("flags", "given"), [([], 12), (["-eh"], 7), (["-shd"], 7), (["-od"], 7)])
+def test_a_formant_key_without_a_vocoder_that_sings_it_changes_nothing(flags, given):
+    args = conversion_arguments("x", "").parse_args([*flags, "--formant_key", "5"])
+    assert make_options(args, "alto", 12).voice_transpose == given
+    args.formant_key = 30.0
+    with pytest.raises(UsageError, match="formant_key is 30"):
+        make_options(args, "alto", 12)
