@@ -18,23 +18,30 @@ from models import INFERENCE_SEED, load_synthesizer
 from modules.config.diffusion import DiffusionConfig
 from modules.config.schema import Config
 from modules.config.vocoder import require_same_frames
-from modules.contracts import Synthesizer
+from modules.contracts import Retriever, Synthesizer
 from modules.device import choose_device, choose_dtype, computes_bf16
 from modules.encoders.base import ENCODERS, build_encoder, encoder_dim
 from modules.errors import ConfigError, UsageError
 from modules.f0.base import PREDICTORS, build_predictor
+from modules.f0.histogram import PitchHistogram
 from modules.f0.limits import F0_MAX, F0_MIN
 from modules.inference.arguments import predictor_name
 from modules.inference.converter import VoiceConverter
+from modules.inference.keyword_options import loading_options
+from modules.inference.loaded_voice import LoadedVoice
 from modules.inference.onnx_voice import OnnxVoice
+from modules.inference.options import make_options
 from modules.inference.pipeline import GPU_BATCH_FRAMES, Pipeline
 from modules.inference.requests import (
     DIFFUSION_FLAG,
+    Problems,
+    check_device,
     check_model,
     check_same_units,
     choose_k_step,
     choose_vocoder,
     read_config,
+    read_models,
 )
 from modules.weights.card import HISTOGRAMS, card_of, read_card, stand_in_card
 from modules.weights.checkpoint import load_checkpoint
@@ -129,6 +136,37 @@ def voice_request(
         args.f0_min,
         args.f0_max,
     )
+
+
+def load_voice(model_path: Path | str | None = None, **options: Any) -> LoadedVoice:
+    """A trained voice for Python programs (docs/api.md); nothing is printed.
+
+    Args:
+        model_path: a `G_*.pth` or `.onnx`, its config beside it; None: the newest in logs/44k/, as the command line.
+        options: flags of inference_main.py by their long names. Those of `convert` hold here for all songs that do not
+            say otherwise.
+    """
+    for package in ("assemble", "models", "modules", "vdecoder", "diffusion", "cluster"):
+        if not (listened := logging.getLogger(package)).hasHandlers():  # else Python itself prints warnings
+            listened.addHandler(logging.NullHandler())
+    args, problems = loading_options(model_path, options), Problems()
+    problems.attempt(make_options, args, speaker="", transpose=0)
+    problems.attempt(check_device, args.device)
+    model, config, diffusion = read_models(args, problems)
+    problems.raise_all()
+    converter = load_converter(voice_request(args, model, config, diffusion))
+    pipeline, model = converter.pipeline, model or diffusion[0]
+
+    def retriever_for(path: Path, is_index: bool, speaker: str) -> Retriever:
+        encoder = pipeline.encoder
+        return load_retriever(path, {speaker: pipeline.speakers[speaker]}, encoder.dim, is_index, encoder.name)
+
+    def find_notes() -> dict[str, PitchHistogram]:
+        from modules.data.pitch import voice_histograms  # a tenth of a second, for transpose="auto" alone
+
+        return voice_histograms(model, card=pipeline.card)
+
+    return LoadedVoice(converter, args, model, find_notes, retriever_for)
 
 
 def load_converter(request: VoiceRequest) -> VoiceConverter:
