@@ -9,8 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from modules.audio.resampling import SincResampler
+from modules.device import seeded
 from vdecoder.mel_vocoder import NsfHifiganVocoder
 
+SEED = 52468  # the one that the voice model's noise has
 FILTER_WIDTH = 128  # zero crossings of the resampling filter
 
 
@@ -37,7 +39,8 @@ class NsfHifiganEnhancer:
         given = np.arange(len(f0)) * self.hop_length / self.sampling_rate / self._factor
         wanted = np.arange(mel.shape[1]) * audio.hop_length / audio.sampling_rate
         read = np.interp(wanted, given, f0.float().cpu().numpy().astype(np.float64) * self._factor)
-        generated = self.vocoder.synthesize(mel, torch.from_numpy(read).float().to(mel.device))
+        with seeded(mel.device, SEED):  # the same song twice gives the same result
+            generated = self.vocoder.synthesize(mel, torch.from_numpy(read).float().to(mel.device))
         out = self._resample(generated, self._written_rate, self.sampling_rate)
         missing = len(wav) - len(out)
         assert missing < 2 * audio.hop_length * self.sampling_rate / self._written_rate, "less than whole frames"

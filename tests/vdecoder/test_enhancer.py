@@ -116,3 +116,11 @@ def test_filters_are_made_once(monkeypatch):
     for _ in range(3):
         enhancer.enhance(torch.zeros(9600), torch.zeros(18))
     assert len(made) == 2
+
+
+def test_the_same_twice_gives_the_same_and_leaves_the_random_numbers_of_others(vocoder):
+    enhancer, f0 = NsfHifiganEnhancer(vocoder, 44100, HOP), torch.full((44100 // HOP,), 220.0)
+    vocoder.generator.m_source.l_linear.weight.fill_(1)  # overtones start anywhere
+    before = torch.get_rng_state()
+    first, second = (enhancer.enhance(sine(220, 44100), f0) for _ in range(2))
+    assert torch.equal(first, second) and first.abs().max() > 0 and torch.equal(torch.get_rng_state(), before)
