@@ -111,7 +111,7 @@ def test_channels_of_an_array_become_one_as_those_of_a_file(load, levels, turned
 
 
 def test_a_stream_holds_a_few_blocks_of_a_song_not_all(load):
-    """Of ten minutes no more is read than what the first block needs, and a check is done before the first block."""
+    """Of ten minutes no more is sung than the first block needs; what is wrong is said before it."""
     voice = load(MODEL)
     with soundfile.SoundFile("long.wav", "w", 8000, 1) as file:
         for _ in range(10):

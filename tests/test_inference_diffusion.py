@@ -265,3 +265,19 @@ def test_a_mix_of_one_voice_is_that_voice_and_others_are_heard(workspace, kind, 
     mixed = convert(*flags, "--mix", "bass=1", "alto=2")
     assert np.abs(only - alone).max() <= 2 / 32767
     assert np.abs(mixed - alone).max() > 4 / 32767
+
+
+@pytest.mark.parametrize(
+    ("flags", "loading", "song"),
+    [
+        (["-shd", "-ks", "3", "-se"], {"shallow_diffusion": True, "k_step": 3}, {"second_encoding": True}),
+        (["-od"], {"only_diffusion": True}, {}),
+    ],
+)
+def test_a_program_gets_the_command_lines_file(workspace, flags, loading, song):
+    write_song(0.3, 0.1)
+    assert inference_main.main([*FLAGS, *flags]) == 0
+    voice = assemble.load_voice("logs/44k/G_1.pth", f0_predictor="dio", device="cpu", **loading)
+    voice.convert_file("raw/song.wav", "mine.flac", speaker="bass", **song)
+    (theirs,) = Path("results").glob("*.flac")
+    assert Path("mine.flac").read_bytes() == theirs.read_bytes()
