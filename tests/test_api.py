@@ -256,7 +256,7 @@ def workspace(tmp_path, monkeypatch):
     notes = PitchHistogram.from_curve(np.full(500, 220.0), np.ones(500)).to_plain()
     card = {"name": "small", "f0_histograms": {"tenor": notes}}
     save_weights(MODEL, {"model": build_synthesizer(config).state_dict(), "card": card})
-    soundfile.write("song.wav", sung_at(np.full(44100, 220.0), 44100), 44100)
+    soundfile.write("song.wav", sung_at(np.full(22050, 220.0), 44100), 44100)
 
 
 def test_a_file_is_the_one_that_the_command_line_writes(workspace):
@@ -276,11 +276,11 @@ def test_the_examples_of_the_page_run_as_they_stand(workspace, capsys):
     for block in blocks:
         exec(compile(block, PAGE.name, "exec"), names)
     printed = capsys.readouterr().out
-    assert len(blocks) == 7 and "1.0 of 1.0 s" in printed
+    assert len(blocks) == 7 and "0.5 of 0.5 s" in printed
     (promised,) = re.findall(r"print\(error\)  # (.*)", "".join(blocks))
     assert promised in printed
-    assert soundfile.info("long.flac").frames == soundfile.info("results/alto.flac").frames == 44100
-    assert len(names["wav"]) == len(soundfile.read("alto.wav")[0]) == 44100
+    assert soundfile.info("long.flac").frames == soundfile.info("results/alto.flac").frames == 22050
+    assert len(names["wav"]) == len(soundfile.read("alto.wav")[0]) == 22050
 
 
 def test_errors_keep_what_they_are(load):
