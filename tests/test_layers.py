@@ -38,6 +38,8 @@ LAYERS = {
     "cluster": 3,  # k-means and retrieval
     "models.py": 4,  # the voice
     "assemble.py": 5,  # builds finished objects from files and flags
+    "inference_main.py": 6,  # a script, whose reading of a request cover.py shares
+    "cover.py": 7,
 }
 SCRIPT_LAYER = 6
 
@@ -77,7 +79,7 @@ HEAVY = {
     "matplotlib",
 }
 HEAVY |= {"gradio", "sklearn", "parselmouth", "pyworld", "transformers", "faster_whisper", "speechmos", "jinja2"}
-TOP_LEVEL = {"modules", "vdecoder", "diffusion", "cluster", "models", "assemble"}
+TOP_LEVEL = {"modules", "vdecoder", "diffusion", "cluster", "models", "assemble", "inference_main"}
 
 
 def source_files() -> list[Path]:
