@@ -40,6 +40,7 @@ def build_results(form: Form, parser: argparse.ArgumentParser) -> "Radio":
         state = gradio.HTML(elem_id=f"{form.kind}_picture_state")
         picture = gradio.Image(
             show_label=False,
+            visible=form == CONVERT,
             alt_text="waveform, mel spectrum and pitch of the song and of the result",
             type="filepath",
             interactive=False,
