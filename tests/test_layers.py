@@ -31,6 +31,7 @@ LAYERS = {
     "modules/training": 2,  # losses, optimizers, checkpoints of runs, ranks
     "modules/inference": 2,  # a song through a voice
     "modules/evaluation": 2,  # many songs through a voice, measured
+    "modules/separation": 2,  # vocals out of music, by models of others
     "modules/doctor": 2,  # what is wrong with recordings, clips, features, settings and models
     "modules/webui": 3,  # the web page: controls from flags, jobs that run the scripts, tabs
     "vdecoder": 3,  # waveform decoders
@@ -79,6 +80,7 @@ HEAVY = {
     "matplotlib",
 }
 HEAVY |= {"gradio", "sklearn", "parselmouth", "pyworld", "transformers", "faster_whisper", "speechmos", "jinja2"}
+HEAVY |= {"pymss_core"}
 TOP_LEVEL = {"modules", "vdecoder", "diffusion", "cluster", "models", "assemble", "inference_main"}
 
 

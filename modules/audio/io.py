@@ -110,7 +110,13 @@ class StreamWriter:
     """
 
     def __init__(
-        self, path: Path | str, rate: int, format: str, tags: dict[str, str] | None = None, channels: int = 1
+        self,
+        path: Path | str,
+        rate: int,
+        format: str,
+        tags: dict[str, str] | None = None,
+        channels: int = 1,
+        subtype: str | None = None,  # of the samples, as soundfile names it; None for the format's usual one
     ) -> None:
         self.path, self._rate, self._channels, self._tags = Path(path), rate, channels, tags or {}
         self.n_samples = 0
@@ -121,7 +127,7 @@ class StreamWriter:
         if self._format not in known:
             names = ", ".join(sorted(name.lower() for name in known))
             raise UsageError(f"unknown output format {format!r}. Known: {names}, m4a, opus.")
-        self._subtype = self._subtype or soundfile.default_subtype(self._format)
+        self._subtype = subtype or self._subtype or soundfile.default_subtype(self._format)
         if not soundfile.check_format(self._format, self._subtype):
             raise UsageError(f"output format {format!r} cannot be written here. Use wav, flac or ogg.")
 
@@ -149,11 +155,14 @@ class StreamWriter:
         return file
 
     def write(self, wav: np.ndarray) -> None:
-        """Appends (T,) float samples, or (T, channels); beyond -1 to 1 they are clipped."""
+        """Appends (T,) or (T, C) samples: float ones, clipped beyond -1 to 1, or int32 ones as they are."""
         if self._format == "WAV" and (self.n_samples + len(wav)) * self._channels > _LONGEST_WAV:
             raise AudioError(f"{self.path}: a wav file holds at most 4 GB. Choose flac.")
         # For 16 bits rounded as well: libsndfile itself rounds down, which shifts all by half a step.
-        samples = to_int16(wav) if self._subtype == "PCM_16" else np.clip(wav, -1.0, 1.0)
+        if wav.dtype == np.int32:
+            samples = wav
+        else:
+            samples = to_int16(wav) if self._subtype == "PCM_16" else np.clip(wav, -1.0, 1.0)
         try:
             self._file.write(samples)
         except (OSError, RuntimeError) as error:
