@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from inference.fake_voice import fake_converter, sung
 
 import assemble
@@ -21,10 +22,12 @@ from modules.data.pitch import FILE_NAME
 from modules.errors import AudioError, UsageError, UserError
 from modules.f0.histogram import PitchHistogram
 from modules.inference.results import note_result
+from modules.separation import separator as separation
+from modules.separation.spec import Member, SeparatorSpec
 
 RATE = 44100
-N = 4 * RATE + 11
-LEAD = sung(5, RATE)[:N, None] * np.float32([0.8, 0.2])  # on the left
+N = 3 * RATE + 11
+LEAD = sung(4, RATE)[:N, None] * np.float32([0.8, 0.2])  # on the left
 MUSIC = np.random.default_rng(2).uniform(-0.1, 0.1, (N, 2)).astype(np.float32)
 STEMS = ["--vocals", "stems/lead vocals.flac", "--music", "stems/müsic.flac"]
 FOLDER, COVER = Path("results/song.wav_cover"), Path("results/song.wav_0key_alto_cover.flac")
@@ -60,6 +63,35 @@ def voice(tmp_path, monkeypatch):
     made = Voice()
     monkeypatch.setattr(assemble, "load_converter", made.load)
     monkeypatch.setattr(inference_main, "require_parts", lambda *names, **named: None)
+    return made
+
+
+class Share(torch.nn.Module):
+    """A network that takes the same share of everything."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share, self.n_calls = share, 0
+
+    def forward(self, sound: torch.Tensor) -> torch.Tensor:
+        self.n_calls += 1
+        return self.share * sound
+
+
+@pytest.fixture
+def networks(voice, monkeypatch):
+    """Stand-ins for models that separate, by the names of their files."""
+    made = {"vocals": Share(0.5), "lead": Share(0.75), "dry": Share(0.8)}
+
+    def load(path: Path, device: torch.device, config: Path | None = None) -> separation.Separator:
+        stem, stamp = path.name.split(".")
+        spec = SeparatorSpec((stem,), RATE, 2, RATE, RATE // 2, RATE // 2, False)
+        return separation.Separator([Member(made[stem], (1.0,))], spec, device, stem, stamp)
+
+    monkeypatch.setattr(separation, "load_separator", load)
+    monkeypatch.setattr(cover, "require_networks", lambda: None)
+    for name in made:
+        Path(f"{name}.th").touch()
     return made
 
 
@@ -139,6 +171,40 @@ def test_after_a_kill_the_same_command_goes_on(voice, monkeypatch, step):
     assert not list(Path("results").rglob("*.partial*")) + list(Path("results").rglob("*.unfinished"))
 
 
+def test_a_song_is_separated_once_and_only_its_dry_lead_is_converted(voice, networks):
+    models = ["--separator", "vocals.th", "--lead_model", "lead.th", "--echo_model", "dry.th"]
+    flags = ["song.wav", "-s", "alto", *models]
+    assert cover.main(flags) == 0
+    stems = {path.stem: soundfile.read(path, dtype="float32")[0] for path in FOLDER.glob("*.flac")}
+    assert set(stems) == {"vocals", "music", "lead", "backing", "dry", "dry.flac_0key_alto_sovits_fcpe"}
+    wav, rate = soundfile.read(COVER)
+    assert rate == RATE and wav.shape == (N, 2)
+    sung_now = wav - stems["music"] - stems["backing"]  # its echo does not come back
+    assert np.sqrt((sung_now**2).mean(0)) == pytest.approx(np.sqrt((stems["dry"] ** 2).mean(0)), rel=0.01)
+    n_calls, first = {name: network.n_calls for name, network in networks.items()}, written()
+    assert cover.main(flags) == 0
+    assert written() == first and not voice.calls
+    assert cover.main([*flags, "-t", "12"]) == 0
+    assert voice.n_inferred and set(written()) - set(first) >= {"song.wav_12key_alto_cover.flac"}
+    assert {name: network.n_calls for name, network in networks.items()} == n_calls, "separated once"
+    Path("vocals.other").touch()
+    assert cover.main(["song.wav", "-s", "alto", "--separator", "vocals.other"]) == 0
+    assert Path("results/song.wav_cover_2/vocals.flac").is_file(), "another model's stems are elsewhere"
+    assert {name: time for name, time in written().items() if name in first} == first
+
+
+def test_of_several_songs_a_bad_one_does_not_stop_the_rest(voice, networks, caplog):
+    Path("raw/älbum of two").mkdir()
+    Path("raw/älbum of two/bad.wav").write_bytes(b"RIFFnothing")
+    soundfile.write("raw/älbum of two/göod.wav", LEAD[:RATE], RATE)
+    flags = ["-s", "alto", "--separator", "vocals.th"]
+    assert cover.main(["älbum of two", *flags]) == 1
+    assert Path("results/älbum of two/göod.wav_0key_alto_cover.flac").is_file()
+    assert "bad.wav" in caplog.text and "1 of 2 songs failed" in caplog.text
+    with pytest.raises(AudioError, match=r"bad\.wav"):
+        cover.main(["älbum of two/bad.wav", *flags])
+
+
 def test_stems_alone_are_enough_and_the_music_says_how_long(voice, caplog):
     soundfile.write(STEMS[3], MUSIC[:-RATE, 0], RATE)
     assert cover.main([*STEMS, "-s", "alto", "-wf", "wav"]) == 0
@@ -189,12 +255,25 @@ def test_several_voices_and_the_default_settings(voice):
         (["song", *STEMS, "-wf", "xyz"], "unknown output format 'xyz'"),
         (["song", *STEMS, "-s", "bass"], "no speaker 'bass'"),
         (["nothing", *STEMS, "-s", "alto"], "nothing: no such file"),
+        (["song", *STEMS, "--lead_model", "x"], "--lead_model is for songs that are separated here"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(voice, flags, message):
     with pytest.raises(UserError, match=message):
         cover.main(flags)
     assert not hasattr(voice, "calls"), "refused before the networks are loaded"
+
+
+def test_a_model_that_is_not_there_is_named_by_its_flag(voice, monkeypatch):
+    monkeypatch.setattr(cover, "require_networks", lambda: None)
+    monkeypatch.setattr("modules.separation.models.find", lambda path: None)
+    with pytest.raises(UserError, match="or name a file with --separator"):
+        cover.main(["song", "-s", "alto"])
+    Path("a.th").touch()
+    with pytest.raises(UserError, match=r"--lead_model gone\.ckpt: no such file"):
+        cover.main(["song", "-s", "alto", "--separator", "a.th", "--lead_model", "gone.ckpt"])
+    with pytest.raises(UserError, match=r"--separator_config gone\.yaml: no such file"):
+        cover.main(["song", "-s", "alto", "--separator", "a.th", "--separator_config", "gone.yaml"])
 
 
 def test_music_that_is_no_audio_is_refused(voice):

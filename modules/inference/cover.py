@@ -25,7 +25,8 @@ class Stems:
 
     lead: Path  # the voice that is converted
     music: tuple[Path, ...]  # all that stays: the accompaniment, backing voices
-    like: Path  # whose rate and length a cover has: the song, or where only stems are given its accompaniment
+    like: Path  # whose rate and length a cover has
+    folder: Path  # for what is made of them
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _mix(cover: Cover, voice: Path, form: Form, path: Path, tags: dict[str, str]
     peak = mix(writer, [*((music, 1.0) for music in cover.stems.music), (voice, gains)], form)
     limited = f"; peaks up to {decibels(peak):+.1f} dB were turned down" if peak > 1 else ""
     told = " and ".join(f"{decibels(gain):+.1f}" for gain in dict.fromkeys(gains.tolist()))
-    text = "%s: %.1f s at %d Hz, the voice at %s dB of the model's level%s"
+    text = "%s: %.1f s at %d Hz, the converted voice by %s dB in its channels%s"
     logger.info(text, path.as_posix(), form.n_samples / form.rate, form.rate, told, limited)
 
 

@@ -27,9 +27,14 @@ def result_name(name: str, options: ConversionOptions, predictor: str, kind: str
     return f"{_voice_name(name, options)}_{kind}_{predictor}.{options.output_format}"
 
 
-def cover_names(name: str, options: ConversionOptions) -> tuple[str, str]:
-    """The name of a cover, `song.wav_0key_alto_cover.flac`, and that of the folder with its stems, `song.wav_cover`."""
-    return f"{_voice_name(name, options)}_cover.{options.output_format}", f"{_local(name)}_cover"
+def cover_name(name: str, options: ConversionOptions) -> str:
+    """The name of a cover: `song.wav_0key_alto_cover.flac`."""
+    return f"{_voice_name(name, options)}_cover.{options.output_format}"
+
+
+def cover_folder(name: str) -> str:
+    """The folder for what is made on the way to the covers of a song: `song.wav_cover`."""
+    return f"{_local(name)}_cover"
 
 
 def _voice_name(name: str, options: ConversionOptions) -> str:

@@ -28,7 +28,7 @@ def find_model(given: str | None, flag: str) -> Path:
     """
     known = {package.name: package for package in PACKAGES if package.files[0].path.startswith(FOLDER + "/")}
     if given is None:
-        return _best(known)
+        return _best(known, flag)
     path = Path(given)
     if path.is_file():
         return path
@@ -49,7 +49,7 @@ def find_model(given: str | None, flag: str) -> Path:
     raise UsageError(f"{flag}: {unknown_name('model', given, list(known))}")
 
 
-def _best(known: dict[str, Package]) -> Path:
+def _best(known: dict[str, Package], flag: str) -> Path:
     for name in _VOCALS:
         paths = [find(weights.path) for weights in known[name].files]
         if all(paths):
@@ -57,5 +57,5 @@ def _best(known: dict[str, Package]) -> Path:
     remedy = f"Get one with: python pretrain/download.py {_VOCALS[0]}"
     raise MissingWeights(
         f"{FOLDER}: there is no model that takes vocals out of music. {remedy} (or {_VOCALS[-1]}, which is smaller and "
-        "quicker), or name a file with -m"
+        f"quicker), or name a file with {flag}"
     )
