@@ -26,6 +26,7 @@ CEILING = 0.99  # of full scale; nothing in a mix is louder, and a mix that stay
 SMALL_SECONDS = 0.02  # by which stems may differ in length without a word: what codecs add
 _HOP_SECONDS = 0.005  # step of the limiter's gain
 _SMOOTH_HOPS = 4  # to each side: its gain takes 45 ms to go down or up, too slow to be heard as distortion
+_SILENT_POWER = 10 ** (-80 / 10)
 _BLOCK_HOPS = 1000  # that are in memory at once
 
 
@@ -57,21 +58,20 @@ def choose_form(first: Path, others: Sequence[Path]) -> Form:
     return Form(known.rate, known.n_samples, max(about.channels for about in (known, *found)))
 
 
-def channel_levels(path: Path, form: Form) -> np.ndarray:
-    """Root mean square of each channel, (channels,) float64."""
-    total = np.zeros(form.channels)
-    for block in read_as(path, form):
-        total += np.square(block, dtype=np.float64).sum(axis=0)
-    return np.sqrt(total / max(1, form.n_samples))
-
-
 def voice_gains(voice: Path, lead: Path, form: Form, gain_db: float = 0.0) -> np.ndarray:
     """What the voice is multiplied by in each channel, (channels,) float32, to be there as loud as the lead was.
 
-    So it also stays where the lead was: in the middle, or more to one side. The lead as its own voice gets ones.
+    So it also stays where the lead was: in the middle, or more to one side. What counts is where the voice sounds: what
+    was left silent of the lead makes the rest no louder. The lead as its own voice gets ones.
     """
-    found, wanted = channel_levels(voice, form), channel_levels(lead, form)
-    gains = np.divide(wanted, found, out=np.zeros_like(wanted), where=found > 0)
+    found, wanted = np.zeros(form.channels), np.zeros(form.channels)
+    for sung, led in zip(read_as(voice, form), read_as(lead, form), strict=True):
+        starts = np.arange(0, len(sung), form.hop)
+        energies = np.add.reduceat(np.square(sung, dtype=np.float64), starts)
+        sounds = energies.sum(axis=1) > _SILENT_POWER * form.hop
+        found += energies[sounds].sum(axis=0)
+        wanted += np.add.reduceat(np.square(led, dtype=np.float64), starts)[sounds].sum(axis=0)
+    gains = np.sqrt(np.divide(wanted, found, out=np.zeros_like(wanted), where=found > 0))
     return (gains * 10 ** (gain_db / 20)).astype(np.float32)
 
 

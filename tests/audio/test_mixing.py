@@ -10,7 +10,7 @@ import soundfile
 from signals import sung
 
 from modules.audio.io import StreamWriter
-from modules.audio.mixing import CEILING, channel_levels, choose_form, limiter_gains, mix, read_as, voice_gains
+from modules.audio.mixing import CEILING, choose_form, limiter_gains, mix, read_as, voice_gains
 from modules.errors import AudioError
 
 RATE = 22050
@@ -103,7 +103,14 @@ def test_silence_has_no_level_to_hold(tmp_path):
     silent, music = save(tmp_path / "silent.wav", 0 * VOICE), save(tmp_path / "music.wav", MUSIC)
     form = choose_form(music, [silent])
     assert voice_gains(silent, music, form).tolist() == [0, 0] == voice_gains(music, silent, form).tolist()
-    assert channel_levels(silent, form).tolist() == [0, 0]
+
+
+def test_what_is_left_silent_of_the_lead_makes_the_rest_no_louder(tmp_path):
+    noisy, half = LEFT.copy(), VOICE.copy()
+    noisy[: N // 2], half[: N // 2] = 0.3 * MUSIC[: N // 2], 0
+    lead, voice = save(tmp_path / "lead.wav", noisy), save(tmp_path / "voice.wav", half)
+    gains = voice_gains(voice, lead, choose_form(lead, [voice]))
+    assert gains == pytest.approx([0.8, 0.2], rel=1e-2)
 
 
 def test_nothing_is_above_the_ceiling_and_what_is_far_from_a_peak_is_untouched(tmp_path):
