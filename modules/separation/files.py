@@ -87,13 +87,11 @@ def separate_file(
         for step, key in zip(steps, keys, strict=True):
             if record.is_done(step.stage, key) and not overwrite:
                 continue
-            record.begin(step.stage, key)
             _separate(step, source if step.input is None else record.path(step.input), record, key, show)
             record.finish(step.stage, {"source": source.name, "model": step.separator.label})
             if step.stage is VOCALS:
-                later = dict(zip([other.stage for other in steps], keys, strict=True))
-                for stage in (LEAD, DRY):
-                    record.drop(stage, later.get(stage, {}))
+                for later in (LEAD, DRY):
+                    record.drop_other(later, key)
     return paths
 
 
@@ -150,23 +148,25 @@ def _separate(step: Step, source: Path, record: Record, key: dict[str, Any], sho
         with tqdm(desc=f"{source.name}: {stage.name}", total=seconds, initial=begun, **options) as bar:
             for n_samples in partial.fill(out):
                 bar.update(n_samples / rate)
-    _write(stage, sound, partial, rate, record)
-    if _stamp(source) != before:
-        raise AudioError(f"{source}: has changed while it was read. Run this again when it is finished.")
+    record.begin(stage, key)
+    with _writers(stage, sound, record) as writers:
+        taken = Reader(resampled(partial.blocks(), rate, sound.rate, sound.channels), sound.channels)
+        for block in sound.blocks():
+            for writer, samples in zip(writers, _split(block, taken.take(len(block))), strict=False):
+                writer.write(samples)
+        if _stamp(source) != before:
+            raise AudioError(f"{source}: has changed while it was read. Run this again when it is finished.")
     partial.remove()
     took = time.monotonic() - started
     logger.info("%s: %.1f s in %.1f s by %s", record.path(stage.name), seconds, took, separator.label)
 
 
-def _write(stage: Stage, sound: SoundFile, partial: PartialSound, rate: int, record: Record) -> None:
-    """The parts of a stage at the rate of its input, both or none but for a crash between two renamings."""
+@contextlib.contextmanager
+def _writers(stage: Stage, sound: SoundFile, record: Record) -> Iterator[list[StreamWriter]]:
+    """Files for the parts of a stage, which take their names together: both or none but for a crash between the two."""
     form = {"format": "flac", "channels": sound.channels, "subtype": "PCM_24"}
-    taken = Reader(resampled(partial.blocks(), rate, sound.rate, sound.channels), sound.channels)
     with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(StreamWriter(record.path(name), sound.rate, **form)) for name in stage.outputs]
-        for block in sound.blocks():
-            for writer, samples in zip(writers, _split(block, taken.take(len(block))), strict=False):
-                writer.write(samples)
+        yield [stack.enter_context(StreamWriter(record.path(name), sound.rate, **form)) for name in stage.outputs]
 
 
 def _split(whole: np.ndarray, part: np.ndarray) -> Iterator[np.ndarray]:

@@ -72,10 +72,11 @@ class Record:
         self._stages[stage.name] |= {**about, "sizes": {output: self._size(output) for output in stage.outputs}}
         self._write()
 
-    def drop(self, stage: Stage, key: dict[str, Any]) -> None:
-        """Deletes the files of a stage that were made from parts that are no more; the user's own stay."""
+    def drop_other(self, stage: Stage, first: dict[str, Any]) -> None:
+        """Deletes the files of a stage that were not made from what the key `first` made; the user's own stay."""
         entry = self._stages.get(stage.name)
-        if entry is None or entry.get("key") == key:
+        key = entry.get("key") if entry else None
+        if entry is None or _starts_with(key, first):
             return
         sizes = self._sizes(stage)
         for output in stage.outputs:
@@ -98,3 +99,10 @@ class Record:
             write_json(self._folder / NAME, self._stages)
         except OSError as error:
             raise UserError(f"{self._folder / NAME}: cannot be written ({reason_of(error)})") from None
+
+
+def _starts_with(key: Any, first: dict[str, Any]) -> bool:
+    """Whether each of a key's texts and lists starts with that of another one."""
+    values = [key.get(name) if isinstance(key, dict) else None for name in first]
+    pairs = zip(values, first.values(), strict=True)
+    return all(isinstance(value, type(start)) and value[: len(start)] == start for value, start in pairs)

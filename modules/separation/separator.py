@@ -64,9 +64,12 @@ class Separator:
         scale = (mean, max(deviation, 1e-8)) if spec.is_normalised else (0.0, 1.0)
 
         def compute(segments: list[np.ndarray]) -> list[np.ndarray]:
-            return halve_on_out_of_memory(
-                lambda some: self._compute(some, stem.index, stem.is_rest, scale), segments, self._on_halve
-            )
+            outputs: list[np.ndarray] = []
+            while rest := segments[len(outputs) : len(outputs) + self._batch]:
+                outputs += halve_on_out_of_memory(
+                    lambda some: self._compute(some, stem.index, stem.is_rest, scale), rest, self._on_halve
+                )
+            return outputs
 
         window = make_window(spec.segment, spec.fade)
         outputs = overlap_add(blocks, compute, window, spec.hop, self._batch, start)
@@ -200,10 +203,11 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _filled(network: torch.nn.Module, tensors: Mapping[str, Any], path: Path, where: str) -> torch.nn.Module:
-    """The network with these weights, which take the place of its own, so that they are in memory once."""
+    """The network with these weights, which take the place of its own."""
     hint = "Use the settings that were published with this model."
     found = {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
     fitting = fit(found, network.state_dict(), path, hint, where, no_extra=("",))
-    fitting = {name: value.float() if value.is_floating_point() else value for name, value in fitting.items()}
-    network.load_state_dict(fitting, assign=True)
+    # Copied: the file is mapped into memory, and whoever replaced it would end this process.
+    dtypes = {name: torch.float32 if value.is_floating_point() else value.dtype for name, value in fitting.items()}
+    network.load_state_dict({name: fitting[name].to(dtype, copy=True) for name, dtype in dtypes.items()}, assign=True)
     return network.requires_grad_(False)

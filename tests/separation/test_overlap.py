@@ -52,7 +52,7 @@ def test_going_on_from_any_hop_gives_the_same_samples(segment, hop, fade):
     for length in LENGTHS:
         wav = noise(length)
         whole = joined(wav, smear, segment, hop, fade)
-        for start in range(0, length, hop):
+        for start in range(0, length, hop * (1 + length // (9 * hop))):
             assert np.array_equal(joined(wav, smear, segment, hop, fade, start=start), whole[start:])
 
 
