@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modules.audio.io import StreamWriter
-from modules.audio.mixing import Form, choose_form, mix, voice_gains
+from modules.audio.mixing import CEILING, Form, choose_form, mix, voice_gains
 from modules.files import make_folder, remove_leftovers
 from modules.inference.batch import Job, run_jobs
 from modules.inference.converter import VoiceConverter
@@ -73,7 +73,7 @@ def _mix(cover: Cover, voice: Path, form: Form, path: Path, tags: dict[str, str]
     gains = voice_gains(voice, cover.stems.lead, form, cover.gain_db)
     writer = StreamWriter(path, form.rate, cover.options.output_format, tags, form.channels)
     peak = mix(writer, [*((music, 1.0) for music in cover.stems.music), (voice, gains)], form)
-    limited = f"; peaks up to {decibels(peak):+.1f} dB were turned down" if peak > 1 else ""
+    limited = f"; its peaks, up to {decibels(peak):+.1f} dB, were turned down" if peak > CEILING else ""
     told = " and ".join(f"{decibels(gain):+.1f}" for gain in dict.fromkeys(gains.tolist()))
     text = "%s: %.1f s at %d Hz, the converted voice by %s dB in its channels%s"
     logger.info(text, path.as_posix(), form.n_samples / form.rate, form.rate, told, limited)
