@@ -49,7 +49,9 @@ def write_roformer(path: Path, kind: str = "mel", stem: str = "vocals", seed: in
     torch.manual_seed(seed)
     bands = {"num_bands": 12, "sample_rate": RATE} if kind == "mel" else {"freqs_per_bands": (2,) * 20 + (217,)}
     model = {**_ROFORMER, **bands, **changes}
-    network = (MelBandRoformer if kind == "mel" else BSRoformer)(**model)
+    # The trainings of MelBand RoFormers make as many hidden layers as the yaml says, those of BS-RoFormers one less.
+    hidden = {"mlp_hidden_layers": model["mask_estimator_depth"]} if kind == "mel" else {}
+    network = (MelBandRoformer if kind == "mel" else BSRoformer)(**model, **hidden)
     torch.save(network.state_dict(), path)
     training = {"instruments": [stem, "rest"], "target_instrument": stem, "lr": 1e-5}
     if model["num_stems"] > 1:

@@ -4,6 +4,7 @@ Source: Lu, Wang, Kong and Hung, "Music Source Separation with Band-Split RoPE T
 Wang, Lu and Won, "Mel-Band RoFormer for Music Source Separation", 2023, arXiv:2310.01809.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from modules.separation.settings import checked_number, read_yaml, section, stem
 from modules.separation.spec import SeparatorSpec
 
 _LABELS = ("type", "model_type", "architecture")  # names for people
+_MASK_LAYER = re.compile(r"mask_estimators\.0\.to_freqs\.0\.0\.\d+\.weight")
 
 
 def is_roformer(tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -33,8 +35,8 @@ def find_config(path: Path) -> Path:
     return found[0]
 
 
-def build(config: Path) -> tuple[torch.nn.Module, SeparatorSpec]:
-    """The network that a yaml describes, without weights."""
+def build(config: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.nn.Module, SeparatorSpec]:
+    """The network that a yaml describes, without weights. `tensors`: those of the checkpoint, by name."""
     from pymss_core.modules.bs_roformer import BSRoformer, MelBandRoformer
 
     settings = read_yaml(config)
@@ -48,8 +50,11 @@ def build(config: Path) -> tuple[torch.nn.Module, SeparatorSpec]:
         text = f"{config}: num_stems is {str(arguments.get('num_stems', 1))[:20]}, and it names {', '.join(stems)[:80]}"
         raise ConfigError(f"{text}. Give the yaml that was published with the model.")
     if "num_bands" in arguments:
-        # Else what comes back is cut to whole frames.
-        network = MelBandRoformer(**{**arguments, "match_input_audio_length": True})
+        # Trainings of several ages count the layers of `mask_estimator_depth` differently: the file has them.
+        n_layers = sum(_MASK_LAYER.fullmatch(name) is not None for name in tensors)
+        # What comes back is not cut to whole frames; and the lowest band is left as it is, as it was in training.
+        fixed = {"match_input_audio_length": True, "mlp_hidden_layers": max(0, n_layers - 1)}
+        network = MelBandRoformer(**{"zero_dc": False, **arguments, **fixed})
     else:
         arguments.pop("match_input_audio_length", None)
         network = BSRoformer(**arguments)

@@ -146,7 +146,7 @@ def _load_one(path: Path, config: Path | None = None) -> tuple[torch.nn.Module, 
         raise CheckpointError(f"{path}: is no model for separation that is known here. Known: {known}.")
     config = config or roformer.find_config(path)
     with _explained(config):
-        network, spec = roformer.build(config)
+        network, spec = roformer.build(config, tensors)
     return _filled(network, tensors, path, config.name), spec, [path, config]
 
 
