@@ -58,6 +58,8 @@ def build(config: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.nn.M
     else:
         arguments.pop("match_input_audio_length", None)
         network = BSRoformer(**arguments)
+    for transformer in (transformer for block in network.layers for transformer in block):
+        transformer.set_cuda_attention_backend("default")  # the usual one tries what float32 cannot have, and warns
     rate = audio.get("sample_rate", model.get("sample_rate", 44100))
     rate = int(checked_number(rate, "audio.sample_rate", 8000, 192000, config))
     chunk = inference.get("chunk_size") or audio.get("chunk_size")

@@ -234,6 +234,14 @@ def test_a_song_that_cannot_be_read_is_named_and_leaves_no_parts(kind, tmp_path)
     assert not list((tmp_path).glob("out/*.flac"))
 
 
+def test_what_a_flac_cannot_hold_is_said_before_the_work(tmp_path):
+    for source in (save(tmp_path / "a.wav", noise(100, 9)), save(tmp_path / "b.wav", noise(100), 768000)):
+        separator = model()
+        with pytest.raises(AudioError, match="a flac holds at most 8 channels and 655350 Hz"):
+            separate_file(source, tmp_path / "out", separator, show=False)
+        assert calls(separator) == 0
+
+
 def test_a_song_that_changes_meanwhile_is_not_called_done(tmp_path):
     source, separator = save(tmp_path / "a.wav", noise()), model()
     network = separator._members[0].network

@@ -254,6 +254,7 @@ def test_changed_bytes_are_found(tmp_path):
     [
         ({"sources": "vocals"}, "names no stems"),
         ({"segment": 0}, "segment is 0, expected"),
+        ({"audio_channels": 6}, "audio_channels is 6, expected 1 to 2"),
         ({"samplerate": 1}, "samplerate is 1, expected"),
         ({"channels": 6}, "does not fit the settings in it"),
         ({"depth": "x"}, "its settings make no network"),
