@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from modules.errors import CheckpointError, ConfigError
+from modules.errors import ConfigError
 from modules.separation.settings import checked_number, read_yaml, section, stem_names
 from modules.separation.spec import SeparatorSpec
 
@@ -68,12 +68,6 @@ def build(config: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.nn.M
     normalised = inference.get("normalize") is True
     hop, fade = segment // n_overlap, segment // 10
     return network, SeparatorSpec(stems, rate, network.audio_channels, segment, hop, fade, normalised)
-
-
-def explain(error: Exception, path: Path) -> CheckpointError:
-    """What is wrong with settings that make no network."""
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
-    return CheckpointError(f"{path}: its settings make no network ({reason}). Give the ones that the model came with.")
 
 
 def _listed(value: Any) -> Any:

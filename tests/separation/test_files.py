@@ -279,5 +279,5 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         return most
 
     peak(1)  # what is imported and cached
-    short, long = peak(20), peak(120)  # 7.7 MB as float32
+    short, long = peak(15), peak(75)  # 4.8 MB as float32
     assert long < 1.2 * short + 1e6
