@@ -29,11 +29,11 @@ def main(argv: list[str] | None = None) -> int:
     from modules.separation.models import find_model, require_networks
 
     songs = _find_songs(arguments.inputs, arguments.out_dir)
-    require_networks()
     given = {"-m/--model": arguments.model, "--lead_model": arguments.lead_model, "--echo_model": arguments.echo_model}
     models = [find_model(name, flag) if name or flag == "-m/--model" else None for flag, name in given.items()]
     if arguments.config is not None and not arguments.config.is_file():
         raise UsageError(f"--config {arguments.config}: no such file")
+    require_networks()
     configure_logging()
 
     from modules.device import choose_device

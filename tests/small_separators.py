@@ -11,7 +11,7 @@ import yaml
 
 pytest.importorskip("pymss_core", reason="requirements-separation.txt is not installed")
 
-SECONDS = Fraction(1, 5)  # of a segment
+SECONDS = Fraction(1, 8)  # of a segment
 RATE = 44100  # Hz
 STEMS = ["drums", "bass", "other", "vocals"]
 _HTDEMUCS = dict(

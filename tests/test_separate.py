@@ -24,7 +24,7 @@ def workspace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def song(name, n_samples=9000, channels=2):
+def song(name, n_samples=6000, channels=2):
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     wav = np.random.default_rng(n_samples).uniform(-0.3, 0.3, (n_samples, channels))
@@ -73,7 +73,7 @@ def test_one_bad_song_is_an_error(workspace):
 
 def test_songs_of_one_name_get_folders_of_their_own_and_the_same_ones_again(workspace, capsys):
     song("a.wav")
-    song("other/a.wav", 8000)
+    song("other/a.wav", 5000)
     for flags in ([], [], ["--overwrite"]):
         assert separate.main(["a.wav", "other/a.wav", "./a.wav", *flags]) == 0
         assert parts() == [f"{name}/{part}.flac" for name in ("a", "a_2") for part in ("music", "vocals")]
@@ -81,7 +81,7 @@ def test_songs_of_one_name_get_folders_of_their_own_and_the_same_ones_again(work
     counts = re.findall(r"(\d) songs? separated, (\d) unchanged", out)
     assert counts == [("2", "0"), ("0", "2"), ("2", "0")]
     lengths = [soundfile.info(f"separated/{name}/vocals.flac").frames for name in ("a", "a_2")]
-    assert lengths == [9000, 8000]
+    assert lengths == [6000, 5000]
 
 
 def test_the_lead_and_the_dry_voice_by_models_named_in_every_way(workspace, capsys):

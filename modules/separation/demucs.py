@@ -63,7 +63,7 @@ def build(settings: Mapping[str, Any], path: Path) -> tuple[torch.nn.Module, Sep
     if not network.use_train_segment:
         network.use_train_segment = True  # every segment is given at this length here
     hop = max(1, int((1 - OVERLAP) * segment))
-    channels = network.audio_channels
+    channels = int(checked_number(network.audio_channels, "audio_channels", 1, 2, path))
     return network, SeparatorSpec(stems, rate, channels, segment, hop, segment // 2, is_normalised=True)
 
 

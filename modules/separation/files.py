@@ -28,6 +28,7 @@ from modules.separation.stages import DRY, LEAD, VOCALS, Stage, choose_stem
 logger = logging.getLogger(__name__)
 
 _FULL = 1 << 23  # of 24 bits
+_MOST_CHANNELS, _HIGHEST_RATE = 8, 655350  # that a flac may have
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,9 @@ def _separate(step: Step, source: Path, record: Record, key: dict[str, Any], sho
     """One stage of one song."""
     before, started, separator, stage = _stamp(source), time.monotonic(), step.separator, step.stage
     sound = SoundFile(source)
+    if sound.channels > _MOST_CHANNELS or sound.rate > _HIGHEST_RATE:
+        limits = f"a flac holds at most {_MOST_CHANNELS} channels and {_HIGHEST_RATE} Hz"
+        raise AudioError(f"{source}: has {sound.channels} channels at {sound.rate} Hz, and {limits}. Save it as less.")
     for text in sound.notes:
         logger.warning("%s: %s", source, text)
     partial = PartialSound(record.path(stage.name).parent, stage.name, key, sound.channels)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from modules.errors import CheckpointError, ConfigError
+from modules.errors import ConfigError
 from modules.separation.settings import checked_number, read_yaml, section, stem_names
 from modules.separation.spec import SeparatorSpec
 
@@ -58,6 +58,8 @@ def build(config: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.nn.M
     else:
         arguments.pop("match_input_audio_length", None)
         network = BSRoformer(**arguments)
+    for transformer in (transformer for block in network.layers for transformer in block):
+        transformer.set_cuda_attention_backend("default")  # the usual one tries what float32 cannot have, and warns
     rate = audio.get("sample_rate", model.get("sample_rate", 44100))
     rate = int(checked_number(rate, "audio.sample_rate", 8000, 192000, config))
     chunk = inference.get("chunk_size") or audio.get("chunk_size")
@@ -66,12 +68,6 @@ def build(config: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.nn.M
     normalised = inference.get("normalize") is True
     hop, fade = segment // n_overlap, segment // 10
     return network, SeparatorSpec(stems, rate, network.audio_channels, segment, hop, fade, normalised)
-
-
-def explain(error: Exception, path: Path) -> CheckpointError:
-    """What is wrong with settings that make no network."""
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
-    return CheckpointError(f"{path}: its settings make no network ({reason}). Give the ones that the model came with.")
 
 
 def _listed(value: Any) -> Any:

@@ -21,7 +21,7 @@ from modules.separation.overlap import make_window, overlap_add
 from modules.separation.settings import read_yaml, stem_names
 from modules.separation.spec import Member, SeparatorSpec
 from modules.separation.stages import Stage, choose_stem
-from modules.weights.checkpoint import load_checkpoint, require_readable
+from modules.weights.checkpoint import first_line, load_checkpoint, require_readable
 from modules.weights.foreign import load_foreign
 from modules.weights.state_dict import fit, tensors_of
 
@@ -197,9 +197,9 @@ def _explained(path: Path) -> Iterator[None]:
     except ImportError as error:
         raise UsageError(f"pymss-core cannot be loaded ({error}). Install it anew: {INSTALL}") from None
     except Exception as error:  # what wrong settings raise in the networks of others: any kind
-        if is_out_of_memory(error):
-            raise
-        raise roformer.explain(error, path) from None
+        reason = "it needs more memory than there is" if is_out_of_memory(error) else first_line(error)
+        text = f"{path}: its settings make no network ({reason})"
+        raise CheckpointError(f"{text}. Give the ones that the model came with.") from None
 
 
 def _filled(network: torch.nn.Module, tensors: Mapping[str, Any], path: Path, where: str) -> torch.nn.Module:

@@ -234,6 +234,14 @@ def test_a_song_that_cannot_be_read_is_named_and_leaves_no_parts(kind, tmp_path)
     assert not list((tmp_path).glob("out/*.flac"))
 
 
+def test_what_a_flac_cannot_hold_is_said_before_the_work(tmp_path):
+    for source in (save(tmp_path / "a.wav", noise(100, 9)), save(tmp_path / "b.wav", noise(100), 768000)):
+        separator = model()
+        with pytest.raises(AudioError, match="a flac holds at most 8 channels and 655350 Hz"):
+            separate_file(source, tmp_path / "out", separator, show=False)
+        assert calls(separator) == 0
+
+
 def test_a_song_that_changes_meanwhile_is_not_called_done(tmp_path):
     source, separator = save(tmp_path / "a.wav", noise()), model()
     network = separator._members[0].network
@@ -271,5 +279,5 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         return most
 
     peak(1)  # what is imported and cached
-    short, long = peak(20), peak(120)  # 7.7 MB as float32
+    short, long = peak(15), peak(75)  # 4.8 MB as float32
     assert long < 1.2 * short + 1e6

@@ -23,7 +23,7 @@ from modules.weights.foreign import load_foreign
 CPU = torch.device("cpu")
 
 
-def noise(seconds=0.5, channels=2, seed=0):
+def noise(seconds=0.3, channels=2, seed=0):
     return (0.1 * np.random.default_rng(seed).standard_normal((int(seconds * RATE), channels))).astype(np.float32)
 
 
@@ -254,9 +254,11 @@ def test_changed_bytes_are_found(tmp_path):
     [
         ({"sources": "vocals"}, "names no stems"),
         ({"segment": 0}, "segment is 0, expected"),
+        ({"audio_channels": 6}, "audio_channels is 6, expected 1 to 2"),
         ({"samplerate": 1}, "samplerate is 1, expected"),
         ({"channels": 6}, "does not fit the settings in it"),
         ({"depth": "x"}, "its settings make no network"),
+        ({"channels": 10**6}, "its settings make no network .it needs more memory"),
         ({"nfft": 0}, "its settings make no network|does not fit"),
     ],
 )
