@@ -151,7 +151,7 @@ def _separate(step: Step, source: Path, record: Record, key: dict[str, Any], sho
         begun = partial.done / rate
         with tqdm(desc=f"{source.name}: {stage.name}", total=seconds, initial=begun, **options) as bar:
             for n_samples in partial.fill(out):
-                bar.update(n_samples / rate)
+                bar.update(min(n_samples / rate, seconds - bar.n))  # at two rates, parts of a sample more
     record.begin(stage, key)
     with _writers(stage, sound, record) as writers:
         taken = Reader(resampled(partial.blocks(), rate, sound.rate, sound.channels), sound.channels)

@@ -224,6 +224,7 @@ def test_a_stopped_conversion_is_resumed(server, open_page, tmp_path):
     expect(page.locator("#convert_picture_state .status")).to_contain_text("stopped")
 
 
+@pytest.mark.slow
 def test_names_with_markup_are_shown_as_text(server, open_page, tmp_path):
     shutil.copy(INCLUDED, tmp_path / "G_0.pth")
     text = Path(INCLUDED).with_name("config.json").read_text("utf-8").replace(f'"{SPEAKER}"', json.dumps(MARKUP))
