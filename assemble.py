@@ -113,7 +113,7 @@ def check_encoder(config: Config) -> None:
         )
 
 
-def voice_request(
+def make_request(
     args: argparse.Namespace,
     model: Path | None,
     config: Config | None,
@@ -154,7 +154,7 @@ def load_voice(model_path: Path | str | None = None, **options: Any) -> LoadedVo
     problems.attempt(check_device, args.device)
     model, config, diffusion = read_models(args, problems)
     problems.raise_all()
-    converter = load_converter(voice_request(args, model, config, diffusion))
+    converter = load_converter(make_request(args, model, config, diffusion))
     pipeline, model = converter.pipeline, model or diffusion[0]
 
     def retriever_for(path: Path, is_index: bool, speaker: str) -> Retriever:

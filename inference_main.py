@@ -32,6 +32,7 @@ from modules.pretrained.needs import require_parts
 from modules.text import quote
 
 if TYPE_CHECKING:
+    from assemble import VoiceRequest
     from modules.config.diffusion import DiffusionConfig
     from modules.config.schema import Config
     from modules.inference.auto_transpose import KeyChooser
@@ -60,14 +61,11 @@ def main(argv: list[str] | None = None) -> int:
     if not wanted.sources:
         return 1
 
-    from assemble import RetrievalRequest, load_converter, voice_request
+    from assemble import load_converter
     from modules.inference.batch import each_once, run_jobs
 
     try:
-        retrieval = wanted.retrieval and RetrievalRequest(
-            wanted.retrieval, args.feature_retrieval, tuple(wanted.speakers)
-        )
-        converter = load_converter(voice_request(args, wanted.model, wanted.config, wanted.diffusion, retrieval))
+        converter = load_converter(voice_request(args, wanted))
         jobs, all_usable = make_jobs(args, wanted, converter)
         jobs = each_once(jobs)
         finished = run_jobs(jobs, converter, args.resume, print_json if args.json else None, args.overwrite)
@@ -132,6 +130,15 @@ def read_request(args: argparse.Namespace) -> Wanted:
     problems.raise_all()
     speakers = [MIX_NAME] if mix is not None else speakers
     return Wanted(sources, complete, model, config, diffusion, retrieval, speakers, mix, keys)
+
+
+def voice_request(args: argparse.Namespace, wanted: Wanted) -> "VoiceRequest":
+    """The same in the words of `assemble.py`, which loads it."""
+    from assemble import RetrievalRequest, make_request
+
+    path, speakers = wanted.retrieval, tuple(wanted.speakers)
+    retrieval = None if path is None else RetrievalRequest(path, args.feature_retrieval, speakers)
+    return make_request(args, wanted.model, wanted.config, wanted.diffusion, retrieval)
 
 
 def make_jobs(args: argparse.Namespace, wanted: Wanted, converter: "VoiceConverter") -> tuple[list["Job"], bool]:

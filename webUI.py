@@ -20,6 +20,7 @@ from modules.webui import server
 
 SCRIPTS = {
     "inference_main.py": "inference_main",
+    "cover.py": "cover",
     "doctor.py": "doctor",
     "resample.py": "resample",
     "preprocess_flist_config.py": "preprocess_flist_config",

@@ -32,6 +32,12 @@ MISTAKES = [
     ("doctor.py recordings --in_dir gone", "gone: no such folder"),
     ("doctor.py clips --html page.txt", "--html page.txt: expected a name that ends in .html"),
     ("resample.py --slice 15-5", "--slice 15-5: expected MIN-MAX in seconds"),
+    ("separate.py gone.wav empty", "gone.wav: no such file or folder; empty: no such file or folder"),
+    ("separate.py folder.pth", "folder.pth: holds no audio"),
+    ("separate.py G_1.pth -m htdemux", "unknown model 'htdemux'. Did you mean htdemucs?"),
+    ("separate.py G_1.pth -m gone.th", "-m/--model gone.th: no such file"),
+    ("separate.py G_1.pth -m G_1.pth --config gone.yaml", "--config gone.yaml: no such file"),
+    ("separate.py G_1.pth", "Get one with: python pretrain/download.py melband-roformer"),
     ("pretrain/download.py nonsense", "nonsense"),
 ]
 

@@ -77,19 +77,24 @@ def test_a_voice_file_is_loaded_once_for_weights_card_and_notes(workspace, monke
 
 
 @pytest.mark.parametrize(
-    ("native", "flags", "wanted"),
+    ("native", "precision", "wanted"),
     [
-        (True, ["--precision", "auto"], "bfloat16"),
-        (False, ["--precision", "auto"], "float32"),
-        (True, [], "float32"),  # so-vits-svc's samples
-        (False, ["--precision", "bf16"], "bfloat16"),
+        (True, "auto", torch.bfloat16),
+        (False, "auto", torch.float32),
+        (True, None, torch.float32),  # so-vits-svc's samples
+        (False, "bf16", torch.bfloat16),
     ],
 )
-def test_precision_auto_is_bf16_where_the_processor_computes_it(workspace, monkeypatch, caplog, native, flags, wanted):
+def test_precision_auto_is_bf16_where_the_processor_computes_it(monkeypatch, native, precision, wanted):
     monkeypatch.setattr(assemble, "computes_bf16", lambda device: native and device.type == "cpu")
+    request = assemble.VoiceRequest(Path("G_1.pth"), None, precision=precision)
+    assert assemble._choose_precision(request, torch.device("cpu")) == wanted
+
+
+def test_a_conversion_runs_in_the_precision_that_is_asked_for(workspace, caplog):
     with caplog.at_level("INFO", logger="assemble"):
-        assert inference_main.main([*FLAGS, *flags]) == 0
-    assert f"on cpu in {wanted}, loaded" in caplog.text
+        assert inference_main.main([*FLAGS, "--precision", "bf16"]) == 0
+    assert "on cpu in bfloat16, loaded" in caplog.text
 
 
 def test_only_a_processor_with_such_instructions_computes_bf16(monkeypatch):

@@ -31,6 +31,7 @@ LAYERS = {
     "modules/training": 2,  # losses, optimizers, checkpoints of runs, ranks
     "modules/inference": 2,  # a song through a voice
     "modules/evaluation": 2,  # many songs through a voice, measured
+    "modules/separation": 2,  # vocals out of music, by models of others
     "modules/doctor": 2,  # what is wrong with recordings, clips, features, settings and models
     "modules/webui": 3,  # the web page: controls from flags, jobs that run the scripts, tabs
     "vdecoder": 3,  # waveform decoders
@@ -38,6 +39,8 @@ LAYERS = {
     "cluster": 3,  # k-means and retrieval
     "models.py": 4,  # the voice
     "assemble.py": 5,  # builds finished objects from files and flags
+    "inference_main.py": 6,  # a script, whose reading of a request cover.py shares
+    "cover.py": 7,
 }
 SCRIPT_LAYER = 6
 
@@ -77,7 +80,8 @@ HEAVY = {
     "matplotlib",
 }
 HEAVY |= {"gradio", "sklearn", "parselmouth", "pyworld", "transformers", "faster_whisper", "speechmos", "jinja2"}
-TOP_LEVEL = {"modules", "vdecoder", "diffusion", "cluster", "models", "assemble"}
+HEAVY |= {"pymss_core"}
+TOP_LEVEL = {"modules", "vdecoder", "diffusion", "cluster", "models", "assemble", "inference_main"}
 
 
 def source_files() -> list[Path]:

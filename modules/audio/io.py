@@ -1,4 +1,4 @@
-"""Audio files in and out: mono float32 arrays, any format that libsndfile or ffmpeg read."""
+"""Audio files in and out: float32 arrays, mono unless said otherwise, any format that libsndfile or ffmpeg read."""
 
 import contextlib
 import logging
@@ -13,6 +13,7 @@ import soundfile
 import soxr
 
 from modules.audio.decoding import open_sound
+from modules.audio.m4a import M4aFile
 from modules.audio.mono import MonoFile
 from modules.audio.sound import system_name
 from modules.errors import AudioError, UsageError, reason_of
@@ -103,20 +104,30 @@ def _unwritten(path: Path, error: Exception) -> AudioError:
 
 
 class StreamWriter:
-    """A context manager that writes a mono file block by block; an exception inside leaves an older result as it is.
+    """A context manager that writes a file block by block; an exception inside leaves an older result as it is.
 
-    Formats are soundfile's containers in any case, and "opus"; tags have soundfile's names ("title", "artist", ...).
+    Formats are soundfile's containers in any case, "opus" and "m4a"; tags have soundfile's names ("title", ...).
     """
 
-    def __init__(self, path: Path | str, rate: int, format: str, tags: dict[str, str] | None = None) -> None:
-        self.path, self._rate, self._tags = Path(path), rate, tags or {}
+    def __init__(
+        self,
+        path: Path | str,
+        rate: int,
+        format: str,
+        tags: dict[str, str] | None = None,
+        channels: int = 1,
+        subtype: str | None = None,  # of the samples, as soundfile names it; None for the format's usual one
+    ) -> None:
+        self.path, self._rate, self._channels, self._tags = Path(path), rate, channels, tags or {}
         self.n_samples = 0
         self._format, self._subtype = _OUTPUT_FORMATS.get(format.lower(), (format.upper(), None))
+        if self._format == "M4A":
+            return
         known = soundfile.available_formats()
         if self._format not in known:
             names = ", ".join(sorted(name.lower() for name in known))
-            raise UsageError(f"unknown output format {format!r}. Known: {names}, opus.")
-        self._subtype = self._subtype or soundfile.default_subtype(self._format)
+            raise UsageError(f"unknown output format {format!r}. Known: {names}, m4a, opus.")
+        self._subtype = subtype or self._subtype or soundfile.default_subtype(self._format)
         if not soundfile.check_format(self._format, self._subtype):
             raise UsageError(f"output format {format!r} cannot be written here. Use wav, flac or ogg.")
 
@@ -124,25 +135,34 @@ class StreamWriter:
         self._replacement = atomic_path(self.path)
         temporary = self._replacement.__enter__()
         try:
-            form = {"subtype": self._subtype, "format": self._format}
-            self._file = soundfile.SoundFile(system_name(temporary), "w", self._rate, 1, **form)
+            self._file = self._open(temporary)
         except (OSError, soundfile.SoundFileError) as error:
             self._replacement.__exit__(type(error), error, error.__traceback__)
             if "System error" in str(error):  # the format is not to blame
                 raise _unwritten(self.path, error) from None
             problem = f"cannot be written as {self._format} at {self._rate} Hz ({error})"
             raise AudioError(f"{self.path}: {problem}. Try another format.") from None
-        for name, text in self._tags.items():
-            with contextlib.suppress(soundfile.SoundFileError):  # a container without room for it
-                setattr(self._file, name, text)
         return self
 
+    def _open(self, path: Path) -> soundfile.SoundFile | M4aFile:
+        if self._format == "M4A":
+            return M4aFile(path, self._rate, self._channels, self._tags)
+        form = {"subtype": self._subtype, "format": self._format}
+        file = soundfile.SoundFile(system_name(path), "w", self._rate, self._channels, **form)
+        for name, text in self._tags.items():
+            with contextlib.suppress(soundfile.SoundFileError):  # a container without room for it
+                setattr(file, name, text)
+        return file
+
     def write(self, wav: np.ndarray) -> None:
-        """Appends (T,) float samples; beyond -1 to 1 they are clipped."""
-        if self._format == "WAV" and self.n_samples + len(wav) > _LONGEST_WAV:
+        """Appends (T,) or (T, C) samples: float ones, clipped beyond -1 to 1, or int32 ones as they are."""
+        if self._format == "WAV" and (self.n_samples + len(wav)) * self._channels > _LONGEST_WAV:
             raise AudioError(f"{self.path}: a wav file holds at most 4 GB. Choose flac.")
         # For 16 bits rounded as well: libsndfile itself rounds down, which shifts all by half a step.
-        samples = to_int16(wav) if self._subtype == "PCM_16" else np.clip(wav, -1.0, 1.0)
+        if wav.dtype == np.int32:
+            samples = wav
+        else:
+            samples = to_int16(wav) if self._subtype == "PCM_16" else np.clip(wav, -1.0, 1.0)
         try:
             self._file.write(samples)
         except (OSError, RuntimeError) as error:

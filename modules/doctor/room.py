@@ -135,7 +135,9 @@ def judge(section: str, speaker: str, sounds: Mapping[Path, Room], noisy: Collec
         detail = "chords in {:.1%} of the time, of a voice alone less than 1%"
         text = _describe(section, sounds, musical, "music under the voice", detail, "chord_share")
         is_much = sum(room.chord_seconds for room in sounds.values()) >= _SPOILT * seconds
-        remedy = "Take the voice without its accompaniment, or leave these files out"
+        remedy = (
+            "Take the voice out of the music with: python separate.py FILE (docs/covers.md), or leave these files out"
+        )
         level = "error" if is_much else "warning"
         findings.append(Finding(section, level, "music", speaker, text, remedy, tuple(musical)))
     rooms = {path: sounds[path] for path in set(sounds) - {*musical, *noisy}}

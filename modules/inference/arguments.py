@@ -17,16 +17,19 @@ RECOMMENDED = {"trans": "auto", "f0_predictor": "fcpe", "loudness_envelope_adjus
 AUTO, AUTO_OCTAVE = "auto", "auto-octave"
 
 
-def conversion_arguments(script: str, description: str) -> argparse.ArgumentParser:
-    """The parser of the script with that `__file__` and `__doc__`."""
+def conversion_arguments(script: str, description: str, for_covers: bool = False) -> argparse.ArgumentParser:
+    """The parser of the script with that `__file__` and `__doc__`.
+
+    `for_covers`: songs with their music, named without a flag, which are always resumed and stay in their key.
+    """
     parser = make_parser(script, description)
-    _add_file_flags(parser)
-    _add_voice_flags(parser)
+    _add_file_flags(parser, for_covers)
+    _add_voice_flags(parser, for_covers)
     _add_method_flags(parser)
     return parser
 
 
-def _add_file_flags(parser: argparse.ArgumentParser) -> None:
+def _add_file_flags(parser: argparse.ArgumentParser, for_covers: bool) -> None:
     add = parser.add_argument_group("Model").add_argument
     newest = f"(default: {DEFAULT_MODEL}, or the newest G_*.pth in logs/44k/)"
     add("-m", "--model_path", metavar="FILE", help=f"trained generator, or the .onnx made of one {newest}")
@@ -41,10 +44,14 @@ def _add_file_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("Input and output").add_argument
     names = "files to convert: names under raw/ (a suffix may be left out), paths, folders, or "
     names += "patterns like 'album/*.flac'"
-    add("-n", "--clean_names", nargs="+", default=[DEFAULT_NAME], metavar="NAME", help=names)
-    add("-wf", "--wav_format", default="flac", metavar="FORMAT", help="format of the result: flac, wav, mp3, ogg ...")
+    if for_covers:
+        add("clean_names", nargs="*", metavar="SONG", help=names)
+    else:
+        add("-n", "--clean_names", nargs="+", default=[DEFAULT_NAME], metavar="NAME", help=names)
+    formats = "format of the result: flac, wav, mp3, m4a, ogg ..."
+    add("-wf", "--wav_format", default="flac", metavar="FORMAT", help=formats)
     resume = "go on where an interrupted run of the same command stopped: finished files stay, unfinished ones go on"
-    add("--resume", action="store_true", help=resume)
+    add("--resume", action="store_true", help=argparse.SUPPRESS if for_covers else resume)
     overwrite = "replace results of other requests that have the same name; without it the new one gets a number"
     add("--overwrite", action="store_true", help=overwrite)
     metadata = "leave out of the result what it was made from, by which voice and on what terms"
@@ -52,12 +59,16 @@ def _add_file_flags(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one line of JSON on stdout for each finished file")
 
 
-def _add_voice_flags(parser: argparse.ArgumentParser) -> None:
+def _add_voice_flags(parser: argparse.ArgumentParser, for_covers: bool) -> None:
     add = parser.add_argument_group("Voice and pitch").add_argument
     speakers = f"target voices; every file is converted for each (default: {DEFAULT_SPEAKER}, or the model's only one)"
     add("-s", "--spk_list", nargs="+", metavar="NAME", help=speakers)
     keys = "semitones up (or down: -12) for each name; the first counts for names without one. auto: what suits the "
-    keys += "notes that the voice was trained on; auto-octave: whole octaves only, so that the song keeps its key"
+    keys += "notes that the voice was trained on"
+    if for_covers:
+        keys += ", by whole octaves, since the music stays in its key; other numbers than -12, 0, 12 are out of tune"
+    else:
+        keys += "; auto-octave: whole octaves only, so that the song keeps its key"
     add("-t", "--trans", type=transposition, nargs="+", default=[0], metavar="N", help=keys)
     predictors = "F0 predictor: pm, dio, harvest, crepe, fcpe, rmvpe or swift; docs/encoders-and-f0.md compares them"
     add("-f0p", "--f0_predictor", default="pm", metavar="NAME", help=predictors)

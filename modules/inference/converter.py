@@ -121,7 +121,7 @@ class VoiceConverter:
                     bar.update(result.n_samples // rate - bar.n)
                     if on_progress is not None:
                         on_progress(min(result.n_samples / rate, song.seconds), song.seconds)
-                result.finish(rate, options.output_format, self._metadata(path_in, options))
+                result.finish(rate, options.output_format, self.metadata(path_in, options))
             except UserError as error:
                 raise type(error)(f"{error}{_kept(result.n_samples / rate)}") from error
             except KeyboardInterrupt:
@@ -269,8 +269,8 @@ class VoiceConverter:
         self._batch_frames = int(sum(self._n_frames(chunk, song) for chunk in chunks) / 2)
         report.warn(f"{_place(song, chunks)}: {len(chunks)} chunks at once are too much for this memory; halving that")
 
-    def _metadata(self, path_in: Path, options: ConversionOptions) -> dict[str, str]:
-        """What the result says about itself."""
+    def metadata(self, path_in: Path, options: ConversionOptions) -> dict[str, str]:
+        """What a result says about itself."""
         if not options.with_metadata:
             return {}
         settings = {

@@ -29,6 +29,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "f0_filter_threshold": (0, 1),
     "f0_min": (LOWEST, 400),
     "f0_max": (400, MOST),
+    "vocal_gain": (-40, 20),
     "k_step": (1, 1000),  # the most that a diffusion model learns; one may have learnt less
 }
 

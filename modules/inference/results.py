@@ -22,15 +22,32 @@ JOURNAL = ".conversions.json"  # in each folder of results: name -> key of the r
 def result_name(name: str, options: ConversionOptions, predictor: str, kind: str = "sovits") -> str:
     """The name of a result: `song.wav_0key_alto_sovits_pm.flac`, or `song.wav_0key_alto_0.5_sovits_pm.flac`.
 
-    The source's `name` stays as typed, with its suffix; of a path outside the source folder only the last part is kept.
     `kind` is "sovits", "sovdiff" for shallow diffusion, or "diff" for diffusion alone.
     """
-    if Path(name).is_absolute() or ".." in Path(name).parts or name.startswith(("./", ".\\")):
-        name = Path(name).name
+    return f"{_voice_name(name, options)}_{kind}_{predictor}.{options.output_format}"
+
+
+def cover_name(name: str, options: ConversionOptions) -> str:
+    """The name of a cover: `song.wav_0key_alto_cover.flac`."""
+    return f"{_voice_name(name, options)}_cover.{options.output_format}"
+
+
+def cover_folder(name: str) -> str:
+    """The folder for what is made on the way to the covers of a song: `song.wav_cover`."""
+    return f"{_local(name)}_cover"
+
+
+def _voice_name(name: str, options: ConversionOptions) -> str:
     key = "auto" if options.predict_f0 else f"{options.transpose:g}key"
     retrieved = f"_{options.retrieval_ratio}" if options.retrieves else ""
     speaker = re.sub(r"[/\\\x00-\x1f\x7f]", "_", options.speaker)
-    return f"{name}_{key}_{speaker}{retrieved}_{kind}_{predictor}.{options.output_format}"
+    return f"{_local(name)}_{key}_{speaker}{retrieved}"
+
+
+def _local(name: str) -> str:
+    """A source's name as typed, with its suffix; of a path outside the source folder only the last part."""
+    is_elsewhere = Path(name).is_absolute() or ".." in Path(name).parts or name.startswith(("./", ".\\"))
+    return Path(name).name if is_elsewhere else name
 
 
 def fold(path: Path | str) -> str:

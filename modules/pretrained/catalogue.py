@@ -55,6 +55,12 @@ _SOVITS = f"{_HUB}datasets/ms903/sovits4.0-768vec-layer12/resolve/main/sovits_76
 _BASE = tuple(Weights(f"logs/44k/{half}_0.pth", f"{_SOVITS}clean_{half}_320000.pth") for half in "GD")
 _DIFF_SVC = f"{_HUB}ms903/Diff-SVC-refactor-pre-trained-model/resolve/main/fix_pitch_add_vctk_600k/"
 _BASE_DIFFUSION = (Weights("logs/44k/diffusion/model_0.pt", f"{_DIFF_SVC}model_0.pt"),)
+_DEMUCS = "https://dl.fbaipublicfiles.com/demucs/hybrid_transformer/"
+_KIM = f"{_HUB}KimberleyJSN/melbandroformer/resolve/main/MelBandRoformer.ckpt"
+_KIM_YAML = "https://raw.githubusercontent.com/ZFTurbo/Music-Source-Separation-Training/main/configs/KimberleyJensen/"
+_KIM_YAML += "config_vocals_mel_band_roformer_kj.yaml"
+_KARAOKE = f"{_HUB}jarredou/aufr33-viperx-karaoke-melroformer-model/resolve/main/"
+_DEREVERB = f"{_HUB}anvuew/dereverb_mel_band_roformer/resolve/main/"
 _NC = "CC BY-NC-SA 4.0: not for commercial use"
 _UNSTATED = "not stated; see its page"
 
@@ -66,6 +72,16 @@ def _one(name: str, file: str, url: str, size: int, licence: str, needed_by: str
 def _whisper(name: str, size: int, encoder: str, sha256: str) -> Package:
     url = f"https://openaipublic.azureedge.net/main/whisper/models/{sha256}/{name}.pt"
     return _one(f"whisper-{name}", f"{name}.pt", url, size, "MIT", f"--speech_encoder {encoder}", sha256)
+
+
+def _demucs(name: str, file: str, signature: str, sha256: str) -> Package:
+    url, needed_by = f"{_DEMUCS}{signature}-{sha256[:8]}.th", "separate.py: vocals out of music, quick"
+    return _one(name, f"separation/{file}.th", url, 84, "MIT", needed_by, sha256)
+
+
+def _roformer(name: str, file: str, url: str, yaml: str, licence: str, task: str) -> Package:
+    files = (Weights(f"pretrain/separation/{file}.ckpt", url), Weights(f"pretrain/separation/{file}.yaml", yaml))
+    return Package(name, files, 913, licence, f"separate.py: {task}")
 
 
 def _onnx(name: str, file: str, size: int) -> Package:
@@ -95,6 +111,30 @@ PACKAGES: tuple[Package, ...] = (
     Package("nsf-hifigan", _VOCODER_FILES, 53, _NC, "shallow diffusion and the enhancer", _VOCODER, _VOCODER_MEMBERS),
     Package("pc-nsf-hifigan", _PC_FILES, 53, _NC, "the same, with --formant_key", _PC_VOCODER, _PC_MEMBERS),
     Package("faster-whisper", _FASTER_WHISPER_FILES, 148, "MIT", "evaluate.py: word errors, with pip's faster-whisper"),
+    _demucs("htdemucs", "htdemucs", "955717e8", "8726e21a993978c7ba086d3872e7608d7d5bfca646ca4aca459ffda844faa8b4"),
+    _demucs(
+        "htdemucs-ft",
+        "htdemucs_ft_vocals",
+        "04573f0d",
+        "f3cf25b222c4eed7cd49dd8b2c9597d50c18bd154090f7b919cfa5f93cf22c49",
+    ),
+    _roformer("melband-roformer", "MelBandRoformer", _KIM, _KIM_YAML, _UNSTATED, "vocals out of music, the best"),
+    _roformer(
+        "melband-karaoke",
+        "mel_band_roformer_karaoke_aufr33_viperx_sdr_10.1956",
+        f"{_KARAOKE}mel_band_roformer_karaoke_aufr33_viperx_sdr_10.1956.ckpt",
+        f"{_KARAOKE}config_mel_band_roformer_karaoke.yaml",
+        _UNSTATED,
+        "--lead_model",
+    ),
+    _roformer(
+        "melband-dereverb",
+        "dereverb_mel_band_roformer_anvuew_sdr_19.1729",
+        f"{_DEREVERB}dereverb_mel_band_roformer_anvuew_sdr_19.1729.ckpt",
+        f"{_DEREVERB}dereverb_mel_band_roformer_anvuew.yaml",
+        "GPL 3.0",
+        "--echo_model",
+    ),
     Package("base-vec768l12", _BASE, 725, _UNSTATED, "train.py: a start for a voice with vec768l12 without loudness"),
     Package("base-diffusion-vec768l12", _BASE_DIFFUSION, 220, _UNSTATED, "train_diff.py: a start with vec768l12"),
 )

@@ -1,9 +1,10 @@
-"""A conversion that the page is asked for, verified, and what came of it. Its controls are in `convert.py`."""
+"""A conversion or cover that the page is asked for, verified, and what came of it. Its controls are in `convert.py`."""
 
 import argparse
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,27 @@ from modules.webui import forms, jobs
 from modules.webui.jobs import Job, Stage
 from modules.webui.workspace import SONGS, config_of, inside
 
-SCRIPT, KIND = "inference_main.py", "convert"
 # Flags that are no settings: the lists of voices, speakers and songs give them, or the page sets them itself.
 OWN = ("model_path", "spk_list", "clean_names", "json", "resume")
-_LINE = '{"source": '  # how the JSON lines of the script begin
+_LINE = '{"source": '  # how the JSON lines of the scripts begin
+
+
+@dataclass(frozen=True)
+class Form:
+    """One of the tabs that convert songs."""
+
+    script: str
+    kind: str  # of its jobs; the ids of its controls begin with it
+    songs: str  # what it converts
+
+    @property
+    def one_at_a_time(self) -> dict[str, Any]:
+        """For gradio's events that start one; the others wait."""
+        return {"concurrency_limit": 1, "concurrency_id": self.kind}
+
+
+CONVERT = Form("inference_main.py", "convert", "a voice alone, without accompaniment")
+COVER = Form("cover.py", "cover", "with their music")
 
 
 def verify(
@@ -35,7 +53,7 @@ def verify(
     values = {name: value for name, value in (settings or {}).items() if value is not None and value != ""}
     if given := [name for name in values if name in OWN]:
         raise UsageError(f"{given[0]} is no setting: model, songs and speakers are given apart")
-    if not songs:
+    if not songs and not values.get("vocals"):
         raise UsageError("no song is chosen: upload one, or choose from those in raw/")
     for name, action in forms.actions(parser).items():
         if action.metavar == "FILE" and name in values:
@@ -45,19 +63,20 @@ def verify(
             raise UsageError("no voice is chosen: choose one, or add its files")
         values["model_path"] = inside(model).as_posix()
         values.setdefault("config_path", inside(config_of(Path(values["model_path"]))).as_posix())
-    values["clean_names"] = [_name_of(song) for song in _listed(songs)]
+    values["clean_names"] = [_name_of(song) for song in _listed(songs or [])]
     return {**values, "spk_list": _listed(speakers or [])}
 
 
-def start(parser: argparse.ArgumentParser, values: Mapping[str, Any], resume: bool = False) -> Job:
+def start(form: Form, parser: argparse.ArgumentParser, values: Mapping[str, Any], resume: bool = False) -> Job:
     """Starts the conversion with these verified values; with `resume` it goes on where an earlier one stopped."""
-    command = forms.command(SCRIPT, parser, {**values, "json": True, "resume": resume})
-    return jobs.start(KIND, [Stage("Convert", command)], values=dict(values))
+    going_on = {"resume": True} if resume and form != COVER else {}  # covers always do
+    command = forms.command(form.script, parser, {**values, "json": True, **going_on})
+    return jobs.start(form.kind, [Stage(form.kind.capitalize(), command)], values=dict(values))
 
 
-def newest() -> Job | None:
+def newest(form: Form) -> Job | None:
     """The conversion that was started last."""
-    return next(iter(jobs.find(KIND)), None)
+    return next(iter(jobs.find(form.kind)), None)
 
 
 def results_of(job: Job) -> list[dict[str, Any]]:
@@ -73,7 +92,7 @@ def results_of(job: Job) -> list[dict[str, Any]]:
 
 def find_result(result: str) -> dict[str, Any]:
     """What is known of a result: the newest conversion that made it says that."""
-    for job in jobs.find(KIND):
+    for job in (*jobs.find(CONVERT.kind), *jobs.find(COVER.kind)):
         for about in results_of(job):
             if about["result"] == result:
                 return about

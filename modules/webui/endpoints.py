@@ -5,13 +5,11 @@ from typing import Any
 
 from modules.errors import UsageError
 from modules.webui import conversion, jobs, workspace
-from modules.webui.conversion import KIND
+from modules.webui.conversion import CONVERT, Form
 from modules.webui.panel import refusals_told
 
-ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": KIND}  # of all that start a conversion; the others wait
 
-
-def add_endpoints(parser: argparse.ArgumentParser) -> None:
+def add_endpoints(form: Form, parser: argparse.ArgumentParser) -> None:
     """What other programs can ask for."""
     import gradio
 
@@ -21,13 +19,13 @@ def add_endpoints(parser: argparse.ArgumentParser) -> None:
     ) -> dict[str, Any]:
         """Converts songs (names in raw/, or paths in the workspace) to the speakers of a voice, and waits for it.
 
-        Settings are the long names of the flags of inference_main.py with their values, such as {"trans": "auto"}.
+        Settings are the long names of the script's flags with their values, such as {"trans": "auto"}.
         Gives `status`, `results` (for each what the script's --json line says), and `errors`.
         """
         values = conversion.verify(parser, model, songs, speakers, settings)
-        while (other := jobs.running(KIND)) is not None:
+        while (other := jobs.running(form.kind)) is not None:
             other.wait(60)
-        job = conversion.start(parser, values)
+        job = conversion.start(form, parser, values)
         while not job.wait(60):
             pass
         results = conversion.results_of(job)
@@ -42,5 +40,6 @@ def add_endpoints(parser: argparse.ArgumentParser) -> None:
         kept, problems = workspace.keep_sounds(paths, workspace.SONGS)
         return [path.as_posix() for path in kept], problems
 
-    gradio.api(convert, api_name="convert", **ONE_AT_A_TIME)
-    gradio.api(upload_songs, api_name="upload_songs")
+    gradio.api(convert, api_name=form.kind, **form.one_at_a_time)
+    if form == CONVERT:
+        gradio.api(upload_songs, api_name="upload_songs")

@@ -14,6 +14,7 @@ def build_page(parsers: Parsers) -> "gradio.Blocks":
     """The page over the scripts whose flags are given."""
     import gradio
 
+    from modules.webui.conversion import CONVERT, COVER
     from modules.webui.convert import build_convert
     from modules.webui.server import DAY
     from modules.webui.tools import build_tools
@@ -21,7 +22,9 @@ def build_page(parsers: Parsers) -> "gradio.Blocks":
 
     with gradio.Blocks(title="Singing voice conversion", analytics_enabled=False, delete_cache=(DAY, DAY)) as page:
         with gradio.Tab("Convert"):
-            build_convert(page, parsers)
+            build_convert(page, parsers, CONVERT)
+        with gradio.Tab("Cover"):
+            build_convert(page, parsers, COVER)
         with gradio.Tab("Train"):
             build_train(page, parsers)
         with gradio.Tab("Tools"):

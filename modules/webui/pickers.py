@@ -1,4 +1,4 @@
-"""What the tab Convert chooses from: voices with their speakers, and songs; and how more of both come in."""
+"""What the tabs Convert and Cover choose from: voices with their speakers, and songs; and how more of both come in."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.errors import UsageError
 from modules.webui import forms, jobs
+from modules.webui.conversion import Form
 from modules.webui.jobs import Stage
 from modules.webui.panel import describe, follow, refusals_shown, warn
 from modules.webui.workspace import (
@@ -33,7 +34,7 @@ Choices = list[tuple[str, str]]  # what is shown, and the value
 
 @dataclass(frozen=True)
 class Pickers:
-    """The lists of the tab."""
+    """The lists of a tab."""
 
     model: "Dropdown"
     speakers: "Dropdown"
@@ -51,7 +52,7 @@ def song_choices() -> Choices:
     return [(path.relative_to(SONGS).as_posix(), path.as_posix()) for path in songs()]
 
 
-def build_voice() -> tuple["Dropdown", "Dropdown", "Button"]:
+def build_voice(form: Form) -> tuple["Dropdown", "Dropdown", "Button"]:
     """The lists of voices and of the speakers of the chosen one, and the button that looks again."""
     import gradio
 
@@ -61,42 +62,63 @@ def build_voice() -> tuple["Dropdown", "Dropdown", "Button"]:
             label="Voice",
             info="of logs/ and trained/",
             allow_custom_value=True,
-            elem_id="convert_voice",
+            elem_id=f"{form.kind}_voice",
             scale=8,
             min_width=200,
         )
-        refresh = gradio.Button("↻", scale=0, min_width=48, elem_id="convert_refresh_voices", elem_classes="refresh")
+        refresh = gradio.Button(
+            "↻", scale=0, min_width=48, elem_id=f"{form.kind}_refresh_voices", elem_classes="refresh"
+        )
     speakers = gradio.Dropdown(
         [],
         multiselect=True,
         label="Speakers",
         info="every song is sung by each of them",
         allow_custom_value=True,
-        elem_id="convert_speakers",
+        elem_id=f"{form.kind}_speakers",
     )
     return model, speakers, refresh
 
 
-def build_songs() -> "Dropdown":
+def build_songs(form: Form) -> "Dropdown":
     """The list of songs, and the place to drop more."""
     import gradio
 
-    files = gradio.File(file_count="multiple", label="Add songs (audio or video)", height=140, elem_id="convert_upload")
+    files = gradio.File(
+        file_count="multiple", label="Add songs (audio or video)", height=140, elem_id=f"{form.kind}_upload"
+    )
     with gradio.Row(equal_height=True, elem_classes="picker"):
         chosen = gradio.Dropdown(
             [],
             multiselect=True,
             label="Songs",
-            info="in raw/; a voice alone, without accompaniment",
+            info=f"in raw/; {form.songs}",
             allow_custom_value=True,
-            elem_id="convert_songs",
+            elem_id=f"{form.kind}_songs",
             scale=8,
             min_width=200,
         )
-        refresh = gradio.Button("↻", scale=0, min_width=48, elem_id="convert_refresh_songs", elem_classes="refresh")
+        refresh = gradio.Button(
+            "↻", scale=0, min_width=48, elem_id=f"{form.kind}_refresh_songs", elem_classes="refresh"
+        )
     refresh.click(refresh_songs, chosen, chosen, queue=False, api_visibility="private")
     files.upload(add_songs, [files, chosen], [files, chosen], api_visibility="private")
     return chosen
+
+
+def build_upload(sound: "Dropdown") -> None:
+    """A button that takes in one sound and chooses it in a list."""
+    import gradio
+
+    @refusals_shown
+    def add(upload: str) -> "Component":
+        kept, problems = keep_sounds([upload], SONGS)
+        if problems:
+            raise UsageError(problems[0])
+        return gradio.Dropdown(choices=["", *song_choices()], value=kept[0].as_posix())
+
+    button = gradio.UploadButton("Upload it", size="sm", elem_id=f"{sound.elem_id}_upload")
+    button.upload(add, button, sound, api_visibility="private")
 
 
 def build_more_voices(model: "Dropdown", parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modules.files import make_folder
 from modules.inference.results import RESULTS
 from modules.webui import forms, jobs
-from modules.webui.conversion import find_result
+from modules.webui.conversion import CONVERT, Form, find_result
 from modules.webui.jobs import Job, Stage
 from modules.webui.panel import follow, refusals_shown
 from modules.webui.workspace import inside
@@ -22,35 +22,36 @@ SCRIPT, KIND = "compare.py", "picture"
 PICTURES = RESULTS / "pictures"
 
 
-def build_results(parser: argparse.ArgumentParser) -> "Radio":
-    """The view, and the list of results that says which is shown."""
+def build_results(form: Form, parser: argparse.ArgumentParser) -> "Radio":
+    """The view, and the list of results that says which is shown; `parser` is that of `SCRIPT`."""
     import gradio
 
-    chosen = gradio.Radio([], label="Results", elem_id="convert_results", visible="hidden")
-    with gradio.Column(visible=False, elem_id="convert_result") as view:
+    chosen = gradio.Radio([], label="Results", elem_id=f"{form.kind}_results", visible="hidden")
+    with gradio.Column(visible=False, elem_id=f"{form.kind}_result") as view:
         with gradio.Row():
             source = gradio.Audio(
-                label="Song", type="filepath", interactive=False, buttons=["download"], elem_id="convert_source"
+                label="Song", type="filepath", interactive=False, buttons=["download"], elem_id=f"{form.kind}_source"
             )
             sung = gradio.Audio(
-                label="Result", type="filepath", interactive=False, buttons=["download"], elem_id="convert_sung"
+                label="Result", type="filepath", interactive=False, buttons=["download"], elem_id=f"{form.kind}_sung"
             )
-        figures = gradio.HTML(elem_id="convert_figures")
-        download = gradio.DownloadButton("Download the result", size="md", elem_id="convert_download")
-        state = gradio.HTML(elem_id="convert_picture_state")
+        figures = gradio.HTML(elem_id=f"{form.kind}_figures")
+        download = gradio.DownloadButton("Download the result", size="md", elem_id=f"{form.kind}_download")
+        state = gradio.HTML(elem_id=f"{form.kind}_picture_state")
         picture = gradio.Image(
             show_label=False,
+            visible=form == CONVERT,
             alt_text="waveform, mel spectrum and pitch of the song and of the result",
             type="filepath",
             interactive=False,
             buttons=["download", "fullscreen"],
-            elem_id="convert_picture",
+            elem_id=f"{form.kind}_picture",
         )
 
     @refusals_shown
     def draw(result: str | None) -> Iterator[tuple[str, str | None]]:
         yield "", None
-        if not result:
+        if not result or form != CONVERT:  # there is no melody to be found in music
             return
         about = find_result(result)
         job = _drawn(about) or _start(parser, about)

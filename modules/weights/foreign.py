@@ -54,16 +54,20 @@ def stand_in(name: str) -> type[StandIn]:
     return type(name.rsplit(".", 1)[-1], (StandIn,), {"class_name": name})
 
 
-def load_foreign(path: Path | str) -> dict:
-    """The content of a `.pt`, `.pth` or `.safetensors` file: tensors on the CPU, settings `StandIn` (see `plain`)."""
+def load_foreign(path: Path | str, settings: tuple[str, ...] = ()) -> dict:
+    """The content of a `.pt`, `.pth` or `.safetensors` file: tensors on the CPU, settings `StandIn` (see `plain`).
+
+    `settings`: full names of further classes that may be stood in for.
+    """
     if Path(path).suffix == ".safetensors":
         return load_weights(path)
     names = globals_of(path)
-    if refused := [name for name in names if not is_settings_name(name) and not is_tensor_name(name)]:
+    stands_in = [name for name in names if is_settings_name(name) or name in settings]
+    if refused := [name for name in names if name not in stands_in and not is_tensor_name(name)]:
         text = f"{path}: refused, it holds more than weights and settings ({', '.join(refused[:4])})"
         raise CheckpointError(f"{text} and reading it could run code. Get the file from its original source.")
     # torch prefers its own where it knows a name, such as collections.OrderedDict.
-    known = [(_BUILTINS.get(name) or stand_in(name), name) for name in names if is_settings_name(name)]
+    known = [(_BUILTINS.get(name) or stand_in(name), name) for name in stands_in]
     with torch.serialization.safe_globals(known):
         return load_weights(path)
 

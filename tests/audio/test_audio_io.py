@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from signals import sung
 
+from modules.audio.decoding import open_sound
 from modules.audio.io import StreamWriter, load, probe, read, read_blocks, resample, write
 from modules.errors import AudioError, UsageError
 
@@ -122,7 +124,7 @@ def test_writing_rounds_clips_and_never_wraps(tmp_path):
     assert soundfile.read(tmp_path / "b.flac", dtype="int16")[0].tolist() == wanted
 
 
-@pytest.mark.parametrize("name", ["wav", "FLAC", "ogg", "mp3", "aiff", "opus", "caf"])
+@pytest.mark.parametrize("name", ["wav", "FLAC", "ogg", "mp3", "aiff", "opus", "caf", "m4a"])
 def test_a_stream_of_pieces_becomes_one_file(tmp_path, name):
     wav, path = noise(3), tmp_path / f"out.{name.lower()}"
     with StreamWriter(path, 48000, name) as writer:
@@ -135,6 +137,25 @@ def test_a_stream_of_pieces_becomes_one_file(tmp_path, name):
         assert np.allclose(found, wav, atol=1e-4)
 
 
+def test_an_m4a_begins_with_its_sound_and_has_its_tags(tmp_path):
+    import av
+
+    wav = np.stack([sung(np.full(50_000, 220.0), 48000), np.zeros(50_000, np.float32)], axis=1)
+    with StreamWriter(tmp_path / "out.m4a", 48000, "m4a", {"title": "Lied ü"}, channels=2) as writer:
+        for piece in np.array_split(wav, 5):
+            writer.write(piece)
+    found = np.concatenate(list(open_sound(tmp_path / "out.m4a").blocks()))
+    assert 0 <= len(found) - len(wav) < 1024, "AAC comes in packets"
+    # The encoder's delay of 1024 samples is taken off, to the sample.
+    errors = [np.abs(np.roll(found[: len(wav)], lag, 0) - wav)[2048:-2048].mean() for lag in range(-3, 4)]
+    assert np.argmin(errors) == 3
+    with av.open(str(tmp_path / "out.m4a")) as container:
+        assert container.metadata["title"] == "Lied ü"
+    with pytest.raises(AudioError, match="12345 Hz"), StreamWriter(tmp_path / "b.m4a", 12345, "m4a"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out.m4a"]
+
+
 def test_a_failed_stream_keeps_the_older_result_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "out.wav"
     path.write_bytes(b"older")
@@ -145,8 +166,8 @@ def test_a_failed_stream_keeps_the_older_result_and_leaves_nothing_else(tmp_path
 
 
 def test_formats_that_cannot_be_written_are_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(UsageError, match=r"unknown output format 'm4a'\. Known: .*flac.*wav"):
-        StreamWriter(tmp_path / "a.m4a", 44100, "m4a")
+    with pytest.raises(UsageError, match=r"unknown output format 'xyz'\. Known: .*flac.*wav.*m4a"):
+        StreamWriter(tmp_path / "a.xyz", 44100, "xyz")
     with pytest.raises(AudioError, match="44100 Hz"), StreamWriter(tmp_path / "a.opus", 44100, "opus"):
         pass
     assert not list(tmp_path.iterdir())

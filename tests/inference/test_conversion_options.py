@@ -26,7 +26,7 @@ from modules.inference.options import ConversionOptions, make_options
         ({"overlap_retain": 0}, "-lgr/"),
         ({"overlap_retain": 1.1}, "-lgr/"),
         ({"loudness_ratio": 2}, "-lea/"),
-        ({"output_format": "m4a"}, "m4a"),
+        ({"output_format": "wma"}, "wma"),
         ({"output_format": ""}, "format"),
     ],
 )

@@ -91,6 +91,7 @@ def test_names_that_some_disks_take_for_one_count_as_one(here, first, second):
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"[" * 100_000, b"[1, 2]", b'"x"', b"\xff\xfe", b'{"a.flac": 3}'])
 def test_a_journal_that_is_none_costs_no_result(here, caplog, content):
+    caplog.set_level("WARNING")
     run(job("x/a.wav"))
     Path("out", JOURNAL).write_bytes(content)
     assert run(job("y/a.wav"), job("a.wav", result="out/b.flac")) == ["out/a_2.flac", "out/b.flac"]
@@ -101,6 +102,7 @@ def test_a_journal_that_is_none_costs_no_result(here, caplog, content):
 
 
 def test_a_folder_in_the_place_of_the_journal_is_set_aside(here, caplog):
+    caplog.set_level("WARNING")
     Path("out", JOURNAL).mkdir(parents=True)
     assert run(job("a.wav")) == ["out/a.flac"]
     assert Path("out", f"{JOURNAL}.bak-1").is_dir() and len(caplog.records) == 1

@@ -14,9 +14,10 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from playwright.sync_api import expect
 
+import cover
 import inference_main
 from modules.webui import conversion, forms, pickers, workspace
-from modules.webui.conversion import OWN
+from modules.webui.conversion import CONVERT, COVER, OWN
 from modules.webui.results import describe
 from tests.webui.conftest import PHONE, ROOT
 
@@ -63,10 +64,51 @@ def jobs_of(server) -> list[Path]:
     return sorted((server.workspace / ".webui" / "jobs").glob("*-convert"))
 
 
-def test_every_flag_is_on_the_page_once_or_given_by_its_lists(client):
+@pytest.mark.parametrize(("form", "script"), [(CONVERT, inference_main), (COVER, cover)])
+def test_every_flag_is_on_the_page_once_or_given_by_its_lists(client, form, script):
     found = [component["props"].get("elem_id") for component in client.config["components"]]
-    for name in forms.actions(inference_main.make_arguments()):
-        assert found.count(f"convert_flag_{name}") == (0 if name in OWN else 1), name
+    for name in forms.actions(script.make_arguments()):
+        assert found.count(f"{form.kind}_flag_{name}") == (0 if name in OWN else 1), name
+
+
+def cover_of(client: Client, settings: dict) -> dict:
+    """What the endpoint answers to a request without songs."""
+    return client.predict(INCLUDED, [], [SPEAKER], settings, api_name="/cover")
+
+
+def test_a_cover_is_a_job_of_its_own_whose_mistakes_are_told(server, client):
+    stems = {name: write_song(server.workspace / "raw" / f"{name}.wav").as_posix() for name in ("vocals", "music")}
+    wanted = {name: f"raw/{name}.wav" for name in stems}
+    cases = {
+        "no song is chosen": {},
+        "/etc/passwd": wanted | {"music": "/etc/passwd"},
+        "clean_names is no setting": wanted | {"clean_names": ["x"]},
+        "unknown output format 'nosuch'": wanted | {"wav_format": "nosuch"},  # what the script itself says
+    }
+    for text, settings in cases.items():
+        with pytest.raises(AppError, match=text):
+            cover_of(client, settings)
+    (job,) = (server.workspace / ".webui" / "jobs").glob("*-cover")
+    (stage,) = json.loads((job / "job.json").read_text("utf-8"))["stages"]
+    flags = ["--vocals", "raw/vocals.wav", "--music", "raw/music.wav"]
+    assert stage["command"][0] == "cover.py" and stage["command"][-4:] == flags
+
+
+@pytest.mark.slow
+def test_a_cover_is_made_of_uploaded_stems(server, open_page, tmp_path):
+    page = open_page(server.url)
+    page.get_by_role("tab", name="Cover").click()
+    page.get_by_role("button", name="Stems and mix").click()
+    for name in ("vocals", "music"):
+        file = write_song(tmp_path / f"{name} ü.wav")
+        with page.expect_file_chooser() as chooser:
+            page.locator(f"#cover_flag_{name}_upload").click()
+        chooser.value.set_files(file)
+        expect(page.locator(f"#cover_flag_{name} input")).to_have_value(file.name)
+    page.locator("#cover").click()
+    expect(page.locator("#cover_status .status")).to_have_text("done", timeout=DONE)
+    expect(page.locator("#cover_figures")).to_contain_text("_cover.flac")
+    page.locator("#cover_sung").get_by_label("Play", exact=True).wait_for()
 
 
 def test_an_upload_is_converted_by_a_program(server, client, tmp_path):
@@ -182,6 +224,7 @@ def test_a_stopped_conversion_is_resumed(server, open_page, tmp_path):
     expect(page.locator("#convert_picture_state .status")).to_contain_text("stopped")
 
 
+@pytest.mark.slow
 def test_names_with_markup_are_shown_as_text(server, open_page, tmp_path):
     shutil.copy(INCLUDED, tmp_path / "G_0.pth")
     text = Path(INCLUDED).with_name("config.json").read_text("utf-8").replace(f'"{SPEAKER}"', json.dumps(MARKUP))
@@ -248,7 +291,7 @@ def test_a_song_in_raw_is_named_by_its_place_there(tmp_path, monkeypatch):
     values = conversion.verify(parser, INCLUDED, songs, [SPEAKER], {})
     here = Path.cwd().as_posix()
     assert values["clean_names"] == ["album/one.wav", "album/one.wav", f"{here}/one.wav", f"{here}/raw/-two.wav"]
-    forms.command(conversion.SCRIPT, parser, values)
+    forms.command(CONVERT.script, parser, values)
 
 
 def test_the_included_voice_is_the_last_choice(tmp_path, monkeypatch):

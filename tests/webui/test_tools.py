@@ -68,6 +68,7 @@ class ToolsTab:
         return self.page.evaluate("document.documentElement.scrollWidth > innerWidth")
 
 
+@pytest.mark.slow
 def test_every_tool_works_in_the_browser_and_fits_a_phone(server, workspace, open_page):
     tab = ToolsTab(open_page(server.url))
     page = tab.page
