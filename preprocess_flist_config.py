@@ -9,10 +9,14 @@ Example: python preprocess_flist_config.py --speech_encoder whisper-ppg-base --v
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modules.cli import configure_logging, make_parser, next_step, run
 from modules.errors import ConfigError, UsageError
 from modules.files import set_aside
+
+if TYPE_CHECKING:
+    from modules.config.schema import Config
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +41,18 @@ def main(argv: list[str] | None = None) -> int:
     width = encoder_dim(arguments.speech_encoder)
     write_list(arguments.train_list, train)
     write_list(arguments.val_list, validation)
-    ids = _write_config(arguments, width, list(found))
-    _write_diffusion_config(arguments, width, ids)
+    config = _write_config(arguments, width, list(found))
+    _write_diffusion_config(arguments, width, config.spk)
 
     for speaker, clips in found.items():
         kept, minutes = len(clips.keys() & set(validation)), sum(clips.values()) / 60
-        print(f"{speaker}: id {ids[speaker]}, {len(clips)} clips, {minutes:.1f} min, {kept} for validation")
+        print(f"{speaker}: id {config.spk[speaker]}, {len(clips)} clips, {minutes:.1f} min, {kept} for validation")
     print(f"{arguments.train_list}: {len(train)} clips · {arguments.val_list}: {len(validation)} clips")
+    from modules.config.bases import advise_base
     from modules.doctor.sounds import sum_up
 
     print(f"{sum_up(found)}. All: python doctor.py clips")
+    print(advise_base(config))
     print(next_step("python preprocess_hubert_f0.py"))
     return 1 if n_left_out else 0
 
@@ -73,8 +79,8 @@ def _preset(arguments) -> str:
     return next((name for name in ("tiny", "small", "micro") if getattr(arguments, name)), "base")
 
 
-def _write_config(arguments, width: int, speakers: list[str]) -> dict[str, int]:
-    """Writes configs/config.json, in which the user's edits stay, and returns the speakers' ids."""
+def _write_config(arguments, width: int, speakers: list[str]) -> "Config":
+    """Writes configs/config.json, in which the user's edits stay, and returns it."""
     from modules.config.edits import Design, keep_edits
     from modules.config.io import load_config, parse_config, read_json, save_config, to_plain
 
@@ -91,7 +97,7 @@ def _write_config(arguments, width: int, speakers: list[str]) -> dict[str, int]:
     _report_changes(path, changes)
     if old is None or to_plain(config) != read_json(path):
         save_config(config, path)
-    return ids
+    return config
 
 
 def _write_diffusion_config(arguments, width: int, ids: dict[str, int]) -> None:

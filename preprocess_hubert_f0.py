@@ -38,6 +38,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = make_arguments().parse_args(argv)
     if arguments.num_processes < 0:
         raise UsageError(f"--num_processes {arguments.num_processes}: expected 0 or more")
+    if arguments.upstream and not arguments.use_diff:
+        raise UsageError(
+            "--upstream: so-vits-svc 4.1 reads the other features as they are. Add --use_diff, or leave it out"
+        )
     check_limits(arguments.f0_min, arguments.f0_max)
     if not re.fullmatch(r"|auto|cpu|mps|cuda(:\d+)?", arguments.device or ""):
         raise UsageError(f"-d {arguments.device}: unknown device. Known: cpu, cuda, cuda:1 and so on, mps")
@@ -50,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     clips, n_skipped = find_clips(arguments.in_dir)
     config = load_config(arguments.config)
     require_parts(config.model.speech_encoder, arguments.f0_predictor)
+    predictor = arguments.f0_predictor or _usual_predictor()
 
     from tqdm import tqdm
 
@@ -57,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     from modules.data.pitch import warn_of_doubt, write_histograms
     from modules.files import remove_leftovers
 
-    recipe = _make_recipe(config, arguments.f0_predictor, arguments.use_diff)
+    recipe = _make_recipe(config, predictor, arguments.use_diff)
     recipe = replace(recipe, f0_min=arguments.f0_min, f0_max=arguments.f0_max)
     remove_leftovers(arguments.in_dir)
     bar = tqdm(clips, desc="check", unit="file", dynamic_ncols=True, leave=False, delay=1)
@@ -71,6 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     report_orphans(arguments.in_dir)
     _report_edited(arguments.in_dir, clips)
     _report_lists(config.data, arguments.in_dir, [clip for clip in clips if clip not in failed])
+    if arguments.upstream:
+        _export([clip for clip in clips if clip not in failed])
     detail = ", ".join(f"{made[name]} {name}" for name in VERSIONS if made[name])
     shown = f"{made['clips']} made ({detail})" if detail else "0 made"
     logger.info("%d clips: %s, %d up to date, %d skipped", len(clips), shown, n_current, n_skipped)
@@ -78,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         logger.warning("fix or remove the skipped clips, then run preprocess_flist_config.py and this again")
         return 1
     print(next_step("python train.py", "-c", arguments.config.as_posix(), "-m", "44k"))
-    if arguments.use_diff:
+    if arguments.use_diff and not arguments.upstream:
         print(next_step("python train_diff.py", "-c", DIFFUSION_CONFIG.as_posix()))
     return 0
 
@@ -91,9 +98,8 @@ def make_arguments() -> argparse.ArgumentParser:
     parser.add_argument("--in_dir", type=Path, default=Path("dataset/44k"), help="folder with one folder per speaker")
     parser.add_argument(
         "--f0_predictor",
-        default="fcpe",
-        help="F0 predictor: rmvpe, fcpe, crepe, harvest, dio, pm or swift. fcpe is exact, quick and needs no download; "
-        "docs/encoders-and-f0.md compares them",
+        help="F0 predictor: rmvpe, fcpe, crepe, harvest, dio, pm or swift; docs/encoders-and-f0.md compares them "
+        "(default: rmvpe, as in so-vits-svc, where its file is; else fcpe, which is exact, quick and needs none)",
     )
     highest = "highest pitch in Hz that is looked for; up to 2000 for whistle notes and high sopranos"
     parser.add_argument("--f0_max", type=float, default=F0_MAX, help=highest)
@@ -106,7 +112,19 @@ def make_arguments() -> argparse.ArgumentParser:
         help="make what the diffusion model needs as well: volume, the vocoder's mel, and both of the clip at another "
         "loudness and pitch",
     )
+    also = "with --use_diff: leave aug_mel.npy as so-vits-svc 4.1 reads it, for training there"
+    parser.add_argument("--upstream", action="store_true", help=also)
     return parser
+
+
+def _export(clips: list[Path]) -> None:
+    """Gives the features of diffusion training the form that so-vits-svc 4.1 reads."""
+    from modules.data.features import export_augmented
+
+    for clip in clips:
+        export_augmented(clip)
+    text = "%d aug_mel.npy are in so-vits-svc 4.1's form now; to train here again, run this without --upstream first"
+    logger.info(text, len(clips))
 
 
 def _report_edited(in_dir: Path, clips: list[Path]) -> None:
@@ -137,6 +155,19 @@ def _report_lists(data, in_dir: Path, clips: list[Path]) -> None:
     if gone := [path for path in paths if not os.path.lexists(path)]:
         text = "%d clips of %s and %s do not exist (%s): training refuses such lists. %s"
         logger.warning(text, len(gone), *lists, shorten(gone), remedy)
+
+
+def _usual_predictor() -> str:
+    """so-vits-svc's default where its file is, else the one that is most often right without a download."""
+    from modules.pretrained.catalogue import weights_of
+    from modules.pretrained.find import find
+
+    if found := find(weights_of("rmvpe")[0].path):
+        logger.info("F0 predictor: rmvpe, so-vits-svc's default, as %s is here", found)
+        return "rmvpe"
+    text = "F0 predictor: fcpe, as rmvpe's file is not here (python pretrain/download.py rmvpe); of those that need no "
+    logger.info(text + "download it has the fewest wrong octaves")
+    return "fcpe"
 
 
 def _make_recipe(config, predictor: str, use_diff: bool):

@@ -253,8 +253,13 @@ def _make_card(
 
 def _introduce_beginning(step: "VitsStep", state: "TrainState") -> None:
     """Says what is different at the beginning of a training."""
+    from modules.config.bases import advise_base, base_of
+
     train = step.config.train
     step.prepare(state)
+    if not state.step and not state.has_base:
+        text = "training begins from nothing, which takes far longer than from a base model. %s"
+        logger.log(logging.WARNING if base_of(step.config) else logging.INFO, text, advise_base(step.config))
     if step.stage != "all":
         logger.info("stage %s: the discriminators stay as they are", step.stage)
     elif not step.is_adversarial:

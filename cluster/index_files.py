@@ -24,10 +24,11 @@ from modules.errors import FAILURES, CheckpointError, reason_of
 from modules.files import atomic_path, set_aside, sha256_of, write_json
 from modules.weights.checkpoint import first_line
 from modules.weights.foreign import StandIn, array_of, bytes_of, stand_in
+from modules.weights.upstream import dump_for_upstream
 
 logger = logging.getLogger(__name__)
 
-JSON_NAME = "feature_and_index.json"
+JSON_NAME, PICKLE_NAME = "feature_and_index.json", "feature_and_index.pkl"
 _AGAIN = f"Make it again with: {INDEX_COMMAND}"
 _OUR_FILE = re.compile(r"feature_and_index_\d+_[0-9a-f]{8}\.faiss")
 _INDEX_CLASSES = ("IndexIVFFlat", "IndexFlat", "IndexFlatL2")
@@ -81,9 +82,19 @@ def write_indexes(folder: Path, indexes: dict[str, tuple[int, Any]], encoder: st
     return path
 
 
+def write_pickled_index(folder: Path, indexes: dict[str, tuple[int, Any]]) -> Path:
+    """Writes `indexes`, as `write_indexes` takes them, as so-vits-svc 4.1's pickle of speaker id -> faiss index."""
+    path = folder / PICKLE_NAME
+    if path.exists() and not _is_index(path):
+        logger.warning("%s holds something else: it is now %s", path, set_aside(path).name)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        dump_for_upstream(dict(indexes.values()), file)
+    return path
+
+
 def _is_index(path: Path) -> bool:
     try:
-        return bool(read_json_index(path))
+        return bool(read_json_index(path) if path.name == JSON_NAME else read_pickled_index(path))
     except FAILURES:
         return False
 

@@ -65,6 +65,10 @@ def test_lists_config_and_diffusion_config_are_written(workspace, capsys):
     assert (diffusion["data"]["encoder"], diffusion["data"]["encoder_out_channels"]) == ("whisper-ppg-base", 512)
     printed = capsys.readouterr().out
     assert "alto: id 0, 12 clips" in printed and "Next: python preprocess_hubert_f0.py" in printed
+    assert "\nBase model: none fits this config (whisper-ppg-base, 512 wide, without volume embedding" in printed
+    assert go("--small", "--vol_aug") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2].startswith("Base model: base-small (") and "give train.py --base " in said[-2]
     load_config("configs/config.json")
 
 

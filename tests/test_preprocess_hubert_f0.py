@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from modules.data import features
 from modules.data.features import load_diffusion, path_of
 from modules.data.pitch import read_histograms
 from modules.encoders.base import build_encoder
-from modules.errors import DataError
+from modules.errors import DataError, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 PATTERNS = ("*.soft.pt", "*.f0.npy", "*.spec.pt", "*.vol.npy", "*.features.json")
@@ -338,6 +339,50 @@ def test_use_diff_makes_what_the_diffusion_model_needs(workspace, capsys, caplog
     before = {path: path.stat().st_mtime_ns for path in Path("dataset").rglob("*") if path.is_file()}
     assert run() == 0 and run("--use_diff") == 0
     assert {path: path.stat().st_mtime_ns for path in Path("dataset").rglob("*") if path.is_file()} == before
+
+
+def test_features_of_diffusion_go_back_to_so_vits_svc(workspace, caplog):
+    """Read as its diffusion/data_loaders.py does, with names that numpy 1.23 has; then made again for this toolkit."""
+    caplog.set_level("INFO")
+    write_diffusion_config()
+    assert run("--use_diff", "--upstream") == 0 and "4 aug_mel.npy are in so-vits-svc 4.1's form now" in caplog.text
+    clips = sorted(Path("dataset").rglob("*.wav"))
+    kept = {}
+    for clip in clips:
+        content = Path(f"{clip}.aug_mel.npy").read_bytes()
+        assert b"numpy.core.multiarray" in content and b"numpy._core" not in content
+        aug_mel, keyshift = np.load(f"{clip}.aug_mel.npy", allow_pickle=True)
+        (f0, _), mel = np.load(f"{clip}.f0.npy", allow_pickle=True), np.load(f"{clip}.mel.npy")
+        assert np.array(f0, dtype=float).shape == np.load(f"{clip}.vol.npy").shape == (43,) and type(keyshift) is float
+        assert np.load(f"{clip}.aug_vol.npy").shape == (43,) and aug_mel.shape == mel.shape == (43, 128)
+        assert aug_mel.dtype == np.float32
+        kept[clip] = np.array(aug_mel, dtype=float), keyshift
+    caplog.clear()
+    assert (
+        run("--use_diff") == 0 and "4 made (4 augmented)" in caplog.text and "not as they were made" not in caplog.text
+    )
+    for clip, (aug_mel, keyshift) in kept.items():
+        found = load_diffusion(clip, Config().audio, PUBLISHED_MEL, "whisper-ppg-base")
+        assert found.aug_shift == keyshift and np.array_equal(found.aug_mel.T.numpy(), aug_mel)
+    with pytest.raises(UsageError, match="Add --use_diff"):
+        run("--upstream")
+
+
+def test_the_predictor_is_so_vits_svcs_where_its_file_is_and_else_the_one_with_the_fewest_wrong_octaves(
+    workspace, monkeypatch, caplog
+):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("modules.pretrained.find.CODE_ROOT", workspace)
+    assert preprocess_hubert_f0.make_arguments().parse_args([]).f0_predictor is None
+    best = preprocess_hubert_f0._usual_predictor()
+    assert "F0 predictor: fcpe, as rmvpe's file is not here (python pretrain/download.py rmvpe)" in caplog.text
+    table = (ROOT / "docs/encoders-and-f0.md").read_text("utf-8").split("before the repair")[1]
+    wrong = {name: float(share) for name, share in re.findall(r"^\| `(\w+)` \| \d+ \| ([\d.]+) \|", table, re.M)}
+    assert len(wrong) == 6 and best == min(wrong, key=wrong.get) == "fcpe"
+    Path("pretrain").mkdir()
+    Path("pretrain/rmvpe.pt").touch()
+    assert preprocess_hubert_f0._usual_predictor() == "rmvpe"
+    assert "F0 predictor: rmvpe, so-vits-svc's default, as " in caplog.text
 
 
 def test_two_workers_make_the_same_as_one(workspace):

@@ -17,9 +17,15 @@ logger = logging.getLogger(__name__)
 
 # One word for each quantity here; these are what other projects call the same thing.
 ALIASES = {
-    "train": {"steady_steps": "linear_upsampling_steps"},
+    "train": {"steady_steps": "linear_upsampling_steps", "accumulate_grad_batches": "accumulate"},
     "data": {"block_size": "hop_length", "hop_size": "hop_length"},
     "model": {"encoder": "speech_encoder", "encoder_out_channels": "ssl_dim"},
+}
+# What so-vits-svc-fork writes beside so-vits-svc's keys: kept, and not used here.
+FORK_KEYS = {
+    "train": "bf16_run ckpt_name_by_step fft_sizes hop_sizes log_version num_workers win_lengths window".split(),
+    "data": ["contentvec_final_proj"],
+    "model": "gen_istft_hop_size gen_istft_n_fft pretrained subbands type_".split(),
 }
 LARGEST_BYTES = 1 << 24
 # Unlike 0.8, this cutoff takes `hop_lenght` for a mistake but leaves keys that forks really have (see the tests).
@@ -80,6 +86,7 @@ def parse_config(values: dict[str, Any], path: Path | None = None) -> Config:
             twice = next(speaker for speaker in names if names.count(speaker) > 1)
             raise ConfigError(f"{name}: spk lists {twice!r} twice. Give each speaker a name of its own.")
     _infer_encoder(values, name)
+    _read_fork(values, name)
     report_unknown_keys(Config, values, name)
     config = validate(Config, values, name)
     try:
@@ -125,7 +132,7 @@ def report_unknown_keys(schema: type[BaseModel], values: dict[str, Any], name: s
         for key in found:
             if not isinstance(key, str):  # in YAML
                 raise ConfigError(f"{name}: {prefix}{key!r} is not a name. Expected names of settings there.")
-            if key in section.model_fields:
+            if key in section.model_fields or key in FORK_KEYS.get(prefix[:-1], ()):
                 continue
             candidates = [field for field in section.model_fields if field not in found]
             near = get_close_matches(key, candidates, n=1, cutoff=_MISTAKE_CUTOFF)
@@ -134,6 +141,22 @@ def report_unknown_keys(schema: type[BaseModel], values: dict[str, Any], name: s
             unknown.append(prefix + key)
     if unknown:
         logger.warning("%s: unknown keys kept but not used: %s", name, printable(", ".join(unknown)))
+
+
+def _read_fork(values: dict[str, Any], name: str) -> None:
+    """What a config of so-vits-svc-fork means here; its decoders that are not here are refused."""
+    train, data, model = (values[key] if isinstance(values.get(key), dict) else {} for key in FORK_KEYS)
+    if not ("type_" in model or "contentvec_final_proj" in data):
+        return
+    if (kind := model.get("type_", "hifi-gan")) != "hifi-gan":
+        problem = (
+            f"model.type_ is {printable(str(kind), 40)!r}, a decoder of so-vits-svc-fork; only hifi-gan is known here"
+        )
+        raise ConfigError(f"{name}: {problem}. Convert with so-vits-svc-fork, or train the voice anew here.")
+    model.setdefault("clamp_f0_high", True)  # its highest notes never fell back to row 0
+    if isinstance(size := train.get("batch_size"), str):  # "auto", "power-2-10"
+        logger.info("%s: train.batch_size %s is so-vits-svc-fork's; here it is --auto_batch", name, printable(size, 40))
+        del train["batch_size"]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -42,7 +42,8 @@ from modules.data.feature_files import (
 from modules.errors import AudioError, DataError, reason_of
 from modules.f0.base import DEFAULT_THRESHOLD
 from modules.f0.limits import F0_MAX, F0_MIN
-from modules.files import sha256_of, write_json
+from modules.files import atomic_path, sha256_of, write_json
+from modules.weights.upstream import dump_for_upstream
 
 DIFFUSION_COMMAND = COMMAND + " --use_diff"
 NAMES = ("units", "f0", "spec", "volume")
@@ -203,6 +204,24 @@ def _write(wav_path: Path, name: str, value: Value) -> None:
             write_file(wav_path, file, part)
     else:
         write_file(wav_path, name, value[None] if name == "units" else value.T if name == "mel" else value)
+
+
+def export_augmented(wav_path: Path) -> None:
+    """Rewrites X.wav.aug_mel.npy as so-vits-svc 4.1 reads it: the mel and the key shift as two Python objects.
+
+    That is a pickle, which nothing here reads: the sidecar forgets the feature, and it is made again when it is wanted.
+    """
+    pair = np.empty(2, object)
+    pair[0] = read_file(wav_path, "aug_mel", (None, None)).numpy()
+    pair[1] = float(read_file(wav_path, "aug_shift", (1,)))
+    stored = read_sidecar(wav_path)
+    del stored["features"]["augmented"]
+    stored["files"] = {file: seal for file, seal in stored["files"].items() if file not in _AUGMENTED}
+    write_json(sidecar_of(wav_path), stored)
+    with atomic_path(path_of(wav_path, "aug_mel")) as temporary, temporary.open("wb") as file:
+        header = {"descr": "|O", "fortran_order": False, "shape": pair.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        dump_for_upstream(pair, file)
 
 
 def load(wav_path: Path, audio: AudioSpec, encoder: str, with_volume: bool = False) -> ClipFeatures:

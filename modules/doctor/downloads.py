@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from modules.config.bases import base_of, way_to_base
 from modules.config.edits import Design, command_of
 from modules.config.schema import Config
 from modules.data.clips import COMMAND as STEP_3
@@ -98,11 +99,10 @@ def check_base(config: Config, logs_dir: Path = Path("logs")) -> Iterator[Findin
             text += f"; it is of --vol_aug and --speech_encoder {INCLUDED}, so this config fits in part only"
         base = quote(CODE_ROOT / "pretrain/base-small")
         remedy = f"python train.py -c configs/config.json -m 44k --base {base}"
-    elif design.preset == "base" and model.speech_encoder == "vec768l12":
-        remedy, level = "python pretrain/download.py base-vec768l12", "warning"
-        text += "; the published one fits in part, as it has no loudness (--vol_aug)" if model.vol_embedding else ""
+    elif name := base_of(config):
+        text, level, remedy = f"{text}; there is one for this config, {name}", "warning", way_to_base(name)
     else:
-        text += f"; none is published for {model.speech_encoder} in this size"
+        text += f"; none is published for {model.speech_encoder} with these flags"
         remedy = "Put G_0.pth and D_0.pth of such a voice there; or take --small, whose base is included"
     yield Finding(SECTION, level, "base", "base model", text, remedy)
 

@@ -51,8 +51,11 @@ _FASTER_WHISPER_FILES = tuple(
     Weights(f"pretrain/faster-whisper/{name}", f"{_FASTER_WHISPER}{name}")
     for name in ("model.bin", "config.json", "tokenizer.json", "vocabulary.txt")
 )
-_SOVITS = f"{_HUB}datasets/ms903/sovits4.0-768vec-layer12/resolve/main/sovits_768l12_pre_large_320k/"
-_BASE = tuple(Weights(f"logs/44k/{half}_0.pth", f"{_SOVITS}clean_{half}_320000.pth") for half in "GD")
+_SOVITS = f"{_HUB}datasets/ms903/sovits4.0-768vec-layer12/resolve/main/"
+_BASE, _BASE_VOLUME = (
+    tuple(Weights(f"{folder}/{half}_0.pth", f"{_SOVITS}{theirs}/clean_{half}_320000.pth") for half in "GD")
+    for folder, theirs in (("logs/44k", "sovits_768l12_pre_large_320k"), ("pretrain/base-vec768l12-vol", "vol_emb"))
+)
 _DIFF_SVC = f"{_HUB}ms903/Diff-SVC-refactor-pre-trained-model/resolve/main/fix_pitch_add_vctk_600k/"
 _BASE_DIFFUSION = (Weights("logs/44k/diffusion/model_0.pt", f"{_DIFF_SVC}model_0.pt"),)
 _DEMUCS = "https://dl.fbaipublicfiles.com/demucs/hybrid_transformer/"
@@ -136,6 +139,7 @@ PACKAGES: tuple[Package, ...] = (
         "--echo_model",
     ),
     Package("base-vec768l12", _BASE, 725, _UNSTATED, "train.py: a start for a voice with vec768l12 without loudness"),
+    Package("base-vec768l12-vol", _BASE_VOLUME, 725, _UNSTATED, "train.py: the same for --vol_aug"),
     Package("base-diffusion-vec768l12", _BASE_DIFFUSION, 220, _UNSTATED, "train_diff.py: a start with vec768l12"),
 )
 

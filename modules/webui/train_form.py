@@ -128,13 +128,13 @@ def build_control(stage: str, name: str, parsers: "Parsers", **changes: Any) -> 
         info = "; ".join(f"{preset}: {known[preset].help}" for preset in presets)
         choices = [("default", ""), *((preset, preset) for preset in presets)]
         return gradio.Dropdown(choices, value="", label="size", info=info, **changes)
-    if name in _NAMES:
-        changes["choices"] = declared_names(_NAMES[name])
-    elif name == "base":
+    choices = declared_names(_NAMES[name]) if name in _NAMES else known[name].choices
+    if name == "base":
         changes |= {"choices": _base_choices(), "value": "", "allow_custom_value": True}
-    elif known[name].choices and known[name].default is None:
-        choices = [("default", ""), *((choice, choice) for choice in known[name].choices)]
-        changes |= {"choices": choices, "value": ""}
+    elif choices and known[name].default is None:
+        changes |= {"choices": [("default", ""), *((choice, choice) for choice in choices)], "value": ""}
+    elif name in _NAMES:
+        changes["choices"] = choices
     elif name == "model":
         changes["value"] = stages.DEFAULT_RUN
     return forms.control(known[name], **changes)

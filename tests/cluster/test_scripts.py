@@ -2,10 +2,13 @@
 
 import json
 import os
+import pickle
+import pickletools
 import subprocess
 import sys
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import soundfile
@@ -58,6 +61,30 @@ def test_an_index_is_made_and_blends(capsys):
     retriever = load_retriever(path, SPEAKERS, WIDTH, feature_retrieval=True)
     assert retriever.blend(torch.zeros(WIDTH, 3), "alto", 0.5).shape == (WIDTH, 3)
     assert "-cm logs/44k/feature_and_index.json -fr -cr 0.5" in capsys.readouterr().out
+
+
+def test_the_index_goes_back_to_so_vits_svc(caplog):
+    """What faiss is called in the file must not depend on what this CPU can do."""
+    Path("logs/44k").mkdir(parents=True)
+    Path("logs/44k/feature_and_index.pkl").write_bytes(b"notes of mine")
+    assert train_index.main(["--upstream"]) == 0 and "holds something else: it is now" in caplog.text
+    path = Path("logs/44k/feature_and_index.pkl")
+    names = [text for code, text, _ in pickletools.genops(path.read_bytes()) if code.name == "GLOBAL"]
+    assert names == ["faiss IndexIVFFlat", "faiss IndexFlat"]
+    theirs, ours = pickle.loads(path.read_bytes()), json.loads(path.with_suffix(".json").read_text("utf-8"))
+    assert list(theirs) == [0, 1]
+    for entry in ours["speakers"].values():
+        mine = faiss.deserialize_index(np.fromfile(path.with_name(entry["file"]), np.uint8))
+        index = theirs[entry["id"]]
+        assert np.array_equal(faiss.serialize_index(index), faiss.serialize_index(mine))
+        assert np.array_equal(index.reconstruct_n(0, index.ntotal), mine.reconstruct_n(0, mine.ntotal))
+    units = torch.randn(WIDTH, 3)
+    blended = [
+        load_retriever(file, SPEAKERS, WIDTH, feature_retrieval=True).blend(units, "alto", 0.5)
+        for file in (path, path.with_suffix(".json"))
+    ]
+    assert torch.equal(*blended)
+    assert train_index.main(["--upstream"]) == 0 and len(list(path.parent.glob("*.bak-*"))) == 1
 
 
 @pytest.mark.parametrize("main", [train_cluster.main, train_index.main])

@@ -93,6 +93,35 @@ def test_a_4_0_config_means_what_it_meant(caplog):
     assert config.model.use_automatic_f0_prediction and not config.model.vol_embedding
 
 
+def fork(**changes):
+    """A config of so-vits-svc-fork 4, with all keys that its templates have and so-vits-svc's have not."""
+    values = config_40()
+    values["train"] |= {"bf16_run": False, "num_workers": 4, "log_version": 0, "ckpt_name_by_step": False}
+    values["train"] |= {"accumulate_grad_batches": 2, "fft_sizes": [768], "hop_sizes": [60], "win_lengths": [300]}
+    values["train"] |= {"window": "hann_window", "batch_size": "auto-2-10"}
+    values["data"]["contentvec_final_proj"] = False
+    values["model"] |= {"ssl_dim": 768, "type_": "hifi-gan", "pretrained": {"G_0.pth": "https://..."}, **changes}
+    values["model"] |= {"gen_istft_n_fft": 16, "gen_istft_hop_size": 4, "subbands": 4}
+    del values["train"]["fp16_run"]  # "bf16_run" is no slip of it
+    return values
+
+
+def test_a_config_of_so_vits_svc_fork_brings_no_warning(caplog):
+    with caplog.at_level(logging.INFO):
+        config = parse_config(fork())
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    assert (config.model.speech_encoder, config.model.gin_channels) == ("vec768l12", 256)
+    assert config.model.clamp_f0_high and not parse_config(config_40()).model.clamp_f0_high
+    assert (config.train.accumulate, config.train.batch_size) == (2, 6) and "--auto_batch" in caplog.text
+    assert to_plain(config)["data"]["contentvec_final_proj"] is False
+
+
+@pytest.mark.parametrize("kind", ["istft", "ms-istft", "mb-istft", 7])
+def test_other_decoders_of_so_vits_svc_fork_are_refused_by_name(kind):
+    with pytest.raises(ConfigError, match=rf"^config: model\.type_ is '{kind}', a decoder of so-vits-svc-fork"):
+        parse_config(fork(type_=kind, upsample_rates=[4, 8], upsample_kernel_sizes=[16, 16]))
+
+
 def test_speakers_may_be_a_list_and_aliases_are_understood():
     values = template(data_hop_length=None, data_hop_size=512)
     values["spk"] = ["alto", "tenor"]

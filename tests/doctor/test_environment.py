@@ -138,6 +138,9 @@ def test_a_default_voice_without_a_base_is_told_where_there_is_one(tmp_path):
         (found,) = downloads.check_base(config)
         said[preset, encoder] = found
     assert "download.py base-vec768l12" in said["base", "vec768l12"].remedy
+    loud = parse_config(preset_values("base", "vec768l12", 768))
+    loud.model.vol_embedding = True
+    assert "download.py base-vec768l12-vol, then" in next(downloads.check_base(loud)).remedy
     assert said["base", "vec768l12"].level == "warning" and said["base", "hubertsoft"].level == "info"
     assert "pretrain/base-small" in said["small", "whisper-ppg-base"].remedy
     Path("logs/voice").mkdir(parents=True)
