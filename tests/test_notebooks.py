@@ -214,6 +214,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_the_page_is_up_until_the_cell_is_stopped(tmp_path):
     pytest.importorskip("gradio")
     with closing(socket.socket()) as probe:

@@ -204,6 +204,7 @@ def _check_phone(page, made: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.slow
 def test_a_stopped_conversion_is_resumed(server, open_page, tmp_path):
     page = open_page(server.url)
     page.locator("#convert_upload input[type=file]").set_input_files(write_song(tmp_path / "resumed.wav"))
