@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 # oneDNN has these kernels for x86; elsewhere torch's own layers stay.
 _HAS_KERNELS = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
-_LEAST_ROWS = 16  # below, what a convolution costs before it starts is more than it saves
+_HAS_LINEAR = _HAS_KERNELS and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # not public: it may go
 
 
 def pays_off(x: torch.Tensor) -> bool:
@@ -49,14 +49,13 @@ def convolve(conv: nn.Conv1d, x: torch.Tensor, weight: torch.Tensor | None = Non
 
 
 class QuickLinear(nn.Linear):
-    """`nn.Linear` on (B, N, C), which is (B, C, N) with its channels last: a convolution one wide."""
+    """`nn.Linear` by oneDNN, as torch's compiler has it, instead of MKL."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the plain layer's."""
-        if x.dim() != 3 or x.shape[1] < _LEAST_ROWS or x.dtype != torch.float32 or not pays_off(x):
+        if not _HAS_LINEAR or x.dtype != torch.float32 or not pays_off(x):
             return super().forward(x)
-        rows = F.conv2d(x.unsqueeze(1).permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)
-        return rows.permute(0, 2, 3, 1).squeeze(1)
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
 def quicken(network: nn.Module) -> None:
