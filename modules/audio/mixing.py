@@ -12,12 +12,11 @@ from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
-import soxr
 from tqdm import tqdm
 
+from modules.audio.blocks import checked_blocks, resampled
 from modules.audio.decoding import open_sound
 from modules.audio.io import StreamWriter, probe
-from modules.errors import AudioError
 from modules.text import printable
 
 logger = logging.getLogger(__name__)
@@ -147,7 +146,9 @@ def read_as(path: Path, form: Form) -> Iterator[np.ndarray]:
     size, left = form.hop * _BLOCK_HOPS, form.n_samples
     held = np.zeros((0, form.channels), np.float32)
     silence = repeat(np.zeros((size, 1), np.float32))
-    for block in chain(_resampled(path, form.rate), silence):
+    sound = open_sound(path)
+    blocks = resampled(checked_blocks(sound, path), sound.rate, form.rate, sound.channels)
+    for block in chain(blocks, silence):
         held = np.concatenate([held, _spread(block, form.channels)])
         while left and len(held) >= min(size, left):
             ready, held = np.split(held, [min(size, left)])
@@ -161,19 +162,3 @@ def _spread(block: np.ndarray, channels: int) -> np.ndarray:
     if block.shape[1] == 1:
         return np.repeat(block, channels, axis=1)
     return np.pad(block, ((0, 0), (0, channels - block.shape[1])))
-
-
-def _resampled(path: Path, rate: int) -> Iterator[np.ndarray]:
-    """(n, channels) float32 blocks at that rate, whose samples are numbers."""
-    sound = open_sound(path)
-    stream = None if sound.rate == rate else soxr.ResampleStream(sound.rate, rate, sound.channels, "float32", "HQ")
-    for block in sound.blocks():
-        if not np.isfinite(block).all():
-            raise AudioError(f"{path}: has samples that are not numbers (NaN or infinity)")
-        yield block if stream is None else _chunk(stream, block)
-    if stream is not None:
-        yield _chunk(stream, np.zeros((0, sound.channels), np.float32), last=True)
-
-
-def _chunk(stream: soxr.ResampleStream, block: np.ndarray, last: bool = False) -> np.ndarray:
-    return stream.resample_chunk(np.ascontiguousarray(block), last=last)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from modules.audio.blocks import checked_blocks
 from modules.audio.decoding import open_sound
 from modules.errors import AudioError
 
@@ -48,11 +49,7 @@ class MonoFile:
     def _checked(self) -> Iterator[np.ndarray]:
         """(n, channels) blocks whose samples are numbers."""
         done = 0
-        for block in self._sound.blocks():
-            if not np.isfinite(block).all():
-                at = (done + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])) / self.rate
-                problem = f"has samples that are not numbers (NaN or infinity), the first at {at:.2f} s"
-                raise AudioError(f"{self.path}: {problem}")
+        for block in checked_blocks(self._sound, self.path):
             done += len(block)
             yield block
         if not done:

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from modules.audio.blocks import resampled
 from modules.audio.io import StreamWriter
 from modules.errors import AudioError, UsageError
 from modules.files import lock_folder, make_folder, remove_leftovers
 from modules.separation.partial import PartialSound
 from modules.separation.record import Record, identity
 from modules.separation.separator import Separator
-from modules.separation.sound import Reader, SoundFile, resampled
+from modules.separation.sound import Reader, SoundFile
 from modules.separation.stages import DRY, LEAD, VOCALS, Stage, choose_stem
 
 logger = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import soxr
 
+from modules.audio.blocks import checked_blocks
 from modules.audio.decoding import open_sound
 from modules.errors import AudioError
 
@@ -41,13 +41,8 @@ class SoundFile:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """(n, channels) float32 of some seconds, from the start; an AudioError where damage is reached."""
-        done, held, n_held = 0, [], 0
-        for block in self._sound.blocks():
-            if not np.isfinite(block).all():
-                at = (done + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])) / self.rate
-                problem = f"has samples that are not numbers (NaN or infinity), the first at {at:.2f} s"
-                raise AudioError(f"{self.path}: {problem}")
-            done += len(block)
+        held, n_held = [], 0
+        for block in checked_blocks(self._sound, self.path):
             held.append(block)
             n_held += len(block)
             if n_held >= _BLOCK:
@@ -55,17 +50,6 @@ class SoundFile:
                 held, n_held = [], 0
         if n_held:
             yield np.concatenate(held)
-
-
-def resampled(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int, channels: int) -> Iterator[np.ndarray]:
-    """A stream of (n, C) float32 at another rate, by soxr at its high quality; at the same rate as it is."""
-    if from_rate == to_rate:
-        yield from blocks
-        return
-    stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality="HQ")
-    for block in blocks:
-        yield stream.resample_chunk(block).reshape(-1, channels)
-    yield stream.resample_chunk(np.zeros((0, channels), np.float32), last=True).reshape(-1, channels)
 
 
 class Reader:

@@ -71,7 +71,8 @@ def test_the_index_goes_back_to_so_vits_svc(caplog):
     path = Path("logs/44k/feature_and_index.pkl")
     names = [text for code, text, _ in pickletools.genops(path.read_bytes()) if code.name == "GLOBAL"]
     assert names == ["faiss IndexIVFFlat", "faiss IndexFlat"]
-    theirs, ours = pickle.loads(path.read_bytes()), json.loads(path.with_suffix(".json").read_text("utf-8"))
+    theirs = pickle.loads(path.read_bytes())  # as so-vits-svc reads; the file is this test's own
+    ours = json.loads(path.with_suffix(".json").read_text("utf-8"))
     assert list(theirs) == [0, 1]
     for entry in ours["speakers"].values():
         mine = faiss.deserialize_index(np.fromfile(path.with_name(entry["file"]), np.uint8))
