@@ -91,9 +91,8 @@ def separate_file(
                 continue
             _separate(step, source if step.input is None else record.path(step.input), record, key, show)
             record.finish(step.stage, {"source": source.name, "model": step.separator.label})
-            if step.stage is VOCALS:
-                for later in (LEAD, DRY):
-                    record.drop_other(later, key)
+            for later in (LEAD, DRY):
+                record.drop_later(later, key)
     return paths
 
 

@@ -72,11 +72,11 @@ class Record:
         self._stages[stage.name] |= {**about, "sizes": {output: self._size(output) for output in stage.outputs}}
         self._write()
 
-    def drop_other(self, stage: Stage, first: dict[str, Any]) -> None:
-        """Deletes the files of a stage that were not made from what the key `first` made; the user's own stay."""
+    def drop_later(self, stage: Stage, first: dict[str, Any]) -> None:
+        """Deletes the files of a stage that came after the one of the key `first`, but not of what that has made now;
+        the user's own stay."""
         entry = self._stages.get(stage.name)
-        key = entry.get("key") if entry else None
-        if entry is None or _starts_with(key, first):
+        if entry is None or not _is_later(entry.get("key"), first):
             return
         sizes = self._sizes(stage)
         for output in stage.outputs:
@@ -101,8 +101,10 @@ class Record:
             raise UserError(f"{self._folder / NAME}: cannot be written ({reason_of(error)})") from None
 
 
-def _starts_with(key: Any, first: dict[str, Any]) -> bool:
-    """Whether each of a key's texts and lists starts with that of another one."""
-    values = [key.get(name) if isinstance(key, dict) else None for name in first]
-    pairs = zip(values, first.values(), strict=True)
-    return all(isinstance(value, type(start)) and value[: len(start)] == start for value, start in pairs)
+def _is_later(key: Any, first: dict[str, Any]) -> bool:
+    """Whether a stage used other files than those of the key `first`, and more models than that."""
+    models = key.get("models_sha256") if isinstance(key, dict) else None
+    if not isinstance(models, list):
+        return True
+    n_first = len(first["models_sha256"])
+    return len(models) > n_first and {**key, "models_sha256": models[:n_first]} != first

@@ -212,6 +212,17 @@ def test_lead_backing_and_dry_come_of_the_vocals(tmp_path):
     assert sorted(path.name for path in folder.glob("*.flac")) == ["music.flac", "vocals.flac"], "of other vocals"
 
 
+def test_the_dry_voice_of_another_lead_does_not_stay(tmp_path):
+    source, folder, lead = save(tmp_path / "a.wav", noise()), tmp_path / "out", model(0.5, "lead")
+    echo = model(0.5, "noreverb")
+    dry = separate_file(source, folder, model(), lead, echo, show=False)["dry"]
+    separate_file(source, folder, model(), model(0.25, "lead"), overwrite=True, show=False)
+    assert not dry.exists()
+    separate_file(source, folder, model(), None, echo, show=False)
+    separate_file(source, folder, model(), lead, overwrite=True, show=False)
+    assert dry.is_file(), "it is of the vocals, not of a lead"
+
+
 def test_a_model_that_gives_something_else_is_refused_before_any_work(tmp_path):
     source = save(tmp_path / "a.wav", noise())
     with pytest.raises(UsageError, match=r"lead\.ckpt: gives lead, and dry is to be taken out"):
