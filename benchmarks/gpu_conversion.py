@@ -60,6 +60,8 @@ def precision(bench: Bench) -> None:
     """
     import torch
 
+    from modules.device import computes_bf16
+
     flags = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [flag.allow_tf32 for flag in flags]
     try:
@@ -68,6 +70,8 @@ def precision(bench: Bench) -> None:
             for name in ("fp32", "tf32", "fp16", "bf16"):
                 if name in ("tf32", "fp16") and not bench.on_cuda:
                     bench.skip(voice + name, "needs a CUDA GPU")
+                elif name == "bf16" and not (bench.on_cuda or computes_bf16(bench.device)):
+                    bench.skip(voice + name, "this processor only imitates it")
                 else:
                     bench.measure(voice + name, _precision, name, loader, features, reference)
     finally:

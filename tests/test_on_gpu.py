@@ -11,6 +11,8 @@ import pytest
 import torch
 from warm_start import finish
 
+from modules.device import computes_bf16
+
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 CPU = torch.device("cpu")
 
@@ -71,7 +73,10 @@ def test_the_whole_command_runs_on_a_cpu(tmp_path):
     shares = rows["conversion", "fcpe, -shd -ks 100"]["values"]
     assert sum(value["value"] for value in shares.values() if value["unit"] == "%") == pytest.approx(100)
     assert all(value["value"] > 0 for value in shares.values())
-    assert rows["precision", "base-small, bf16"]["values"]["SNR against fp32"]["value"] > 20
+    if computes_bf16(CPU):
+        assert rows["precision", "base-small, bf16"]["values"]["SNR against fp32"]["value"] > 20
+    else:
+        assert "imitates" in rows["precision", "base-small, bf16"]["skipped"]
     assert rows["ranks", "gloo, both on cpu"]["values"]["weights"]["value"] == "equal"
 
 
