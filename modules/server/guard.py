@@ -1,7 +1,8 @@
 """Guard: who may speak to the server. It stands before all routes, and counts the answers."""
 
+import asyncio
+import contextlib
 import hmac
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -43,7 +44,8 @@ class Guard:
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
-                await body.drain()
+                if message["status"] != 408:  # that client sends nothing
+                    await body.drain()
                 own = [(name.encode(), text.encode()) for name, text in _HEADERS.items()]
                 message["headers"] = [*message.get("headers", ()), *own]
                 route = getattr(scope.get("route"), "path", "other")
@@ -91,6 +93,10 @@ class _Body:
 
     async def drain(self) -> None:
         """Throws the rest away, for a while."""
-        deadline = time.monotonic() + _DRAIN_SECONDS
-        while not (self._is_read or self._waits) and time.monotonic() < deadline:
-            await self.receive()
+
+        async def read() -> None:
+            while not (self._is_read or self._waits):
+                await self.receive()
+
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(read(), _DRAIN_SECONDS)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modules.files import discard
 from modules.server.limits import MEGABYTE, Limits
 from modules.server.metrics import Metrics
 from modules.server.refusals import Refusal, refusal_of
@@ -88,9 +89,9 @@ class JobQueue:
                 raise Refusal(503, text, {"Retry-After": "10"})
             job = Job(self._folder)
             job.folder = self._folder / job.key
+            job.folder.mkdir()
             self._jobs[job.key] = job
-        job.folder.mkdir()
-        return job
+            return job
 
     def submit(self, job: Job, work: Callable[[Job], None]) -> None:
         """Lets a reserved job wait for its turn."""
@@ -149,7 +150,9 @@ class JobQueue:
     def sweep(self) -> None:
         """Deletes what ended too long ago, and the oldest of too many results."""
         with self._changed:
-            ended = sorted((job for job in self._jobs.values() if job.kept and job.ended), key=lambda job: job.ended)
+            ended = sorted(
+                (job for job in self._jobs.values() if job.kept and job.done.done()), key=lambda job: job.ended
+            )
             oldest = self._clock() - self._limits.keep_minutes * 60
             weight, dropped = sum(map(_weight, ended)), []
             for number, job in enumerate(ended):
@@ -163,7 +166,7 @@ class JobQueue:
     def gauges(self) -> dict[str, float]:
         """Numbers for the metrics."""
         with self._changed:
-            ended = [job for job in self._jobs.values() if job.kept and job.ended]
+            ended = [job for job in self._jobs.values() if job.kept and job.done.done()]
             found = {"queue_length": self._n_queued(), "in_work": int(self._running is not None)}
             return {**found, "kept_jobs": len(ended), "kept_bytes": sum(map(_weight, ended))}
 
@@ -195,7 +198,7 @@ class JobQueue:
             text = f"the conversion takes more than {self._limits.time_limit:g} s, which is the most; send less at once"
             with self._changed:
                 self._end(job, "failed", Refusal(504, text))
-        if job.ended:
+        if job.done.done():
             raise Stopped
 
     def _n_queued(self) -> int:
@@ -203,7 +206,7 @@ class JobQueue:
 
     def _end(self, job: Job, state: str, error: Refusal | None = None) -> None:
         """Ends a job once; needs the lock."""
-        if job.ended:
+        if job.done.done():
             return
         job.state, job.error, job.ended = state, error, self._clock()
         self._metrics.add("conversions_total", result=state)
@@ -228,10 +231,12 @@ class JobQueue:
             with self._changed:
                 self._end(job, "done" if error is None else "failed", error)
                 self._running = None
+                is_of_use = job.state == "done" and job.key in self._jobs
             self._note(job)
-            with self._changed:
-                is_gone = job.key not in self._jobs
-            if job.state != "done" or is_gone:
+            for path in job.folder.glob("*") if is_of_use else ():
+                if path != job.result:  # the song
+                    discard(path)
+            if not is_of_use:
                 shutil.rmtree(job.folder, ignore_errors=True)
 
     def _note(self, job: Job) -> None:

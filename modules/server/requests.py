@@ -63,9 +63,8 @@ def read_wanted(fields: Mapping[str, list[str]], voices: Mapping[str, LoadedVoic
     speaker, shares = values.get("speaker"), fields.get("mix")
     if speaker is not None and shares:
         raise Refusal(422, "mix says who sings; leave speaker out")
-    is_truth = {option["name"]: option["type"] == "boolean" for option in describe_options(voice)}
     options = {name: values[name] for name in OFFERED if name in values}
-    options |= {name: _TRUTHS.get(text.lower(), text) for name, text in options.items() if is_truth[name]}
+    options |= {name: _TRUTHS.get(text.lower(), text) for name, text in options.items() if _is_truth(voice, name)}
     wanted = Wanted(
         voice,
         read_mix(shares) if shares else speaker,
@@ -109,7 +108,7 @@ def describe_options(voice: LoadedVoice) -> list[dict[str, Any]]:
     found = []
     for name in OFFERED:
         action = actions[name]
-        kind = "boolean" if action.nargs == 0 else "integer" if action.type is int else "number"
+        kind = "boolean" if _is_truth(voice, name) else "integer" if action.type is int else "number"
         about = {"name": name, "type": kind, "default": getattr(voice.args, name), "about": action.help}
         if name in BOUNDS:
             about |= {"minimum": BOUNDS[name][0], "maximum": BOUNDS[name][1]}
@@ -121,6 +120,11 @@ def places_of(voice: LoadedVoice) -> dict[str, str]:
     """How the places of a voice are called to clients: its files without the folders above."""
     folders = {str(folder) for folder in (voice.model.parent, voice.model.parent.resolve(), Path.cwd())}
     return {f"{folder}{separator}": "" for folder in folders if folder != "." for separator in "/\\"}
+
+
+def _is_truth(voice: LoadedVoice, name: str) -> bool:
+    """Whether an option is on or off."""
+    return isinstance(getattr(voice.args, name), bool)
 
 
 def _number(text: object) -> float:
