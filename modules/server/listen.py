@@ -11,7 +11,7 @@ import uvicorn
 
 from modules.inference.loaded_voice import LoadedVoice
 from modules.server.app import build_app
-from modules.server.jobs import STOPPING, JobQueue
+from modules.server.jobs import STOPPING, Job, JobQueue
 from modules.server.limits import Limits
 from modules.server.metrics import Metrics
 from modules.server.refusals import Refusal
@@ -64,7 +64,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         ending.cancel()
 
-    async def _end(self, running) -> None:
+    async def _end(self, running: Job | None) -> None:
         if running is None:
             return
         done = asyncio.shield(asyncio.wrap_future(running.done))
