@@ -1,5 +1,6 @@
 """What a form asks for, verified before the song's turn comes."""
 
+import argparse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,10 +39,9 @@ class Wanted:
 
     def check(self) -> None:
         """Refuses what this voice cannot do, before its turn comes; safe while it sings."""
-        for name in ("max_segment", "clip"):  # what is at once in the networks takes the memory
-            most = self.voice.args.max_segment
-            if name in self.options and _number(self.options[name]) > most:
-                raise Refusal(422, f"{name} is {self.options[name]}; this server takes at most {most:g} s at once")
+        for name, value in self.options.items():
+            if _number(value) > (most := _most(self.voice, name)):
+                raise Refusal(422, f"{name} is {value}; this server takes at most {most:g} s at once")
         try:
             self.voice.check(output_format=self.wav_format, **self.asked)
         except Exception as error:
@@ -104,14 +104,14 @@ def read_mix(shares: Iterable[str]) -> dict[str, float]:
 
 def describe_options(voice: LoadedVoice) -> list[dict[str, Any]]:
     """Name, type, default, range and help of each option that a client may give."""
-    actions = {action.dest: action for action in conversion_arguments("convert", "")._actions}
-    found = []
+    flags = conversion_arguments("convert", "")._actions
+    actions, found = {action.dest: action for action in flags if action.help != argparse.SUPPRESS}, []
     for name in OFFERED:
         action = actions[name]
         kind = "boolean" if _is_truth(voice, name) else "integer" if action.type is int else "number"
         about = {"name": name, "type": kind, "default": getattr(voice.args, name), "about": action.help}
         if name in BOUNDS:
-            about |= {"minimum": BOUNDS[name][0], "maximum": BOUNDS[name][1]}
+            about |= {"minimum": BOUNDS[name][0], "maximum": min(BOUNDS[name][1], _most(voice, name))}
         found.append(about)
     return found
 
@@ -120,6 +120,11 @@ def places_of(voice: LoadedVoice) -> dict[str, str]:
     """How the places of a voice are called to clients: its files without the folders above."""
     folders = {str(folder) for folder in (voice.model.parent, voice.model.parent.resolve(), Path.cwd())}
     return {f"{folder}{separator}": "" for folder in folders if folder != "." for separator in "/\\"}
+
+
+def _most(voice: LoadedVoice, name: str) -> float:
+    """The most that an option may be here: what is in the networks at once takes the memory."""
+    return voice.args.max_segment if name in ("max_segment", "clip") else np.inf
 
 
 def _is_truth(voice: LoadedVoice, name: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -19,9 +19,11 @@ from modules.text import printable
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+_IDLE_SECONDS = 30.0  # without a byte: nobody keeps a place in the queue by sending nothing
 _MOST_FIELDS = 200
 _LONGEST_FIELD = 1 << 16  # bytes
 _ROOM_FOR_FIELDS = MEGABYTE  # what a form may have beside its file
+_ENCODED_NAME = re.compile(rb";\s*filename\*=[\w-]*'[\w-]*'([^;]*)")  # RFC 5987, of older clients
 _FORM, _TEXT_FORM = b"multipart/form-data", b"application/x-www-form-urlencoded"
 
 
@@ -53,15 +55,16 @@ async def read_form(request: "Request", path: Path, file_fields: tuple[str, ...]
             found = parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
             raise _no_song([name for name, _ in found], file_fields)
     except asyncio.TimeoutError:
-        raise Refusal(408, f"the song did not arrive within {limits.time_limit:g} s") from None
+        text = f"the song did not arrive within {limits.time_limit:g} s, or for {_IDLE_SECONDS:g} s nothing came"
+        raise Refusal(408, text) from None
     except (MultipartParseError, ValueError) as error:
         raise Refusal(400, f"the form is damaged ({printable(error, 100)}); send it again") from None
     raise Refusal(415, f"expected a form (multipart/form-data) with the song in the field {file_fields[0]!r}")
 
 
 async def _read(request: "Request", parser: MultipartParser, limits: Limits) -> None:
-    done, slow_from = 0, time.monotonic() + 0.02
-    async for block in request.stream():
+    done, slow_from, blocks = 0, time.monotonic() + 0.02, request.stream()
+    while (block := await asyncio.wait_for(anext(blocks, None), _IDLE_SECONDS)) is not None:
         done += len(block)
         if done > limits.max_bytes + _ROOM_FOR_FIELDS:
             raise _too_large(limits)
@@ -129,16 +132,20 @@ class _Reader:
         self._n_fields += 1
         if self._n_fields > _MOST_FIELDS:
             raise Refusal(400, f"a form may have {_MOST_FIELDS} fields")
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        header = self._headers.get(b"content-disposition", b"")
+        _, options = parse_options_header(header)
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
-        self._is_file = b"filename" in options
+        name = options.get(b"filename")
+        if name is None and (encoded := _ENCODED_NAME.search(header)):  # what that parser leaves out
+            name = unquote_to_bytes(encoded[1])
+        self._is_file = name is not None
         if not self._is_file:
             return
         if self._name not in self._file_fields:
             raise Refusal(400, f"a file came in the field {printable(self._name, 50)!r}; {self._where}")
         if self._has_file:
             raise Refusal(400, "one song at a time; the form has several")
-        self._has_file, self._form.name = True, bare_name(options[b"filename"].decode("utf-8", "replace"))
+        self._has_file, self._form.name = True, bare_name(name.decode("utf-8", "replace"))
 
     @property
     def _where(self) -> str:

@@ -105,6 +105,9 @@ def test_voices_say_who_they_are_and_what_they_take(served):
     options = {option["name"]: option for option in about["options"]}
     assert list(options) == list(OFFERED) and {*OFFERED, *PLACES} == set(CONVERTED)
     assert options["noise_scale"]["default"] == 0.4 and options["noise_scale"]["maximum"] == 10
+    assert options["max_segment"]["maximum"] == 30 and all(
+        "SUPPRESS" not in option["about"] for option in options.values()
+    )
     assert options["second_encoding"]["type"] == "boolean" and options["second_encoding"]["default"] is False
     assert served.client.get("/voices/gone").status_code == 404
     assert SECRET not in json.dumps([listed, about])
