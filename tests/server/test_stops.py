@@ -171,7 +171,7 @@ def test_sixteen_clients_of_all_kinds_get_what_is_right_and_leave_nothing(tmp_pa
             else:
                 outcomes.append(running.convert(content).content == wanted[seconds])
 
-    with serving(tmp_path / "files", voice=fake_voice(max_segment=2.0), queue=20) as running:
+    with serving(tmp_path / "files", voice=fake_voice(max_segment=2.0), queue=64) as running:
         clients = [threading.Thread(target=client, args=(number, running)) for number in range(16)]
         for thread in clients:
             thread.start()
