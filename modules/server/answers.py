@@ -39,7 +39,7 @@ def _headers(job: Job) -> dict[str, str]:
         if len(quote(json.dumps([*shown, text]))) > _MOST_TEXT:
             break
         shown.append(text)
-    found = {"X-Job": job.key, "X-Warnings-Count": str(len(warnings)), "X-Warnings": quote(json.dumps(shown))}
+    found = {"X-Warnings-Count": str(len(warnings)), "X-Warnings": quote(json.dumps(shown))}
     for name in ("speaker", "transpose", "seconds", "realtime_factor"):
         found[f"X-{name.title().replace('_', '-')}"] = quote(str(job.report[name]))
     return found

@@ -1,6 +1,7 @@
 """Refusal: an answer in place of a result, with its HTTP status and one line that names no place on the server."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,10 +37,15 @@ def refusal_of(error: BaseException, names: Mapping[str, str]) -> Refusal:
     return Refusal(500, _MISTAKE)
 
 
+def folder_names(*folders: Path) -> dict[str, str]:
+    """For `without_places`: what lies in these folders is called by its own name."""
+    return {start: "" for folder in folders for start in (f"{folder}{os.sep}", f"{folder.as_posix()}/")}
+
+
 def without_places(text: str, names: Mapping[str, str]) -> str:
     """A message whose files and folders have the names that clients know them by."""
     for place, name in sorted(names.items(), key=lambda pair: -len(pair[0])):
-        text = text.replace(place, name).replace(Path(place).as_posix(), name)
+        text = text.replace(place, name)
     return text
 
 

@@ -13,7 +13,7 @@ from modules.inference.keyword_options import CONVERTED, LOADED
 from modules.inference.loaded_voice import LoadedVoice
 from modules.inference.options import BOUNDS
 from modules.registry import unknown_name
-from modules.server.refusals import Refusal, refusal_of
+from modules.server.refusals import Refusal, folder_names, refusal_of
 from modules.text import listing
 
 PLACES = ("cluster_model_path", "mix_path")  # options that name a file on the server; only who starts it gives them
@@ -118,8 +118,7 @@ def describe_options(voice: LoadedVoice) -> list[dict[str, Any]]:
 
 def places_of(voice: LoadedVoice) -> dict[str, str]:
     """How the places of a voice are called to clients: its files without the folders above."""
-    folders = {str(folder) for folder in (voice.model.parent, voice.model.parent.resolve(), Path.cwd())}
-    return {f"{folder}{separator}": "" for folder in folders if folder != "." for separator in "/\\"}
+    return folder_names(voice.model.parent, voice.model.parent.resolve(), Path.cwd())
 
 
 def _most(voice: LoadedVoice, name: str) -> float:

@@ -12,7 +12,7 @@ from modules.inference.loaded_voice import LoadedVoice
 from modules.server.jobs import Job, JobQueue
 from modules.server.limits import Limits
 from modules.server.metrics import Metrics
-from modules.server.refusals import Refusal
+from modules.server.refusals import Refusal, folder_names
 from modules.server.requests import Wanted, places_of
 from modules.server.songs import check_song
 from modules.server.uploads import Form, read_form
@@ -50,7 +50,8 @@ class Service:
             song = job.folder / SONG_FIELD
             form = await read_form(request, song, file_fields, self.limits)
             wanted = read_wanted(form)
-            job.names = {str(song): form.name, str(job.folder): "", **places_of(wanted.voice)}
+            job.names = {str(song): form.name, song.as_posix(): form.name}
+            job.names |= {**folder_names(job.folder), **places_of(wanted.voice)}
             seconds = await asyncio.to_thread(check_song, form.song, self.limits, job.names)
             job.seconds = 0.0, seconds
             self.queue.submit(job, partial(convert, wanted=wanted, song=song, queue=self.queue))

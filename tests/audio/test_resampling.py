@@ -31,7 +31,7 @@ def test_a_file_of_another_rate_gets_its_own_filters(resample):
 
 def test_a_server_that_meets_many_rates_keeps_the_filters_of_a_few(resample):
     first = resample(torch.from_numpy(sung(0.1, 48000)), 48000, 44100)
-    for rate in range(8000, 8020):
+    for rate in range(8000, 28000, 1000):
         resample(torch.zeros(10), rate, 1000)
     assert len(resample._filters) == MOST_FILTERS
     assert torch.equal(resample(torch.from_numpy(sung(0.1, 48000)), 48000, 44100), first)

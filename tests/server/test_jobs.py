@@ -8,7 +8,7 @@ import pytest
 from modules.server.jobs import Job, JobQueue
 from modules.server.limits import Limits
 from modules.server.metrics import Metrics
-from modules.server.refusals import Refusal, refusal_of, without_places
+from modules.server.refusals import Refusal, folder_names, refusal_of, without_places
 from modules.server.uploads import bare_name
 
 
@@ -134,9 +134,9 @@ def test_a_clients_name_keeps_only_its_last_part(name, bare):
 
 
 def test_a_message_names_no_place_on_the_server():
-    names = {"/tmp/x/song": "my song.wav", "/tmp/x": "", "/srv/voices/": ""}
-    text = "/tmp/x/song: truncated; /srv/voices/kmeans.pt: no such file"
-    assert without_places(text, names) == "my song.wav: truncated; kmeans.pt: no such file"
+    names = {"/tmp/x/song": "my song.wav", **folder_names(Path("/tmp/x"), Path("/srv/voices"), Path("/s"))}
+    text = "/tmp/x/song: truncated; /srv/voices/kmeans.pt: no such file (-s/--spk_list)"
+    assert without_places(text, names) == "my song.wav: truncated; kmeans.pt: no such file (-s/--spk_list)"
 
 
 def test_a_full_disk_is_the_servers_fault():

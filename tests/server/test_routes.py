@@ -289,6 +289,15 @@ def test_a_block_of_the_vst_comes_back_as_long_as_it_was_at_the_rate_it_asks_for
     assert soundfile.info(io.BytesIO(plain.content)).samplerate == 44100 and plain.headers["x-speaker"] == "alto"
 
 
+@pytest.mark.parametrize("n_samples", [1, 441, 44100])
+def test_a_silent_or_tiny_block_comes_back_as_long_as_it_was(served, n_samples):
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(n_samples), 44100, format="WAV")
+    answer = served.client.post("/voiceChangeModel", files={"sample": ("a", file.getvalue())})
+    assert answer.status_code == 200 and not soundfile.read(io.BytesIO(answer.content))[0].any()
+    assert soundfile.info(io.BytesIO(answer.content)).frames == n_samples
+
+
 def test_a_whole_song_of_the_other_server_is_sent_and_not_named(served, voice, tmp_path):
     (tmp_path / "x").write_bytes(song(2))
     wanted, _ = voice.convert(tmp_path / "x", speaker="tenor", transpose=-3)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from server.served import fake_voice, serving, song, until
 
+from modules.server import app
+
 LONG = song(12)  # six chunks with max_segment=2
 
 
@@ -89,6 +91,13 @@ def test_what_takes_too_long_is_ended_between_two_chunks(tmp_path):
         assert _n_chunks(running) <= 2
         assert running.convert(song(0.2)).status_code == 200
         until(lambda: running.files() == [])
+
+
+def test_the_server_itself_deletes_old_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "_SWEEP_SECONDS", 0.02)
+    with serving(tmp_path / "files", keep_minutes=0.001) as running:
+        job = running.convert(song(0.2), response="json").json()["id"]
+        until(lambda: running.client.get(f"/jobs/{job}").status_code == 404 and running.files() == [])
 
 
 def test_a_song_must_arrive_in_time(tmp_path):
