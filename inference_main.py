@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("inference_main")
 
-SECONDS = ("seconds", "voiced_seconds", "silent_seconds", "resumed_seconds")  # of a report, for --json
-
 
 def main(argv: list[str] | None = None) -> int:
     """Converts every file for every speaker; returns 0, or 1 where some of several failed.
@@ -187,15 +185,7 @@ def print_json(job: "Job", report: "ConversionReport | None") -> None:
         "already_there": report is None,
     }
     if report is not None:
-        about |= {name: round(getattr(report, name), 3) for name in SECONDS}
-        about |= {
-            "elapsed_seconds": round(report.elapsed, 3),
-            "realtime_factor": round(report.realtime_factor, 4),
-            "level_db": None if report.level_db is None else round(report.level_db, 1),
-            "clipped_samples": report.clipped_samples,
-            "f0_range_hz": report.f0_range and [round(hz, 1) for hz in report.f0_range],
-            "warnings": report.warnings,
-        }
+        about |= report.to_plain()
     print(json.dumps(about, ensure_ascii=False), flush=True)
 
 

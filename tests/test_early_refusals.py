@@ -39,6 +39,10 @@ MISTAKES = [
     ("separate.py G_1.pth -m G_1.pth --config gone.yaml", "--config gone.yaml: no such file"),
     ("separate.py G_1.pth", "Get one with: python pretrain/download.py melband-roformer"),
     ("pretrain/download.py nonsense", "nonsense"),
+    (
+        "serve.py --host 0.0.0.0 -m gone.pth --queue 0 -d abacus",
+        "(2) --queue is 0; expected more than 0 (3) -d/--device",
+    ),
 ]
 
 

@@ -16,6 +16,7 @@ LAYERS = {
     "modules/contracts.py": 0,  # the interfaces and the shape of every tensor
     "modules/files.py": 0,  # atomic writes, checksums
     "modules/cli.py": 0,  # what all scripts share
+    "modules/listening.py": 0,  # what programs that listen on a port share
     "modules/device.py": 0,  # device and precision
     "modules/batching.py": 0,  # items of different length at once
     "modules/parallel.py": 0,  # one pool of workers with a progress bar
@@ -34,6 +35,7 @@ LAYERS = {
     "modules/separation": 2,  # vocals out of music, by models of others
     "modules/doctor": 2,  # what is wrong with recordings, clips, features, settings and models
     "modules/webui": 3,  # the web page: controls from flags, jobs that run the scripts, tabs
+    "modules/server": 3,  # the HTTP service: routes, the queue of songs, who may speak to it
     "vdecoder": 3,  # waveform decoders
     "diffusion": 3,  # the diffusion model and its training
     "cluster": 3,  # k-means and retrieval
@@ -50,6 +52,7 @@ SAME_LAYER = {
     "modules/files.py": {"modules/errors.py"},
     "modules/cli.py": {"modules/errors.py", "modules/text.py"},
     "modules/device.py": {"modules/errors.py"},
+    "modules/listening.py": {"modules/errors.py"},
     "modules/parallel.py": {"modules/errors.py"},
     "modules/pretrained": {"modules/errors.py", "modules/files.py", "modules/registry.py"},
     "modules/config": {"modules/errors.py", "modules/files.py", "modules/text.py", "modules/pretrained"},

@@ -10,10 +10,11 @@ from modules.audio.torchaudio_compat import import_torchaudio
 
 # Filter taps, above which soxr resamples: 96 to 44.1 kHz has 0.05 million; 44.056 to 44.1 kHz 120 million, or 4 GB.
 LARGEST_KERNEL = 1 << 22
+MOST_FILTERS = 8  # pairs of rates that are kept, of up to 16 MB each: songs of clients may have any rate
 
 
 class SincResampler:
-    """torchaudio's resampler, one cached filter bank for each pair of rates."""
+    """torchaudio's resampler, one cached filter bank for each of the newest pairs of rates."""
 
     def __init__(self, device: torch.device, filter_width: int = 6) -> None:
         self.device = device
@@ -31,6 +32,8 @@ class SincResampler:
             return torch.from_numpy(np.pad(out, (0, wanted - len(out)))).to(self.device)
         key = (from_rate, to_rate)
         if key not in self._filters:
+            if len(self._filters) >= MOST_FILTERS:
+                del self._filters[next(iter(self._filters))]  # the oldest
             make = import_torchaudio().transforms.Resample
             self._filters[key] = make(*key, lowpass_filter_width=self.filter_width).to(self.device)
         return self._filters[key](wav.to(self.device))

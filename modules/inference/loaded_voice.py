@@ -46,12 +46,13 @@ class LoadedVoice:
     ) -> None:
         """`args`: the flags it was loaded with. `find_notes` gives the notes that each speaker was trained on,
         `load_retriever` centres or an index (is it one?) for a speaker; both are called when they are needed."""
-        self.converter, self._args, self._model = converter, args, model
+        self.converter, self.args, self.model = converter, args, model
         self._find_notes, self._load_retriever = find_notes, load_retriever
         self._retrievers: dict[tuple[Path, bool, str], Retriever] = {}
         self.speakers = list(converter.pipeline.speakers)  # their names
         self.rate: int = converter.audio.sampling_rate  # Hz, of all that it gives
         self.report: ConversionReport | None = None  # of the newest conversion; complete when that has ended
+        self.request: ConversionOptions | None = None  # what that was asked for, its key chosen
 
     def convert(
         self,
@@ -88,7 +89,7 @@ class LoadedVoice:
     ) -> Iterator[np.ndarray]:
         """What `convert` gives in (T,) float32 blocks, each as soon as it is made; of a file no more is held."""
         open_song = self._opener(source, rate)
-        request = self._request(open_song, speaker, transpose, options)
+        self.request = request = self._request(open_song, speaker, transpose, options)
         self.converter.check(request)
         self.report = ConversionReport()
         return self.converter.stream(open_song(), request, self.report, on_progress)
@@ -128,11 +129,21 @@ class LoadedVoice:
         wav, notes = to_mono(np.asarray(source))
         return partial(Song.from_array, wav, int(rate), self.rate, notes)
 
-    def _request(
-        self, open_song: Callable[[], Song], speaker: Speaker, transpose: float | str, options: dict[str, Any]
-    ) -> ConversionOptions:
-        """The verified request; what it needs besides the voice is loaded."""
-        args = song_options(self._args, options)
+    def check(
+        self, *, speaker: Speaker = None, transpose: float | str = 0, output_format: str = "flac", **options: Any
+    ) -> None:
+        """Refuses a request (UserError) as `convert` does, without a song and without loading anything; from any
+        thread, also while another one converts."""
+        _, request = self._verified(speaker, transpose, options)
+        # Centres and indices are read when a conversion begins.
+        self.converter.check(replace(request, output_format=output_format, retrieval_ratio=0.0))
+        check_format(output_format, self.rate)
+
+    def _verified(
+        self, speaker: Speaker, transpose: float | str, options: dict[str, Any]
+    ) -> tuple[argparse.Namespace, ConversionOptions]:
+        """All flags, and the request; a key that is to be chosen is still 0."""
+        args = song_options(self.args, options)
         name, mix = self._choose_voice(args, speaker)
         is_auto = isinstance(transpose, str)
         if not (transpose in (AUTO, AUTO_OCTAVE) if is_auto else isinstance(transpose, Real)):
@@ -141,16 +152,22 @@ class LoadedVoice:
             raise UsageError("-t auto needs one target voice; with a mix of voices give a number")
         semitones = 0.0 if is_auto else float(transpose)
         # A whole number is written into metadata as the command line writes it.
-        request = make_options(args, name, int(semitones) if semitones.is_integer() else semitones, mix)
-        pipeline = self.converter.pipeline
-        if mix is None and (path := choose_retrieval(args, self._model)) is not None:
+        return args, make_options(args, name, int(semitones) if semitones.is_integer() else semitones, mix)
+
+    def _request(
+        self, open_song: Callable[[], Song], speaker: Speaker, transpose: float | str, options: dict[str, Any]
+    ) -> ConversionOptions:
+        """The verified request; what it needs besides the voice is loaded."""
+        args, request = self._verified(speaker, transpose, options)
+        name, pipeline = request.speaker, self.converter.pipeline
+        if request.mix is None and (path := choose_retrieval(args, self.model)) is not None:
             key = path, args.feature_retrieval, name
             if key not in self._retrievers:
                 self._retrievers[key] = self._load_retriever(*key)
             pipeline.retriever = self._retrievers[key]
-        if is_auto:
+        if isinstance(transpose, str):
             self.converter.voices = voices = self._find_notes()
-            chooser = KeyChooser(voices, [name], self._model, pipeline, request.slice_db)
+            chooser = KeyChooser(voices, [name], self.model, pipeline, request.slice_db)
             request = replace(request, transpose=chooser.choose_for(open_song(), name, transpose))
         return request
 

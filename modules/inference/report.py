@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 from math import log10
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,18 @@ class ConversionReport:
         """Level of the result against the song over the sung parts, in dB; None where nothing was sung."""
         song, result = self._powers
         return 10 * log10(max(result, 1e-12 * song) / song) if song else None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        seconds = ("seconds", "voiced_seconds", "silent_seconds", "resumed_seconds")
+        return {name: round(getattr(self, name), 3) for name in seconds} | {
+            "elapsed_seconds": round(self.elapsed, 3),
+            "realtime_factor": round(self.realtime_factor, 4),
+            "level_db": None if self.level_db is None else round(self.level_db, 1),
+            "clipped_samples": self.clipped_samples,
+            "f0_range_hz": self.f0_range and [round(hz, 1) for hz in self.f0_range],
+            "warnings": self.warnings,
+        }
 
     def warn(self, text: str) -> None:
         """Logs a warning and keeps it."""

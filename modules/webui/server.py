@@ -6,16 +6,14 @@ import functools
 import logging
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from modules.errors import UsageError, reason_of
 from modules.files import lock_folder, make_folder
+from modules.listening import LOCAL_HOSTS, bind, is_of_another_site
 from modules.webui import jobs
 from modules.webui.jobs import PRIVATE
 from modules.webui.workspace import UPLOADS
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WAITING = 20  # requests of one kind that may wait; more are refused
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _STOP_SECONDS = 300  # what jobs have to save when the server is told to end
 DAY = 86400  # seconds
 # Gradio serves what is in UPLOADS, each file under the hash of its content: uploads, and copies of what the page has
@@ -74,13 +71,7 @@ def _refuse_strangers(own: str, event: str, arguments: tuple[Any, ...]) -> None:
 def own_workspace(host: str, port: int) -> Iterator[None]:
     """Keeps a second server out of this workspace; refuses a port that is taken."""
     make_folder(PRIVATE)
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        if os.name != "nt":  # there it would take the port of another
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UsageError(f"{host}, port {port}: {reason_of(error)}. Choose another with --port") from None
+    bind(host, port).close()
     with lock_folder(PRIVATE):
         yield
 
@@ -169,19 +160,7 @@ class _Guard:
             await send(message)
 
         headers = {name.decode("latin-1"): text.decode("latin-1") for name, text in scope.get("headers", ())}
+        # Gradio's own check (strict_cors) only keeps such a page from reading the answer.
         is_foreign = scope["type"] == "http" and is_of_another_site(scope["method"], headers)
         app = PlainTextResponse("This came from a page of another site.", 403) if is_foreign else self._app
         await app(scope, receive, send_with_policy)
-
-
-def is_of_another_site(method: str, headers: Mapping[str, str]) -> bool:
-    """Whether a browser says that a page of another site sends this request, and it is no click on a link to here.
-
-    Gradio's own check (strict_cors) only keeps such a page from reading the answer.
-    """
-    relation = headers.get("sec-fetch-site")  # none: typed by the user. Holds behind a proxy too.
-    if relation is not None:
-        is_link = method in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"
-        return relation not in ("same-origin", "none") and not is_link
-    origin = headers.get("origin")  # browsers leave the other one out for http:// on other machines
-    return origin is not None and urlsplit(origin).netloc != headers.get("host")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from inference.fake_voice import sung
 
-from modules.audio.resampling import SincResampler
+from modules.audio.resampling import MOST_FILTERS, SincResampler
 from modules.audio.torchaudio_compat import import_torchaudio
 
 
@@ -27,6 +27,14 @@ def test_a_file_of_another_rate_gets_its_own_filters(resample):
     assert len(resample(second, 32000, 44100)) == 4410
     assert len(resample(second, 32000, 16000)) == 1600
     assert len(resample(first, 48000, 44100)) == 4410
+
+
+def test_a_server_that_meets_many_rates_keeps_the_filters_of_a_few(resample):
+    first = resample(torch.from_numpy(sung(0.1, 48000)), 48000, 44100)
+    for rate in range(8000, 28000, 1000):
+        resample(torch.zeros(10), rate, 1000)
+    assert len(resample._filters) == MOST_FILTERS
+    assert torch.equal(resample(torch.from_numpy(sung(0.1, 48000)), 48000, 44100), first)
 
 
 def test_equal_rates_change_nothing(resample):
