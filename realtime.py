@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     conversion = as_conversion(args)
     for text in without_effect(conversion):
         logger.info(text)
+    if args.source is not None and (args.device_in or args.device_out):
+        logger.info("--device_in and --device_out have no effect with --from and --to")
     problems = Problems()
     options = check_flags(args, problems)
     wanted = read_voice(conversion, problems)

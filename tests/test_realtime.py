@@ -56,12 +56,19 @@ def test_the_result_is_as_long_as_the_song_and_in_step_with_it(requests, capsys)
     assert "Next: python compare.py song.wav out.wav" in said
 
 
-def test_bypass_gives_the_song_back_sample_by_sample(requests):
-    for name, rate in (("out.flac", RATE), ("other.wav", RATE)):
-        assert run("--bypass", "--to", name) == 0
-        wav = soundfile.read(name)[0]
-        np.testing.assert_allclose(wav[800:], soundfile.read("song.wav")[0][800:], atol=1e-4)
-        assert len(wav) == 20123 and rate
+@pytest.mark.parametrize(("name", "block"), [("out.flac", "0.2"), ("other.wav", "0.05")])  # also below the delay
+def test_bypass_gives_the_song_back_sample_by_sample(requests, name, block, caplog):
+    assert run("--bypass", "--to", name, "--block", block, "--device_in", "headset") == 0
+    wav, song = soundfile.read(name)[0], soundfile.read("song.wav")[0]
+    assert len(wav) == len(song) == 20123
+    np.testing.assert_allclose(wav[800:], song[800:], atol=1e-4)
+    assert "--device_in and --device_out have no effect" in caplog.text
+
+
+def test_a_song_shorter_than_a_block_is_converted_whole(requests):
+    soundfile.write("song.wav", sung(0.01, RATE), RATE)
+    assert run() == 0
+    assert soundfile.info("out.wav").frames == round(0.01 * RATE)
 
 
 @pytest.mark.parametrize("rate", [44100, 22050, 11025])

@@ -30,7 +30,7 @@ def convert_file(engine: Engine, source: Path, result: Path, paced: bool = False
     bar = tqdm(desc=result.name, total=_n_blocks(engine, file), unit="block", leave=False, delay=2)
     with StreamWriter(result, engine.sampling_rate, result.suffix[1:]) as writer, bar:
         started = time.perf_counter()
-        for index, (block, n_left) in enumerate(_blocks(engine, file)):
+        for index, (block, n_wanted) in enumerate(_blocks(engine, file)):
             due = started + (index + 1) * engine.block_seconds
             if paced:
                 time.sleep(max(0.0, due - time.perf_counter()))
@@ -40,8 +40,8 @@ def convert_file(engine: Engine, source: Path, result: Path, paced: bool = False
             late = time.perf_counter() - due
             if not engine.is_silent:
                 times.latency.append(engine.block_seconds + engine.delay_seconds + late)
-            kept = out[max(0, -n_written) :][: None if n_left is None else n_left - max(0, n_written)]
-            writer.write(kept)
+            first, n_left = max(0, -n_written), len(out) if n_wanted is None else n_wanted - max(0, n_written)
+            writer.write(out[first:][: max(0, n_left)])
             n_written += len(out)
             bar.update()
     for note in file.notes:

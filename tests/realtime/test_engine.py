@@ -1,9 +1,12 @@
 """The engine with stand-ins: every sample in its place, nothing computed for silence, networks seen as offline."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from fake_engine import make_engine
+from fake_engine import TENOR, make_engine
 from inference.fake_voice import AUDIO, sung
 
 from modules.contracts import F0
@@ -59,9 +62,20 @@ def test_a_gate_of_minus_120_lets_quiet_sound_through():
 
 
 def test_the_voice_is_given_the_transposed_pitch_and_the_speaker():
-    engine, synthesizer, _ = make_engine(transpose=12)
+    engine, synthesizer, _ = make_engine(conversion=replace(TENOR, transpose=12))
     engine.process(sung(0.2, RATE)[: engine.n_block])
     assert float(synthesizer.seen[-1]["f0"][-1]) == pytest.approx(400) and synthesizer.seen[-1]["speaker"] == 1
+
+
+def test_units_are_pulled_to_the_training_voice_and_the_noise_is_as_asked_for():
+    retriever = SimpleNamespace(blend=lambda units, speaker, ratio: units * 0 + ratio)
+    conversion = replace(TENOR, retrieval_ratio=0.25, noise_scale=0.1)
+    engine, synthesizer, _ = make_engine(conversion=conversion, retriever=retriever)
+    infer, given = synthesizer.infer, []
+    synthesizer.infer = lambda *args, draws: given.append(args) or infer(*args, draws=draws)
+    out = stream(engine, sung(1.0, RATE))
+    np.testing.assert_allclose(out[1000:-1000], 0.25, atol=1e-6)
+    assert given[0][5] == 0.1
 
 
 def test_the_level_is_that_of_the_loudest_moment_and_not_of_each_block():
