@@ -204,6 +204,7 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
         device=device,
         unit_interpolate_mode=(config or diffusion.config).data.unit_interpolate_mode,
         with_volume=config is None or config.model.vol_embedding,
+        unvoiced_source=config is not None and config.model.unvoiced_source,
         can_predict_f0=has_pitch_decoder,
         refiner=refiner,
         refiner_speakers=_diffusion_speakers(request) if refiner is not None and config is not None else None,

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from modules.config.fit import CONVERTS_WITH, require_own_config
 from modules.config.schema import Config
-from modules.contracts import Synthesis, VoiceInput
+from modules.contracts import Draws, Synthesis, VoiceInput
 from modules.device import WithoutDrawing, seeded
 from modules.errors import ConfigError, UsageError
 from modules.f0.convert import f0_to_coarse, f0_to_lf0, lf0_to_f0, normalize_lf0
@@ -179,20 +179,25 @@ class SynthesizerTrn(nn.Module):
         predict_f0: bool = False,
         vol: torch.Tensor | None = None,
         needed: slice | None = None,
+        draws: Draws | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The waveform (B, 1, T) float32 in [-1, 1] of whole items, and the F0 (B, N) Hz it was made with.
 
         `g` may also be weights (S, N) or (B, S, N) for a mix per frame. Only the `needed` frames are decoded, None for
         all; the others are 0. The caller's random numbers are left as they were; with a seed of None they are used.
+        With `draws` (of one item) none are drawn.
         """
         speaker = self._speaker_vector(g)
         x = self._content(c, uv, vol, None)
         if predict_f0:
             f0 = self._predict_f0(x, f0, uv, speaker)
         with contextlib.nullcontext() if seed is None else seeded(c.device, seed):
-            z_p, _, _ = self.enc_p(x, f0_to_coarse(f0, self.clamp_f0_high), None, noise_scale)
+            noise = draws and draws.latent[None]
+            source_draws = () if draws is None else (draws.phases[None], draws.noise[None])
+            z_p, _, _ = self.enc_p(x, f0_to_coarse(f0, self.clamp_f0_high), None, noise_scale, noise)
             z = self.flow(z_p, None, speaker, reverse=True)
-            wav = self.dec.in_windows(z, self.source_f0(f0, uv), speaker, needed=needed)
+            source_f0 = self.source_f0(f0, uv)
+            wav = self.dec.in_windows(z, source_f0, speaker, needed=needed, source_draws=source_draws)
             # Upstream's source draws a second, unused noise. Whoever goes on drawing then gets upstream's numbers.
             torch.randn(wav.shape[0], wav.shape[2], 1, device=wav.device)
         return wav, f0
@@ -291,6 +296,7 @@ class Voice:
         self.sampling_rate = network.sampling_rate
         self.hop_length = network.hop_length
         self.n_speakers = network.emb_g.num_embeddings
+        self.latent_channels = network.dec.conv_pre.in_channels
         self.device = network.emb_g.weight.device
         self.dtype = network.emb_g.weight.dtype
 
@@ -304,6 +310,7 @@ class Voice:
         noise_scale: float = 0.35,
         predict_f0: bool = False,
         needed: slice | None = None,
+        draws: Draws | None = None,
         seed: int | None = INFERENCE_SEED,
     ) -> Synthesis:
         """The waveform (N * hop_length,) float32 of a chunk in this voice, and the F0 (N,) it was made with.
@@ -311,7 +318,7 @@ class Voice:
         Tensors on any device, of any float type: units (D, N); `f0` (N,) Hz; `uv` (N,), 1 = voiced; linear volume (N,),
         ignored by a model without volume embedding. The speaker is an id, or weights (S, N) that sum to 1 per frame. A
         noise scale of 0 gives the mean of the prior, 1 all of its spread. Only the `needed` frames are decoded, None
-        for all; the others are 0.
+        for all; the others are 0. Random numbers are `draws`, if given, on the voice's device.
         """
         wav, used_f0 = self.network.infer(
             units[None].to(self.device, self.dtype),
@@ -323,6 +330,7 @@ class Voice:
             predict_f0,
             None if volume is None else volume[None].to(self.device, self.dtype),
             needed,
+            draws,
         )
         return Synthesis(wav[0, 0], used_f0[0])
 

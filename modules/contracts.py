@@ -36,6 +36,15 @@ class F0:
 
 
 @dataclass(frozen=True)
+class Draws:
+    """The random numbers of a synthesis, where its caller gives them: so that two overlapping parts share theirs."""
+
+    latent: torch.Tensor  # (I, N), standard normal
+    phases: torch.Tensor  # (H,) turns, 0 to 1, at which the harmonics of the source start
+    noise: torch.Tensor  # (T, H), standard normal, of the source
+
+
+@dataclass(frozen=True)
 class Synthesis:
     """What a synthesizer returns, on the model's device."""
 
@@ -69,6 +78,9 @@ class SpeechEncoder(Protocol):
     def encode_batch(self, wavs: list[np.ndarray]) -> list[torch.Tensor]:
         """The same of several clips at once."""
 
+    def for_stream(self) -> "SpeechEncoder":
+        """An encoder of the same units for windows of a stream."""
+
 
 class F0Predictor(Protocol):
     """Audio to pitch."""
@@ -82,6 +94,8 @@ class F0Predictor(Protocol):
 class Synthesizer(Protocol):
     """Units and pitch to audio in a trained voice."""
 
+    latent_channels: int  # I of `Draws`
+
     def infer(
         self,
         units: torch.Tensor,
@@ -92,8 +106,9 @@ class Synthesizer(Protocol):
         noise_scale: float,
         predict_f0: bool,
         needed: slice | None,
+        draws: Draws | None = None,
     ) -> Synthesis:
-        """Audio of N * hop_length samples from what `VoiceInput` explains."""
+        """Audio of N * hop_length samples from what `VoiceInput` explains; random numbers are `draws`, if given."""
 
     def infer_batch(self, items: list[VoiceInput], noise_scale: float) -> list[Synthesis]:
         """The same of several chunks at once, each as if it were alone."""

@@ -38,6 +38,7 @@ MISTAKES = [
     ("separate.py G_1.pth -m gone.th", "-m/--model gone.th: no such file"),
     ("separate.py G_1.pth -m G_1.pth --config gone.yaml", "--config gone.yaml: no such file"),
     ("separate.py G_1.pth", "Get one with: python pretrain/download.py melband-roformer"),
+    ("realtime.py --from gone.wav --to out.wav --block 9", "(2) gone.wav: no such file"),
     ("pretrain/download.py nonsense", "nonsense"),
     (
         "serve.py --host 0.0.0.0 -m gone.pth --queue 0 -d abacus",

@@ -31,6 +31,7 @@ LAYERS = {
     "modules/data": 2,  # recordings to training items
     "modules/training": 2,  # losses, optimizers, checkpoints of runs, ranks
     "modules/inference": 2,  # a song through a voice
+    "modules/realtime": 2,  # a microphone through a voice
     "modules/evaluation": 2,  # many songs through a voice, measured
     "modules/separation": 2,  # vocals out of music, by models of others
     "modules/doctor": 2,  # what is wrong with recordings, clips, features, settings and models
@@ -66,6 +67,7 @@ SAME_LAYER = {
     "modules/audio": {"modules/errors.py", "modules/files.py", "modules/text.py", "modules/config"},
     "modules/encoders": {"modules/nn"},
     "modules/training": {"modules/data"},
+    "modules/realtime": {"modules/inference"},
     "modules/evaluation": {"modules/inference"},
     "modules/doctor": {"modules/data", "modules/training"},
 }

@@ -2,6 +2,7 @@
 
 import json
 import lzma
+from dataclasses import replace
 from functools import cache
 
 import golden_rule
@@ -9,7 +10,9 @@ import pytest
 import torch
 from golden_rule import relative_difference, tensor
 
-from models import SynthesizerTrn
+from models import INFERENCE_SEED, SynthesizerTrn
+from modules.contracts import Draws
+from modules.device import seeded
 from modules.errors import ConfigError, UsageError
 from modules.f0.convert import f0_to_coarse
 
@@ -164,6 +167,20 @@ def test_conversion_leaves_the_callers_random_numbers_alone_and_repeats_itself()
     assert torch.equal(torch.rand(3), wanted)
     assert torch.equal(network.infer(*inputs)[0], first)
     assert not torch.equal(network.infer(*inputs, seed=None)[0], first)
+
+
+def test_draws_that_are_given_take_the_place_of_drawn_ones():
+    network = small_voice(vol_embedding=False)
+    inputs = (torch.randn(1, 24, 6), torch.full((1, 6), 220.0), torch.ones(1, 6), torch.tensor([1]))
+    with seeded(torch.device("cpu"), INFERENCE_SEED):
+        latent = torch.randn(1, network.dec.conv_pre.in_channels, 6)[0]
+        phases = torch.rand(1, 9)[0]
+        draws = Draws(latent, phases * (torch.arange(9) > 0), torch.randn(1, 6 * network.hop_length, 9)[0])
+    noise = draws.noise.clone()
+    assert torch.equal(network.infer(*inputs, draws=draws)[0], network.infer(*inputs)[0])
+    assert torch.equal(draws.noise, noise), "they serve the next block too"
+    moved = network.infer(*inputs, draws=replace(draws, phases=(draws.phases + 0.25) % 1))[0]
+    assert not torch.allclose(moved, network.infer(*inputs)[0])
 
 
 def test_the_source_gets_the_sampling_rate_of_the_config():

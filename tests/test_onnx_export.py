@@ -18,7 +18,9 @@ from models import INFERENCE_SEED, Voice, build_synthesizer, load_synthesizer
 from modules.audio.io import read
 from modules.config.io import parse_config, save_config
 from modules.config.schema import Config
+from modules.contracts import Draws
 from modules.data.pitch import voice_histograms
+from modules.device import seeded
 from modules.errors import CheckpointError, ConfigError, UsageError, UserError
 from modules.f0.histogram import PitchHistogram
 from modules.inference.onnx_voice import OnnxVoice
@@ -75,14 +77,24 @@ def shapes(path: Path) -> list[tuple]:
     return [(given.name, given.type, given.shape) for given in [*session.get_inputs(), *session.get_outputs()]]
 
 
-def largest_difference(voice: Voice, path: Path, config: Config, n_frames: int, mixed: bool = False) -> float:
-    given = example_chunk(config, n_frames, mixed)
+def largest_difference(
+    voice: Voice, path: Path, config: Config, n_frames: int, mixed: bool = False, draws: Draws | None = None
+) -> float:
+    given = {**example_chunk(config, n_frames, mixed), "draws": draws}
     found = OnnxVoice(path, config, CPU, INFERENCE_SEED).infer(**given)
     wanted = voice.infer(**given)
     assert found.wav.shape == wanted.wav.shape == (n_frames * 512,)
     assert wanted.wav.abs().max() > 0.1
     assert torch.equal(found.f0, wanted.f0)
     return (found.wav - wanted.wav).abs().max().item()
+
+
+def noise_of_a_stream(voice: Voice, n_frames: int) -> Draws:
+    """Noise of its own, and the start phases that a graph draws in any case."""
+    with seeded(CPU, INFERENCE_SEED):
+        torch.randn(1, voice.latent_channels, n_frames)
+        phases = torch.rand(9) * (torch.arange(9) > 0)
+    return Draws(torch.randn(voice.latent_channels, n_frames), phases, torch.randn(n_frames * 512, 9))
 
 
 @pytest.fixture
@@ -124,6 +136,8 @@ def test_a_graph_with_all_inputs_sings_what_the_checkpoint_sings(folder, variant
     export("-m", "G_1.pth", "-o", "voice.onnx", "--source_inputs")
     for n_frames in (1, 13, 600):  # 600: in torch more than one block of queries and more than one window
         assert largest_difference(voice, Path("voice.onnx"), config, n_frames) < 1e-4
+    noise = noise_of_a_stream(voice, 13)
+    assert largest_difference(voice, Path("voice.onnx"), config, 13, draws=noise) < 1e-4
     if len(config.spk) > 1:
         assert largest_difference(voice, Path("voice.onnx"), config, 50, mixed=True) < 1e-4
 

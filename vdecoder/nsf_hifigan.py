@@ -166,9 +166,10 @@ class NSFGenerator(nn.Module):
         g: torch.Tensor | None = None,
         window: int | None = None,
         needed: slice | None = None,
+        source_draws: tuple[torch.Tensor, ...] = (),
     ) -> torch.Tensor:
         """What `forward` returns, up to rounding, in windows of at most `window` frames (None: what suits the device);
-        0 outside the frames that are `needed`, if given.
+        0 outside the frames that are `needed`, if given. `source_draws`: see `HarmonicSource.waves`.
 
         For example, 861 frames with a reach of 15 make two windows of 448: [0, 448) of which the last 15 are dropped,
         and [413, 861) of which the first 20 are.
@@ -185,7 +186,7 @@ class NSFGenerator(nn.Module):
             count = math.ceil((n_read - 2 * reach) / (window - 2 * reach))
             smallest = math.ceil((n_read - 2 * reach) / count) + 2 * reach
             window = min(window, WINDOW_STEP * math.ceil(smallest / WINDOW_STEP))
-        excitation, per_frame = self.m_source(f0), self.m_source.hop_length
+        excitation, per_frame = self.m_source(f0, *source_draws), self.m_source.hop_length
         wav = excitation.new_zeros(len(x), 1, n_frames * hop)
         for local, keep in plan_windows(n_read, window, reach, equal=True):
             read = slice(first + local.start, first + local.stop)

@@ -35,25 +35,34 @@ class HarmonicSource(nn.Module):
         self.slow_start = slow_start
         self.l_linear = nn.Linear(N_OVERTONES + 1, 1)
 
-    def forward(self, f0: torch.Tensor) -> torch.Tensor:
-        """The excitation (B, 1, N * hop_length) float32 in [-1, 1] of an F0 (B, N) Hz, 0 where there is none."""
+    def forward(
+        self, f0: torch.Tensor, phases: torch.Tensor | None = None, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The excitation (B, 1, N * hop_length) float32 in [-1, 1] of an F0 (B, N) Hz, 0 where there is none; random
+        numbers, where given, as `waves` draws them."""
         with fp32_region(f0.device):
-            waves = self.waves(f0.float())
+            waves = self.waves(f0.float(), phases, noise)
             mixed = F.linear(waves, self.l_linear.weight.float(), self.l_linear.bias.float())
             return torch.tanh(mixed).transpose(1, 2)
 
     @torch.no_grad()
-    def waves(self, f0: torch.Tensor) -> torch.Tensor:
+    def waves(
+        self, f0: torch.Tensor, phases: torch.Tensor | None = None, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Sine plus noise for the fundamental and each overtone, (B, N * hop_length, 9) float32, of (B, N) float32 Hz.
 
-        Draws torch.rand (B, 9) for the start phases, then torch.randn (B, T, 9) for the noise.
+        Draws torch.rand (B, 9) for the start phases, of which the fundamental's is 0, then torch.randn (B, T, 9) for
+        the noise. `phases`, in turns, and `noise` of these shapes take their place.
         """
         batch, n_frames = f0.shape
-        starts = torch.rand(batch, N_OVERTONES + 1, device=f0.device)
-        starts[:, 0] = 0
+        starts = phases
+        if starts is None:
+            starts = torch.rand(batch, N_OVERTONES + 1, device=f0.device)
+            starts[:, 0] = 0
         voiced = (f0 > 0).float()
         noise_level = NOISE_VOICED * voiced + NOISE_UNVOICED * (1 - voiced)
-        waves = torch.randn(batch, n_frames * self.hop_length, N_OVERTONES + 1, device=f0.device)
+        shape = batch, n_frames * self.hop_length, N_OVERTONES + 1
+        waves = torch.randn(shape, device=f0.device) if noise is None else noise.clone()
         framed = waves.view(batch, n_frames, self.hop_length, N_OVERTONES + 1)
         framed *= noise_level[:, :, None, None]
         # One harmonic after the other: a chunk of 30 s would otherwise hold several copies of (T, 9).

@@ -44,6 +44,11 @@ class SpeechEncoder(ABC):
         """Units (D, N') of each `wav` (T,), T > 0; here one by one, together where an encoder's network can."""
         return [self.units(wav) for wav in wavs]
 
+    def for_stream(self) -> "SpeechEncoder":
+        """An encoder of the same weights for windows of a stream, whose last 0.1 s nobody listens to; itself where that
+        saves nothing."""
+        return self
+
     @abstractmethod
     def units(self, wav: torch.Tensor) -> torch.Tensor:
         """Units (D, N') of `wav` (T,), T > 0, on the encoder's device."""

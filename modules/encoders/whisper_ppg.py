@@ -13,7 +13,8 @@ windows about as long as a training clip:
 Without silence behind it, the last 0.2 s of a window are wrong (cosine 0.88; with it 0.985).
 """
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,9 @@ class Layout:
 
 
 SHORT_WINDOWS = Layout(longest=500, overlap=50, silence=100, padded=0)
+# Behind a window of a stream: 2 s of zeros are an eighth of all the work, and bring it hardly nearer to the conversion
+# of the whole song (mel distance 0.369 in place of 0.379).
+STREAM_SILENCE = 25
 FULL_WINDOWS = Layout(longest=1500, overlap=100, silence=0, padded=1500)
 
 
@@ -47,6 +51,13 @@ class WhisperPpg(SpeechEncoder):
     def __init__(self, device: torch.device | str) -> None:
         super().__init__(device)
         self._network = load_encoder(require(*self.weights), self.dim).to(self.device)
+
+    def for_stream(self) -> "WhisperPpg":
+        """With less silence behind its windows; 30 s windows stay what they are, for models were trained on nothing
+        else."""
+        other = copy.copy(self)
+        other.layout = replace(self.layout, silence=min(self.layout.silence, STREAM_SILENCE))
+        return other
 
     def units(self, wav: torch.Tensor) -> torch.Tensor:
         """Windows one after the other, so that memory does not grow with the clip; joined by linear cross-fades."""

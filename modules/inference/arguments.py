@@ -1,6 +1,7 @@
 """The command line of conversion: so-vits-svc's flags, in groups, and a few of our own. Names and help only."""
 
 import argparse
+from collections.abc import Callable
 
 from modules.cli import make_parser
 from modules.f0.limits import F0_MAX, F0_MIN
@@ -23,13 +24,16 @@ def conversion_arguments(script: str, description: str, for_covers: bool = False
     `for_covers`: songs with their music, named without a flag, which are always resumed and stay in their key.
     """
     parser = make_parser(script, description)
+    add_model_flags(parser)
     _add_file_flags(parser, for_covers)
     _add_voice_flags(parser, for_covers)
+    add_retrieval_flags(parser)
     _add_method_flags(parser)
     return parser
 
 
-def _add_file_flags(parser: argparse.ArgumentParser, for_covers: bool) -> None:
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Which voice, on which device."""
     add = parser.add_argument_group("Model").add_argument
     newest = f"(default: {DEFAULT_MODEL}, or the newest G_*.pth in logs/44k/)"
     add("-m", "--model_path", metavar="FILE", help=f"trained generator, or the .onnx made of one {newest}")
@@ -41,6 +45,9 @@ def _add_file_flags(parser: argparse.ArgumentParser, for_covers: bool) -> None:
     )
     precision += "else as by default (default: fp32; fp16 on CUDA for a model whose path contains 'half')"
     add("--precision", choices=["auto", "fp32", "fp16", "bf16"], help=precision)
+
+
+def _add_file_flags(parser: argparse.ArgumentParser, for_covers: bool) -> None:
     add = parser.add_argument_group("Input and output").add_argument
     names = "files to convert: names under raw/ (a suffix may be left out), paths, folders, or "
     names += "patterns like 'album/*.flac'"
@@ -70,14 +77,7 @@ def _add_voice_flags(parser: argparse.ArgumentParser, for_covers: bool) -> None:
     else:
         keys += "; auto-octave: whole octaves only, so that the song keeps its key"
     add("-t", "--trans", type=transposition, nargs="+", default=[0], metavar="N", help=keys)
-    predictors = "F0 predictor: pm, dio, harvest, crepe, fcpe, rmvpe or swift; docs/encoders-and-f0.md compares them"
-    add("-f0p", "--f0_predictor", default="pm", metavar="NAME", help=predictors)
-    add("-fmp", "--f0_mean_pooling", action="store_true", help="the same as -f0p crepe (so-vits-svc 4.0's flag)")
-    threshold = "confidence below which crepe, fcpe, rmvpe and swift call a frame unvoiced, 0 to 1"
-    add("-ft", "--f0_filter_threshold", type=float, default=0.05, metavar="X", help=threshold)
-    highest = "highest pitch in Hz that is looked for; up to 2000 for whistle notes and high sopranos"
-    add("--f0_max", type=float, default=F0_MAX, metavar="HZ", help=highest)
-    add("--f0_min", type=float, default=F0_MIN, metavar="HZ", help="lowest pitch in Hz that is looked for; from 36 on")
+    add_pitch_flags(add)
     auto = "the model predicts the pitch itself: for speech; a song goes out of tune"
     add("-a", "--auto_predict_f0", action="store_true", help=auto)
     loudness = "1 keeps the loudness that the model made, 0 follows the source's, values between mix"
@@ -87,6 +87,22 @@ def _add_voice_flags(parser: argparse.ArgumentParser, for_covers: bool) -> None:
     add("--mix_path", metavar="FILE", help="another file with such a mix; implies -usm")
     constant = "the same mix all through the song, such as: alto=0.7 tenor=0.3"
     add("--mix", nargs="+", metavar="NAME=X", help=constant)
+
+
+def add_pitch_flags(add: Callable[..., argparse.Action]) -> None:
+    """How the pitch is found."""
+    predictors = "F0 predictor: pm, dio, harvest, crepe, fcpe, rmvpe or swift; docs/encoders-and-f0.md compares them"
+    add("-f0p", "--f0_predictor", default="pm", metavar="NAME", help=predictors)
+    add("-fmp", "--f0_mean_pooling", action="store_true", help="the same as -f0p crepe (so-vits-svc 4.0's flag)")
+    threshold = "confidence below which crepe, fcpe, rmvpe and swift call a frame unvoiced, 0 to 1"
+    add("-ft", "--f0_filter_threshold", type=float, default=0.05, metavar="X", help=threshold)
+    highest = "highest pitch in Hz that is looked for; up to 2000 for whistle notes and high sopranos"
+    add("--f0_max", type=float, default=F0_MAX, metavar="HZ", help=highest)
+    add("--f0_min", type=float, default=F0_MIN, metavar="HZ", help="lowest pitch in Hz that is looked for; from 36 on")
+
+
+def add_retrieval_flags(parser: argparse.ArgumentParser) -> None:
+    """What is taken from the training voice."""
     add = parser.add_argument_group("Retrieval").add_argument
     made = "cluster centres or index (default: kmeans_10000.pt, or with -fr feature_and_index.json or so-vits-svc's "
     made += ".pkl, beside the model or in logs/44k/)"
@@ -123,9 +139,7 @@ def _add_method_flags(parser: argparse.ArgumentParser) -> None:
     retain = "share of that overlap which is really mixed, above 0 up to 1"
     add("-lgr", "--linear_gradient_retain", type=float, default=0.75, metavar="X", help=retain)
     add = parser.add_argument_group("Advanced").add_argument
-    noise = "how much the model varies: lower is cleaner and duller, higher clearer and rougher"
-    add("-ns", "--noise_scale", type=float, default=0.4, metavar="X", help=noise)
-    add("--noice_scale", dest="noise_scale", type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    add_noise_flag(add)
     enhance = "NSF-HiFiGAN enhancer: cleaner sound for voices with little training data; not together with diffusion"
     add("-eh", "--enhance", action="store_true", help=enhance)
     key = "semitones by which the enhancer takes the voice lower, for notes above its range"
@@ -133,6 +147,13 @@ def _add_method_flags(parser: argparse.ArgumentParser) -> None:
     formant = "with -shd, -od or -eh: how many of the semitones of -t the vocoder makes, which keeps the formants, and "
     formant += "not the voice; needs PC-NSF-HiFiGAN"
     add("--formant_key", type=float, default=0.0, metavar="N", help=formant)
+
+
+def add_noise_flag(add: Callable[..., argparse.Action]) -> None:
+    """How much the model varies, under both of its names."""
+    noise = "how much the model varies: lower is cleaner and duller, higher clearer and rougher"
+    add("-ns", "--noise_scale", type=float, default=0.4, metavar="X", help=noise)
+    add("--noice_scale", dest="noise_scale", type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def transposition(text: str) -> int | str:

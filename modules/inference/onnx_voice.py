@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from modules.config.fit import CONVERTS_WITH, require_own_config
 from modules.config.schema import Config
-from modules.contracts import Synthesis, VoiceInput
+from modules.contracts import Draws, Synthesis, VoiceInput
 from modules.device import seeded
 from modules.errors import CheckpointError, UsageError
 from modules.f0.convert import f0_to_coarse
@@ -46,6 +46,7 @@ class OnnxVoice:
         self._mixes = any((x.name, x.type) == ("sid", "tensor(float)") for x in self._session.get_inputs())
         self.takes_random_numbers = SOURCE_INPUTS[0] in self._shapes
         self._check(config)
+        self.latent_channels = self._shapes["noise"][1]
 
     def infer(
         self,
@@ -57,13 +58,16 @@ class OnnxVoice:
         noise_scale: float = 0.35,
         predict_f0: bool = False,
         needed: slice | None = None,
+        draws: Draws | None = None,
     ) -> Synthesis:
-        """One chunk in this voice, whole whatever is needed; arguments as `contracts.Synthesizer.infer`."""
+        """One chunk in this voice, whole whatever is needed; arguments as `contracts.Synthesizer.infer`. The phases of
+        `draws` are not used: in a graph the fundamental starts at zero."""
         if predict_f0:
             raise UsageError(f"{self.path}: an ONNX voice has no pitch decoder; leave -a out")
         n_frames, shapes = len(f0), self._shapes
         with seeded(self.device, self.seed):
-            noise = torch.randn(1, shapes["noise"][1], n_frames, device=self.device) * noise_scale
+            noise = torch.randn(1, self.latent_channels, n_frames, device=self.device)
+            noise = (noise if draws is None else draws.latent[None]) * noise_scale
             given = {
                 "c": units.T[None].float(),
                 "f0": f0[None].float(),
@@ -77,7 +81,8 @@ class OnnxVoice:
             if self.takes_random_numbers:
                 given[SOURCE_INPUTS[0]] = torch.rand(1, N_HARMONICS, device=self.device)
                 n_samples = n_frames * self.hop_length
-                given[SOURCE_INPUTS[1]] = torch.randn(1, n_samples, N_HARMONICS, device=self.device)
+                drawn = torch.randn(1, n_samples, N_HARMONICS, device=self.device)
+                given[SOURCE_INPUTS[1]] = drawn if draws is None else draws.noise[None]
         feed = {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in given.items()}
         wav = torch.from_numpy(self._session.run(None, feed)[0]).reshape(-1)
         if len(wav) != n_frames * self.hop_length:

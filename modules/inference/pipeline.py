@@ -49,6 +49,7 @@ class Pipeline:
     device: torch.device  # where the networks run
     unit_interpolate_mode: str = "left"  # how units are brought to N frames, the voice's data.unit_interpolate_mode
     with_volume: bool = False  # a loudness curve is wanted (model.vol_embedding, or diffusion alone)
+    unvoiced_source: bool = False  # the decoder's source has no pitch in unvoiced frames (model.unvoiced_source)
     can_predict_f0: bool = True  # it has a pitch decoder (model.use_automatic_f0_prediction)
     refiner: MelRefiner | None = None  # diffusion
     refiner_speakers: dict[str, int] | None = None  # name to the refiner's id, where that is another than the voice's
@@ -75,7 +76,7 @@ class Pipeline:
             for group in group_by_length([len(chunk.f0.f0) for chunk in chunks], budget, LENGTH_RATIO):
                 items = self.extract([chunks[index] for index in group], song, options)
                 items = self.retrieve(items, options)
-                gains = [self._training_gain(item.volume) for item in items]
+                gains = [1.0 if item.volume is None else self.training_gain(float(item.volume.max())) for item in items]
                 given = [self._synthesizer_input(item, gain) for item, gain in zip(items, gains)]
                 if self.synthesizer is None:
                     made = [None] * len(items)
@@ -112,7 +113,7 @@ class Pipeline:
         """What the voice is given of each chunk: units, transposed pitch, speaker and volume."""
         features = []
         n_frames = [len(chunk.f0.f0) for chunk in chunks]
-        for chunk, units in zip(chunks, self._encode([chunk.wav for chunk in chunks], n_frames)):
+        for chunk, units in zip(chunks, self.encode([chunk.wav for chunk in chunks], n_frames)):
             f0 = torch.from_numpy(chunk.f0.f0).to(self.device) * 2.0 ** (options.voice_transpose / 12)
             uv = torch.from_numpy(chunk.f0.uv).to(self.device)
             speaker = self._speaker(chunk, song, options, self.speakers)
@@ -141,16 +142,15 @@ class Pipeline:
         volume = given.volume if gain == 1 else given.volume * gain
         return replace(given, volume=volume, needed=given.needed if self.refiner is None else None)
 
-    def _training_gain(self, volume: torch.Tensor | None) -> float:
-        """What brings a volume (N,) to the level of the training clips; 1 where that is not known, or for silence.
+    def training_gain(self, loudest: float) -> float:
+        """What brings a volume whose largest value is `loudest` to the level of the training clips; 1 where that is not
+        known, or for silence.
 
         Quiet chunks are not what a voice has learned from: its clips have their peaks near full scale. So it is given
         the volume that such a clip has, and its sound is brought back by as much.
         """
-        if volume is None or self._volume_peak is None:
-            return 1.0
-        loudest = float(volume.max())
-        return self._volume_peak / loudest if loudest > _SILENCE else 1.0
+        is_known = self._volume_peak is not None and loudest > _SILENCE
+        return self._volume_peak / loudest if is_known else 1.0
 
     def refine(
         self,
@@ -179,12 +179,12 @@ class Pipeline:
         if given.volume is None:
             given = replace(given, volume=frame_volume(output.wav.float(), self.audio.hop_length))
         if output is not None and options.second_encoding:
-            given = replace(given, units=self._encode([output.wav.float()], [len(given.f0)])[0])
+            given = replace(given, units=self.encode([output.wav.float()], [len(given.f0)])[0])
         if self.refiner_speakers is not None:
             given = replace(given, speaker=self._speaker(chunk, song, options, self.refiner_speakers))
         return given
 
-    def _encode(self, wavs: list[torch.Tensor], n_frames: list[int]) -> list[torch.Tensor]:
+    def encode(self, wavs: list[torch.Tensor], n_frames: list[int]) -> list[torch.Tensor]:
         """Units (D, n_frames) of each of `wavs` (T,) at the model's rate."""
         given = [self._resample(wav, self.audio.sampling_rate, self.encoder.sampling_rate) for wav in wavs]
         given = [wav.cpu().numpy() for wav in given]

@@ -92,6 +92,13 @@ def test_the_end_of_a_clip_is_as_good_as_with_silence_recorded_behind_it(base):
     assert cosine(base.encode(wav), longer)[-10:].mean() > 0.95
 
 
+def test_a_stream_gets_the_same_units_up_to_its_end_from_less_silence(base):
+    wav = tone(19200)
+    whole, quick = base.encode(wav), base.for_stream().encode(wav)
+    assert whole.shape == quick.shape and base.layout.silence == 100
+    assert cosine(whole[:, :-5], quick[:, :-5]).median() > 0.95 and not torch.equal(whole, quick)
+
+
 def test_the_medium_layout_pads_to_30_seconds_as_published_models_expect(monkeypatch, tmp_path):
     network = save_openai_file(tmp_path / "pretrain" / "medium.pt", 1024, 1)
     monkeypatch.chdir(tmp_path)

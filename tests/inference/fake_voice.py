@@ -29,6 +29,9 @@ class FakeEncoder:
         loudness = torch.from_numpy(np.sqrt((frames**2).mean(axis=1)))
         return torch.stack([loudness, torch.zeros(n_frames)])
 
+    def for_stream(self):
+        return self
+
 
 class FakePredictor:
     name = "fake"
@@ -43,12 +46,14 @@ class FakePredictor:
 
 
 class FakeSynthesizer:
+    latent_channels = 4
+
     def __init__(self, calls: list):
         self.calls = calls
         self.fails_at_call = None
         self.seen = []
 
-    def infer(self, units, f0, uv, speaker, volume, noise_scale, predict_f0, needed=None):
+    def infer(self, units, f0, uv, speaker, volume, noise_scale, predict_f0, needed=None, draws=None):
         self.calls.append(("infer", units.shape[1]))
         self.seen.append({"speaker": speaker, "volume": volume, "f0": f0, "predict_f0": predict_f0})
         if self.fails_at_call == len(self.seen):
