@@ -5,7 +5,7 @@ Writes nothing but sound to the output; with --to a .wav or .flac of what would 
 in step with it.
 Enter turns conversion on and off, Ctrl-C ends. docs/realtime.md says how to choose the numbers.
 
-Example: python realtime.py -m logs/44k/G_8000.pth -t 12 -f0p fcpe
+Example: python realtime.py -m logs/44k/G_8000.pth -t 12
 """
 
 import argparse

@@ -149,4 +149,4 @@ def test_ctrl_c_ends_the_stream_with_a_summary(requests, monkeypatch, capsys):
 def test_flags_that_only_songs_have_are_as_by_default():
     args = as_conversion(realtime.make_arguments().parse_args(["-s", "alto", "-t", "5"]))
     assert args.spk_list == ["alto"] and args.trans == [5] and args.loudness_envelope_adjustment == 1
-    assert not args.shallow_diffusion and not args.use_spk_mix
+    assert not args.shallow_diffusion and not args.use_spk_mix and args.f0_predictor == "fcpe"

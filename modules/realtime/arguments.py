@@ -23,6 +23,7 @@ def realtime_arguments(script: str, description: str) -> argparse.ArgumentParser
     keys = "semitones up (or down: -12); 12 from most male voices to female ones"
     add("-t", "--trans", type=int, default=0, metavar="N", help=keys)
     add_pitch_flags(add)
+    parser.set_defaults(f0_predictor="fcpe")  # so-vits-svc's pm depends on where a block begins
     add_noise_flag(add)
     add_retrieval_flags(parser)
     add = parser.add_argument_group("Stream").add_argument
