@@ -63,7 +63,7 @@ SAME_LAYER = {
     "modules/audio": {"modules/errors.py", "modules/files.py", "modules/text.py", "modules/config"},
     "modules/encoders": {"modules/nn"},
     "modules/training": {"modules/data"},
-    "modules/evaluation": {"modules/inference"},
+    "modules/evaluation": {"modules/data", "modules/inference"},
     "modules/doctor": {"modules/data", "modules/training"},
 }
 
