@@ -78,6 +78,11 @@ def _add_voice_flags(parser: argparse.ArgumentParser, for_covers: bool) -> None:
     highest = "highest pitch in Hz that is looked for; up to 2000 for whistle notes and high sopranos"
     add("--f0_max", type=float, default=F0_MAX, metavar="HZ", help=highest)
     add("--f0_min", type=float, default=F0_MIN, metavar="HZ", help="lowest pitch in Hz that is looked for; from 36 on")
+    extend = (
+        "sing phrases outside the voice's comfortable notes inside them, and move them back with the same formants; "
+    )
+    extend += "the model must know its range: evaluate.py --range --card"
+    add("--extend_range", action="store_true", help=extend)
     auto = "the model predicts the pitch itself: for speech; a song goes out of tune"
     add("-a", "--auto_predict_f0", action="store_true", help=auto)
     loudness = "1 keeps the loudness that the model made, 0 follows the source's, values between mix"
