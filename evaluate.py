@@ -8,8 +8,11 @@ Recordings of the targets are looked for in dataset/44k/SPEAKER/, a target's own
 PARALLEL/SPEAKER/SOURCE.wav.
 Writes scores.csv (a row for each source and speaker), summary.csv (means with 95 % bootstrap intervals), report.html
 (tables, players and pictures in one file) and audio/ with the results; and says in words what the numbers mean.
+With --range each speaker sings a scale from C2 to C7 on vowels of its recordings in --targets (without any, on
+synthesized ones): which notes are in tune, and which are as loud and clear as its best. Needs no -i; writes range.json.
 
 Example: python evaluate.py -m logs/44k/G_8000.pth -c logs/44k/config.json -i raw/test -s alto -t auto
+Example: python evaluate.py -m logs/44k/G_8000.pth --range --card
 """
 
 import argparse
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.cli import configure_logging, make_parser, run
 from modules.errors import UsageError
+from modules.files import make_folder
 from modules.inference.arguments import AUTO_OCTAVE, transposition
 from modules.inference.options import MOST_SEMITONES
 from modules.text import listing
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from modules.contracts import F0
     from modules.evaluation.evaluator import Scorers
     from modules.evaluation.report import Row
+    from modules.evaluation.scale import Measured
     from modules.inference.converter import VoiceConverter
     from modules.inference.inputs import Named
 
@@ -38,7 +43,7 @@ logger = logging.getLogger("evaluate")
 MODEL_FOLDER = "logs/44k"
 TARGETS = "dataset/44k"
 SHARED_ENCODER = "wer flatters this voice: its encoder, {}, is of the family of the Whisper that recognizes its words"
-SCORES, SUMMARY, REPORT = "scores.csv", "summary.csv", "report.html"
+SCORES, SUMMARY, REPORT, RANGE = "scores.csv", "summary.csv", "report.html", "range.json"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     check(args)
     configure_logging()
     sources, complete, model, config = read_request(args)
-    if not sources:
+    if args.input and not sources:
         return 1
     speakers = choose_speakers(args.spk_list, list(config.spk))
 
@@ -60,6 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     check_encoder(config)
     refuse_collisions(args.output, sources, speakers)
     converter = load_converter(VoiceRequest(model, config, args.f0_predictor, device=args.device))
+    measured = measure_range(args, model, speakers, converter) if args.range else {}
+    if not args.input:
+        return 0
     choose_key = key_chooser(args.trans, model, speakers, converter.pipeline.card)
     scorers, notes = load_scorers(args, speakers, converter)
     if scorers.transcriber is not None and config.model.speech_encoder.startswith("whisper-ppg"):
@@ -83,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         "transposition": str(args.trans),
         "F0 predictor": f"{args.f0_predictor}, for converting and for measuring",
         "second F0 predictor": args.second_f0_predictor,
+        **{f"range of {speaker}": str(found) for speaker, found in measured.items()},
     }
     report(args.output, f"Evaluation of {model.name}", facts, rows, notes)
     if evaluator.failures:
@@ -97,10 +106,15 @@ def make_arguments() -> argparse.ArgumentParser:
     newest = f"trained generator (default: the newest G_*.pth in {MODEL_FOLDER}/)"
     add("-m", "--model_path", metavar="FILE", help=newest)
     add("-c", "--config_path", metavar="FILE", help="config saved with it (default: config.json beside the model)")
-    add("-i", "--input", nargs="+", required=True, metavar="NAME", help="recordings: files, folders or patterns")
+    recordings = "recordings: files, folders or patterns; not needed with --range"
+    add("-i", "--input", nargs="+", metavar="NAME", help=recordings)
     add("-s", "--spk_list", nargs="+", metavar="NAME", help="target voices (default: all that the model has)")
     keys = "semitones up; auto: what suits the notes that the voice was trained on; auto-octave: whole octaves only"
     add("-t", "--trans", type=transposition, default=0, metavar="N", help=keys)
+    scale = "also measure which notes each speaker sings: a scale from C2 to C7, heard by both F0 predictors"
+    add("--range", action="store_true", help=scale)
+    card = "write the range into the model's card, for inference_main.py --extend_range and -t auto; changes the model"
+    add("--card", action="store_true", help=card)
     predictor = "F0 predictor, for converting and for measuring"
     add("-f0p", "--f0_predictor", default="fcpe", metavar="NAME", help=predictor)
     second = "another F0 predictor, for measuring melody and voicing once more (default: pm; where -f0p is pm, fcpe)"
@@ -131,6 +145,10 @@ def check(args: argparse.Namespace) -> None:
     for flag, folder in (("--targets", args.targets), ("--parallel", args.parallel)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{flag} {folder}: no such folder. Expected {folder}/SPEAKER/recording.wav")
+    if not args.input and not args.range:
+        raise UsageError("the following arguments are required: -i/--input, recordings to convert; or --range")
+    if args.card and not args.range:
+        raise UsageError("--card writes down what --range measures; add --range")
     if args.second_f0_predictor == args.f0_predictor:
         raise UsageError(f"--second_f0_predictor is {args.f0_predictor}, as is -f0p; name another one, or leave it out")
     if args.whisper or args.language:
@@ -139,7 +157,7 @@ def check(args: argparse.Namespace) -> None:
         find_whisper(args.whisper)
     if args.output.exists() and not args.output.is_dir():
         raise UsageError(f"-o/--output {args.output}: is a file; name a folder")
-    earlier = ", ".join(name for name in (SCORES, SUMMARY, REPORT, "audio") if (args.output / name).exists())
+    earlier = ", ".join(name for name in (SCORES, SUMMARY, REPORT, RANGE, "audio") if (args.output / name).exists())
     if earlier and not args.overwrite:
         raise UsageError(f"-o/--output {args.output}: holds {earlier} already; use another folder, or add --overwrite")
 
@@ -150,13 +168,16 @@ def read_request(args: argparse.Namespace) -> tuple[list["Named"], bool, Path, "
     from modules.inference import requests
     from modules.inference.inputs import find_sources
     from modules.pretrained.needs import require_parts
+    from modules.weights.names import check_card_target
 
     problems, config = requests.Problems(), None
-    sources, complete = problems.attempt(find_sources, args.input) or ([], False)
+    sources, complete = problems.attempt(find_sources, args.input) or ([], False) if args.input else ([], True)
     if len(sources) == 1:  # of several those that are no audio are reported, and the rest goes on
         problems.attempt(probe, sources[0].path)
     if (model := problems.attempt(choose_model, args.model_path)) is not None:
         problems.attempt(requests.check_model, model)
+        if args.card:
+            problems.attempt(check_card_target, model)
         path = Path(args.config_path) if args.config_path else model.parent / "config.json"
         config = problems.attempt(requests.read_config, path)
     problems.attempt(require_parts, config and config.model.speech_encoder)
@@ -199,6 +220,29 @@ def refuse_collisions(output: Path, sources: list["Named"], speakers: list[str])
         for source in sources:
             jobs.append(Job(source.path, output / "audio" / result_name(source.label, options, "any"), options))
     check_results_differ(jobs)
+
+
+def measure_range(
+    args: argparse.Namespace, model: Path, speakers: list[str], converter: "VoiceConverter"
+) -> dict[str, "Measured"]:
+    """The range of each speaker; prints it, writes range.json, and with --card the model's card."""
+    from modules.evaluation.ranges import describe_ranges, measure_ranges, put_on_card, write_ranges
+    from modules.evaluation.scale import HIGHEST_HZ
+    from modules.f0.base import build_predictor
+
+    pipeline = converter.pipeline
+    judges = [
+        build_predictor(name, converter.audio, device=pipeline.device, f0_max=HIGHEST_HZ)
+        for name in (args.f0_predictor, args.second_f0_predictor)
+    ]
+    measured = measure_ranges(pipeline, speakers, args.targets or Path(TARGETS), judges)
+    make_folder(args.output)
+    write_ranges(args.output / RANGE, model, measured)
+    print(describe_ranges(measured))
+    print(f"Notes: {(args.output / RANGE).as_posix()}")
+    if args.card:
+        put_on_card(model, pipeline.card, measured)
+    return measured
 
 
 def key_chooser(key: int | str, model: Path, speakers: list[str], card: dict[str, Any]) -> Callable[["F0", str], int]:

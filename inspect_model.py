@@ -116,6 +116,7 @@ def _is_published(path: Path, sha256: str) -> bool | None:
 
 def _weights(path: Path) -> Report:
     """A `.pth`, `.pt`, `.ckpt`, `.safetensors` or a file without ending."""
+    from modules.f0.voice_range import ranges_on
     from modules.weights.card import card_of
     from modules.weights.checkpoint import check_whole, load_checkpoint, step_of
     from modules.weights.families import DIFFUSION, ENCODER, VOICE, encoder_depth, recognise
@@ -140,6 +141,8 @@ def _weights(path: Path) -> Report:
         steps = [content[key] for key in ("step", "global_step") if isinstance(content.get(key), int)]
         report["step"] = [*steps, step_of(path)][0]
         report |= {"epoch": content.get("iteration"), "card": card_of(content, path)}
+        if ranges := ranges_on(report["card"] or {}):
+            report["range"] = {name: str(known) for name, known in ranges.items()}
     if kind == VOICE and found.family.is_ours:
         report |= _voice(path, content, weights)
     elif kind == DIFFUSION:
@@ -334,7 +337,8 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"{report['path']}: {report['kind']}" + (f" ({family})" if family else "")
     shown = {key: value for key, value in report.items() if key not in ("path", "kind", "family", "details", "card")}
     # Without the tables of numbers.
-    shown |= {f"card: {key}": value for key, value in report.get("card", {}).items() if key != "f0_histograms"}
+    tables = ("f0_histograms", "ranges")
+    shown |= {f"card: {key}": value for key, value in report.get("card", {}).items() if key not in tables}
     for key, value in shown.items():
         label = "size" if key == "size_bytes" else key.replace("_", " ")
         for text in _texts(key, value):

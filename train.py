@@ -16,12 +16,13 @@ Example: python train.py -c configs/config.json -m 44k
 import argparse
 import logging
 import math
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.cli import configure_logging, make_parser, next_step, run
-from modules.errors import CheckpointError, DataError, UserError
+from modules.errors import CheckpointError, DataError, UserError, reason_of
 from modules.training.command import (
     add_flags,
     check_files,
@@ -50,6 +51,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VALIDATION_CLIPS = 8
+# The range is measured in at most this share of the time that the training took, and in at most so many seconds; less
+# than the least is not worth beginning.
+RANGE_SHARE, MOST_RANGE_SECONDS, LEAST_RANGE_SECONDS = 0.1, 60.0, 5.0
+RANGE_CLIPS = 40  # of each speaker, in which a steady vowel is looked for
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -164,10 +169,12 @@ def _train_in(folder: Path, arguments: argparse.Namespace, content: bytes, group
 
     # The steps, until the last one or a request to stop.
     monitor = VoiceMonitor(step, state, folder, clips, scorer, card) if group.is_main else None
+    started = time.monotonic()
     loop.train(loader, arguments.max_steps, monitor)
     if code := report_end(loop, arguments.max_steps):
         return code
     if group.is_main:
+        _measure_range(config, training, loop.saved, time.monotonic() - started, group.device)
         files = ("-m", loop.saved.as_posix(), "-c", (folder / "config.json").as_posix())
         speaker = next(iter(config.spk))
         print(next_step("python inference_main.py", *files, "-n", "SONG.wav", "-s", speaker, "-t", 0))
@@ -249,6 +256,38 @@ def _make_card(
     histograms = {speaker: histogram.to_plain() for speaker, histogram in found.items()}
     volume_peak = training.volume_peak() if config.model.vol_embedding else None
     return make_card(config, folder.name, training.n_seconds / 3600, base, histograms, volume_peak)
+
+
+def _measure_range(
+    config: "Config", training: "VoiceDataset", path: Path, trained_seconds: float, device: "torch.device"
+) -> None:
+    """Writes which notes the voice sings into its card; a training is neither held up nor spoilt by it."""
+    from models import load_synthesizer
+    from modules.evaluation.ranges import measure_within, put_on_card
+    from modules.evaluation.scale import HIGHEST_HZ, NOTES, ScaleTest, volume_for, vowels_of
+    from modules.f0.base import build_predictor
+    from modules.weights.card import read_card
+
+    seconds = min(MOST_RANGE_SECONDS, RANGE_SHARE * trained_seconds)
+    if seconds < LEAST_RANGE_SECONDS:
+        return
+    later = f"python evaluate.py --range --card -m {path.as_posix()} measures it"
+    try:
+        voice, card, audio = load_synthesizer(path, config, device), read_card(path) or {}, config.audio
+        judges = [build_predictor(name, audio, device=device, f0_max=HIGHEST_HZ) for name in ("fcpe", "pm")]
+        test = ScaleTest(voice, audio, judges, volume_for(card, config.model.vol_embedding), NOTES[::2])
+        clips = ((name, number, training.of_speaker(name, RANGE_CLIPS)) for name, number in config.spk.items())
+        vowels = ((name, number, vowels_of(items, audio)) for name, number, items in clips)
+        logger.info("measuring which notes the voice sings, for at most %.0f s", seconds)
+        measured = measure_within(seconds, test, vowels)
+        put_on_card(path, card, measured)
+    except (Exception, KeyboardInterrupt) as error:  # whatever it is: the training is done and saved
+        logger.warning("the voice's range was not measured (%s). %s", reason_of(error), later)
+        return
+    for name, found in measured.items():
+        logger.info("%s: %s", name, found)
+    if left := [name for name in config.spk if name not in measured]:
+        logger.info("not measured for want of time or of a steady vowel: %s. %s", ", ".join(left), later)
 
 
 def _introduce_beginning(step: "VitsStep", state: "TrainState") -> None:

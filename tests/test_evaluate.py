@@ -18,12 +18,16 @@ from modules.config.io import save_config
 from modules.config.schema import Config
 from modules.contracts import F0, Synthesis
 from modules.data import pitch
-from modules.errors import UsageError
+from modules.errors import UsageError, UserError
 from modules.evaluation import evaluator
+from modules.evaluation.scale import BUILT_IN, Measured
 from modules.f0 import base as f0_predictors
 from modules.f0.histogram import PitchHistogram
+from modules.f0.voice_range import VoiceRange
 from modules.metrics import speaker as speaker_encoder
 from modules.metrics.melody import draw_comparison
+from modules.weights.card import read_card
+from modules.weights.checkpoint import save_weights
 
 OUT = Path("results/evaluation")
 RESULTS = {
@@ -352,3 +356,52 @@ def test_without_a_model_the_newest_is_taken(voice):
     assert evaluate.main(["-i", "songs", "-d", "cpu", "-c", "v/config.json", "-s", "tenor", "tenor"]) == 0
     assert voice.requests[0].model_path == Path("logs/44k/G_100.pth") and voice.requests[0].device == "cpu"
     assert len(table()) == 2 and all(math.isfinite(float(row["f0_correlation"])) for row in table())
+
+
+@pytest.fixture
+def sung_scale(voice, monkeypatch):
+    """A measurement that is made without singing: the tenor has no range."""
+    known = VoiceRange((41, 81), (45, 76), "2026-12-01", ("fcpe", "pm"), "take.wav")
+    found = {"alto": Measured(known, (), "take.wav"), "tenor": Measured(None, (), BUILT_IN)}
+    asked = []
+
+    def measure(pipeline, speakers, folder, predictors):
+        asked.append((list(speakers), folder))
+        return {name: found[name] for name in speakers}
+
+    monkeypatch.setattr("modules.evaluation.ranges.measure_ranges", measure)
+    monkeypatch.setattr(f0_predictors, "build_predictor", lambda name, audio, device, f0_max=0: LoudnessPredictor())
+    save_weights(Path("v/G_1.pth"), {"model": {"x": torch.zeros(3)}})
+    return asked
+
+
+def test_a_range_needs_no_recordings_and_changes_no_card_unless_asked(sung_scale, capsys):
+    before = Path("v/G_1.pth").read_bytes()
+    assert evaluate.main(["-m", "v/G_1.pth", "--range", "-s", "tenor", "alto"]) == 0
+    printed = capsys.readouterr().out
+    assert "alto: comfortable A2-E5, sings F2-A5 (measured 2026-12-01 by fcpe, pm), sung on take.wav" in printed
+    assert "tenor: sings no note of the scale rightly, sung on synthesized vowels" in printed
+    assert folder_listing(OUT) == {"range.json"} and Path("v/G_1.pth").read_bytes() == before
+    assert sung_scale == [(["tenor", "alto"], Path("dataset/44k"))]
+    with pytest.raises(UsageError, match=r"holds range\.json already"):
+        evaluate.main(["-m", "v/G_1.pth", "--range"])
+
+
+def test_a_range_goes_into_the_card_and_into_the_report_with_recordings(sung_scale):
+    assert run("--range", "--card", "-s", "alto") == 0
+    assert read_card("v/G_1.pth")["ranges"]["alto"]["sings"] == [41, 81]
+    assert "range of alto" in (OUT / "report.html").read_text("utf-8") and (OUT / "range.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        ([], r"-i/--input.*or --range"),
+        (["-i", "songs", "--card"], "--card .* add --range"),
+        (["--range", "--card", "-m", "v/G.onnx"], r"only the card of a \.pth"),
+    ],
+)
+def test_half_a_request_for_a_range_is_refused(voice, flags, said):
+    Path("v/G.onnx").touch()
+    with pytest.raises(UserError, match=said):
+        evaluate.main(["-m", "v/G_1.pth", *flags])

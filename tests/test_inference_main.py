@@ -93,6 +93,15 @@ def test_automatic_pitch_and_the_old_crepe_flag_show_in_the_name(workspace, requ
     assert requests[0].f0_predictor == "crepe"
 
 
+def test_a_range_that_is_not_known_is_refused_with_the_way_to_measure_it(workspace, requests):
+    with pytest.raises(UsageError, match=r"--extend_range: .*'alto' sings.*evaluate\.py --range --card"):
+        inference_main.main(["-n", "song", "-s", "alto", "--extend_range"])
+    with pytest.raises(UsageError, match="--extend_range does not go with -a"):
+        inference_main.main(["-n", "song", "-s", "alto", "--extend_range", "-a"])
+    with pytest.raises(UsageError, match="--extend_range does not go with a mix"):
+        inference_main.main(["-n", "song", "--mix", "alto=1", "tenor=1", "--extend_range"])
+
+
 def test_both_spellings_of_the_noise_flag_are_understood():
     parse = inference_main.make_arguments().parse_args
     assert [parse([flag, "0.2"]).noise_scale for flag in ("-ns", "--noise_scale", "--noice_scale")] == [0.2] * 3

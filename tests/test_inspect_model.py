@@ -22,11 +22,13 @@ from diffusion.unit2mel import build_unit2mel
 from models import build_synthesizer
 from modules.config.io import to_plain
 from modules.errors import UsageError
+from modules.f0.voice_range import VoiceRange
 from modules.files import sha256_of
 from modules.weights.checkpoint import save_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATORS = published("generators")
+KNOWN = VoiceRange((41, 81), (45, 76), "2026-12-01", ("pm",), "a.wav").to_plain()
 
 
 @pytest.fixture
@@ -220,7 +222,9 @@ def test_an_empty_folder_is_said(tmp_path):
 
 
 def test_the_console_gets_a_report_and_the_exit_code(tmp_path):
-    ours(tmp_path / "G_1.pth", card={"name": "alto", "f0_histograms": {"alto": [1]}})
+    ours(tmp_path / "G_1.pth", card={"name": "alto", "f0_histograms": {"alto": [1]}, "ranges": {"alto": KNOWN}})
     done = finish([ROOT / "inspect_model.py", "G_1.pth", "none.pth"], cwd=tmp_path)
     assert done.returncode == 1 and not done.stderr
     assert "card: name         alto" in done.stdout and "f0_histograms" not in done.stdout
+    assert "range              alto: comfortable A2-E5, sings F2-A5 (measured 2026-12-01 by pm)" in done.stdout
+    assert "ranges" not in done.stdout

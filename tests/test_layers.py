@@ -68,7 +68,7 @@ SAME_LAYER = {
     "modules/encoders": {"modules/nn"},
     "modules/training": {"modules/data"},
     "modules/realtime": {"modules/inference"},
-    "modules/evaluation": {"modules/inference"},
+    "modules/evaluation": {"modules/data", "modules/inference"},
     "modules/doctor": {"modules/data", "modules/training"},
 }
 

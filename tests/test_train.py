@@ -21,6 +21,9 @@ from modules.audio.loudness import frame_volume
 from modules.config.io import load_config, save_config
 from modules.data.pitch import read_histograms, voice_histograms, write_histograms
 from modules.errors import CheckpointError, ConfigError, DataError, UsageError
+from modules.evaluation.scale import Measured
+from modules.f0.voice_range import VoiceRange
+from modules.training.resume import require_one_save
 from modules.weights.card import config_hash, read_card
 from modules.weights.checkpoint import load_weights
 
@@ -259,3 +262,41 @@ def test_a_kill_at_any_moment_leaves_a_run_that_goes_on(workspace, delay):
     assert run("--max_steps", str(reached + 1)) == 0
     assert {f"D_{reached + 1}.pth", f"G_{reached + 1}.pth"} <= set(names())
     assert not list(Path("logs/44k").glob(".*.partial*")), "temporary files of the killed run are gone"
+
+
+@pytest.fixture
+def measured(workspace, monkeypatch):
+    """A training that is worth measuring, however short; gives what the measurement was asked for."""
+    asked = []
+
+    def measure(seconds, test, vowels):
+        asked.append((seconds, test, list(vowels)))
+        return {"bass": Measured(VoiceRange((41, 81), (45, 76), "2026-12-01", ("fcpe", "pm"), "x"), (), "x")}
+
+    monkeypatch.setattr("modules.evaluation.ranges.measure_within", measure)
+    monkeypatch.setattr("modules.f0.base.build_predictor", lambda name, audio, **how: name)
+    monkeypatch.setattr(train, "LEAST_RANGE_SECONDS", 0.0)
+    return asked
+
+
+def test_a_finished_training_writes_the_range_into_the_card_and_can_go_on(measured, capsys):
+    assert run("--max_steps", "1") == 0
+    err = capsys.readouterr().err
+    assert "bass: comfortable A2-E5" in err and "not measured for want of time or of a steady vowel: alto" in err
+    ((seconds, test, vowels),) = measured
+    assert 0 < seconds <= 60 and test.predictors == ["fcpe", "pm"] and test.volume is not None
+    assert [(name, number) for name, number, _ in vowels] == [("alto", 0), ("bass", 1)]
+    assert vowels[0][2].units.shape == (6, 2) and vowels[0][2].origin.startswith("clip ")
+    card = read_card("logs/44k/G_1.pth")
+    assert card["ranges"]["bass"]["sings"] == [41, 81] and card["steps"] == 1
+    pair = [Path(f"logs/44k/{prefix}_1.pth") for prefix in "GD"]
+    require_one_save(pair[0], load_weights(pair[0]), pair[1], load_weights(pair[1]))
+
+
+def test_a_range_that_cannot_be_measured_is_a_warning(workspace, caplog):
+    config = load_config("configs/config.json")
+    train._measure_range(config, None, Path("logs/44k/G_1.pth"), 1.0, torch.device("cpu"))
+    assert not caplog.records, "what is trained in a second is not worth it"
+    train._measure_range(config, None, Path("logs/44k/G_1.pth"), 1000.0, torch.device("cpu"))
+    assert "the voice's range was not measured (logs/44k/G_1.pth: no such file" in caplog.text
+    assert "python evaluate.py --range --card -m logs/44k/G_1.pth" in caplog.text

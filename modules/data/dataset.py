@@ -144,6 +144,12 @@ class VoiceDataset(ClipDataset):
             item = item._replace(**cut, wav=item.wav[start * hop : (start + window) * hop])
         return item if gain is None else change_volume(item, gain)
 
+    def of_speaker(self, name: str, limit: int) -> Iterator[Item]:
+        """At most `limit` whole clips of a speaker, from all over the list, as they were recorded."""
+        clips = [path for path in self.clips if speaker_of(path) == name]
+        for path in clips[:: max(1, -(-len(clips) // limit))]:
+            yield self._load(path)
+
     def volume_peak(self, most_clips: int = 200) -> float:
         """Linear RMS of the loudest frame of a clip, in the median of at most that many clips from all over the list,
         as they were recorded."""

@@ -17,6 +17,7 @@ from modules.errors import FAILURES, CheckpointError, DataError, reason_of
 from modules.f0.doubt import PitchDoubt
 from modules.f0.histogram import PitchHistogram, describe_notes
 from modules.f0.octaves import find_contradictions
+from modules.f0.voice_range import ranges_on
 from modules.files import read_bytes, write_text
 from modules.text import printable
 from modules.weights.card import HISTOGRAMS, read_card
@@ -110,9 +111,23 @@ def histograms_beside(clips: Iterable[Path], speakers: Iterable[str]) -> dict[st
 def voice_histograms(
     model_path: Path, data_dir: Path = Path("dataset/44k"), card: dict[str, Any] | None = None
 ) -> dict[str, PitchHistogram]:
-    """The histograms of a voice model's speakers: from its checkpoint, or else (published ones) from its data set."""
-    stored = ((read_card(model_path) if card is None else card) or {}).get(HISTOGRAMS)
-    if card is None and not stored and model_path.suffix not in (".safetensors", ".onnx"):
+    """The histograms of a voice model's speakers: from its checkpoint, or else (published ones) from its data set. The
+    measured range of a speaker without any stands in for it, which is said."""
+    card_or_none = read_card(model_path) if card is None else card
+    found = _kept_histograms(model_path, data_dir, card_or_none, card is None)
+    for speaker, known in ranges_on(card_or_none or {}).items():
+        if speaker not in found:
+            text = "%s: the notes that it was trained on are not known, its measured range counts: %s"
+            logger.info(text, printable(speaker), known)
+            found[speaker] = known.as_histogram()
+    return found
+
+
+def _kept_histograms(
+    model_path: Path, data_dir: Path, card: dict[str, Any] | None, may_read: bool
+) -> dict[str, PitchHistogram]:
+    stored = (card or {}).get(HISTOGRAMS)
+    if may_read and not stored and model_path.suffix not in (".safetensors", ".onnx"):
         stored = load_weights(model_path).get(HISTOGRAMS)  # where checkpoints had them before they had a card
     if stored is None:
         return read_histograms(data_dir / FILE_NAME)

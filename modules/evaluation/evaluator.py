@@ -246,7 +246,7 @@ def read_excerpt(path: Path, max_seconds: float) -> Excerpt:
 
 def find_parallel(folder: Path, speaker: str, source: Path) -> Path | None:
     """The target's own take of a source: the audio file below FOLDER/SPEAKER/ whose name without suffix is the same."""
-    return next((path for path in _audio_below(folder / speaker) if path.stem == source.stem), None)
+    return next((path for path in audio_below(folder / speaker) if path.stem == source.stem), None)
 
 
 def read_parallel(path: Path, excerpt: Excerpt) -> tuple[np.ndarray, int]:
@@ -263,7 +263,7 @@ def read_parallel(path: Path, excerpt: Excerpt) -> tuple[np.ndarray, int]:
 def target_embedding(folder: Path, speaker: str, encoder: SpeakerEncoder) -> torch.Tensor | None:
     """The mean embedding (256,), of length 1, of up to eight clips from all over FOLDER/SPEAKER/; None without any."""
     embeddings = []
-    for path in evenly_spaced(_audio_below(folder / speaker), CLIPS_PER_SPEAKER):
+    for path in evenly_spaced(audio_below(folder / speaker), CLIPS_PER_SPEAKER):
         try:
             clip = read_excerpt(path, CLIP_SECONDS)
             embeddings.append(encoder.embed(clip.wav, clip.rate))
@@ -280,7 +280,8 @@ def evenly_spaced(paths: list[Path], limit: int) -> list[Path]:
     return [paths[round(index * (len(paths) - 1) / (limit - 1))] for index in range(limit)]
 
 
-def _audio_below(folder: Path) -> list[Path]:
+def audio_below(folder: Path) -> list[Path]:
+    """The audio files below a folder, sorted, without hidden ones; none where there is no such folder."""
     found = sorted(folder.rglob("*")) if folder.is_dir() else []
     return [path for path in found if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES and path.name[0] != "."]
 

@@ -32,7 +32,8 @@ class KeyChooser:
             if speaker not in voices:
                 raise UsageError(
                     f"-t auto: neither {model} nor dataset/44k/f0_histograms.json says which notes {speaker!r} was "
-                    "trained on. Give a number (-t 0), or run preprocess_hubert_f0.py on the voice's data set."
+                    "trained on. Give a number (-t 0), measure them once (python evaluate.py --range --card), or run "
+                    "preprocess_hubert_f0.py on the voice's data set."
                 )
 
     def choose(self, path: Path, speaker: str, how: str) -> int:

@@ -9,6 +9,7 @@ import torch
 from modules.audio.crossfade import crossfade, join_pieces, split_forced
 from modules.audio.slicer import Segment, slice_silence
 from modules.contracts import F0
+from modules.inference.extension import Extension
 from modules.inference.options import ConversionOptions
 from modules.inference.stream import Song
 
@@ -37,6 +38,7 @@ class Chunk:
     audio: np.ndarray | None = None  # (T,) between its zeros, at the song's rate; None until it is read
     wav: torch.Tensor | None = None  # (T',) the same at the model's rate on the device; None until its pitch is known
     f0: F0 | None = None  # N frames, not transposed
+    extension: Extension | None = None  # how its phrases are sung elsewhere, and moved back
 
     @property
     def has_context(self) -> bool:

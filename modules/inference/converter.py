@@ -26,6 +26,7 @@ from modules.batching import halve_on_out_of_memory
 from modules.errors import AudioError, DataError, UsageError, UserError
 from modules.f0.histogram import PitchHistogram
 from modules.inference.chunks import Chunk, join, plan_chunks, silence, split_chunk, trim, unfinished
+from modules.inference.extension import comfort_of
 from modules.inference.options import ConversionOptions
 from modules.inference.pipeline import Pipeline
 from modules.inference.report import ConversionReport
@@ -73,6 +74,8 @@ class VoiceConverter:
                 "-a/--auto_predict_f0: this voice comes without a pitch decoder (model.use_automatic_f0_prediction "
                 "is false, or it is an .onnx file); leave -a out"
             )
+        if options.extend_range:
+            pipeline.comfort = comfort_of(pipeline.card, self.voices, options.speaker)
 
     def key(self, path_in: Path, options: ConversionOptions) -> str:
         """Equal for requests that give the same result: the file as it is now, the options, the voice's files."""
@@ -152,6 +155,8 @@ class VoiceConverter:
     ) -> None:
         """Completes the report of a song of which all is converted."""
         report.warn_of_pitch(song.name, options.transpose, self.pipeline.predictor)
+        if options.extend_range:
+            report.tell_of_extension(song.name, self.pipeline.comfort)
         report.conclude(song, options, self.voices.get(options.speaker))
         report.seconds, report.voiced_seconds = n_samples / song.out_rate, n_voiced / song.out_rate
 
@@ -225,6 +230,7 @@ class VoiceConverter:
         if wavs is not None:
             for wav, chunk in zip(wavs, chunks):
                 report.add_pitch(chunk.f0, options.transpose)
+                report.add_extension(chunk.extension, chunk.f0, self.audio.frame_rate)
                 if not options.predict_f0:
                     self._note_doubt(chunk, song, options, report)
                 if not np.isfinite(wav).all():
@@ -280,6 +286,7 @@ class VoiceConverter:
             "retrieval_ratio": options.retrieval_ratio if options.retrieves else 0.0,
             "mix": None if options.mix is None else options.mix.description,
             "diffusion": self.pipeline.refiner is not None,
+            **({"extend_range": True} if options.extend_range else {}),
         }
         return song_metadata(self.pipeline.card, printable(path_in.name), options.speaker, settings)
 

@@ -54,6 +54,7 @@ class ConversionOptions:
     enhance: bool = False  # re-synthesise what the voice model made
     enhancer_key: float = 0.0  # semitones by which the enhancer reads the voice lower; for notes above its range
     formant_key: float = 0.0  # of `transpose`, the semitones that the vocoder makes from the mel of the rest
+    extend_range: bool = False  # sing phrases outside the voice's comfortable notes inside them, and move them back
     output_format: str = "flac"  # container of the result, a name that soundfile writes
     max_segment_seconds: float = 30.0  # longer segments are cut at a quiet place, so that memory stays bounded
     context_seconds: float = 1.0  # real audio on both sides of such a cut
@@ -84,6 +85,9 @@ class ConversionOptions:
                 f"-lg/--linear_gradient is {self.overlap_seconds:g} s; it must be shorter than the chunks "
                 f"(-cl/--clip is {self.clip_seconds:g} s)"
             )
+        if self.extend_range and (self.predict_f0 or self.mix is not None):
+            other = "-a, which leaves the pitch to the model" if self.predict_f0 else "a mix, which has no range"
+            problems.append(f"--extend_range does not go with {other}; leave one of them out")
         try:
             StreamWriter("", 44100, self.output_format)  # opens nothing yet, but refuses what cannot be written
         except UsageError as error:
@@ -127,6 +131,7 @@ def make_options(
         enhance=args.enhance,
         enhancer_key=args.enhancer_adaptive_key,
         formant_key=args.formant_key if args.enhance or kind_of(args) != "sovits" else 0.0,  # else nobody sings it
+        extend_range=args.extend_range,
         output_format=args.wav_format,
         max_segment_seconds=args.max_segment,
         with_metadata=not args.no_metadata,

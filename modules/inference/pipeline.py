@@ -1,6 +1,6 @@
 """Pipeline: from chunks of a song to their sound in the target voice. Files, silences and joins are the converter's.
 
-extract -> retrieve -> synthesize -> refine -> match the loudness
+extract -> retrieve -> synthesize -> refine -> move back what was sung elsewhere -> match the loudness
 """
 
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from modules.contracts import (
 )
 from modules.encoders.align import align_units
 from modules.inference.chunks import Chunk, kept_samples
+from modules.inference.extension import Comfort, move_back, plan_extension
 from modules.inference.options import ConversionOptions
 from modules.inference.stream import Song
 from modules.weights.card import volume_peak_of
@@ -59,6 +60,7 @@ class Pipeline:
     batch_frames: int = 0  # most frames of chunks in one call of the synthesizer; 0 takes them one by one
     identity: str = ""  # what else a result depends on (files, precision, ...); equal for equal networks
     card: dict[str, Any] = field(default_factory=dict)  # what the voice says about itself
+    comfort: Comfort | None = None  # the notes of the speaker of a request that asks for range extension
 
     def __post_init__(self) -> None:
         self._resample = SincResampler(self.device)
@@ -73,6 +75,9 @@ class Pipeline:
         with torch.inference_mode():
             for chunk in chunks:
                 self.predict_f0(chunk, song.rate)
+                if options.extend_range:
+                    how = options.voice_transpose, self.comfort, self.audio.frame_rate
+                    chunk.extension = plan_extension(chunk.f0, *how)
             for group in group_by_length([len(chunk.f0.f0) for chunk in chunks], budget, LENGTH_RATIO):
                 items = self.extract([chunks[index] for index in group], song, options)
                 items = self.retrieve(items, options)
@@ -91,6 +96,11 @@ class Pipeline:
                     features[index], outputs[index] = item, output
             wavs = self.refine(outputs, features, chunks, song, options)
         wavs = [wav.float().cpu().numpy() for wav in wavs]
+        rate, hop = self.audio.sampling_rate, self.audio.hop_length
+        for index, chunk in enumerate(chunks):
+            if chunk.extension is not None:
+                shifts = chunk.extension.shifts
+                wavs[index] = move_back(wavs[index], rate, chunk.f0, hop, options.transpose, shifts)
         if options.loudness_ratio == 1:
             return wavs
         return [self._match_loudness(wav, chunk.wav.cpu().numpy(), options) for wav, chunk in zip(wavs, chunks)]
@@ -115,6 +125,9 @@ class Pipeline:
         n_frames = [len(chunk.f0.f0) for chunk in chunks]
         for chunk, units in zip(chunks, self.encode([chunk.wav for chunk in chunks], n_frames)):
             f0 = torch.from_numpy(chunk.f0.f0).to(self.device) * 2.0 ** (options.voice_transpose / 12)
+            if chunk.extension is not None:
+                ratio = (2.0 ** (chunk.extension.shifts / 12)).astype(np.float32)
+                f0 = f0 * torch.from_numpy(ratio).to(self.device)
             uv = torch.from_numpy(chunk.f0.uv).to(self.device)
             speaker = self._speaker(chunk, song, options, self.speakers)
             volume = frame_volume(chunk.wav, self.audio.hop_length) if self.with_volume else None
@@ -124,7 +137,7 @@ class Pipeline:
 
     def _needed_frames(self, chunk: Chunk, song: Song, options: ConversionOptions) -> slice | None:
         """The frames of a chunk whose sound is kept; None where its padding and context, too, are listened to."""
-        if options.enhance or options.loudness_ratio != 1:
+        if options.enhance or options.loudness_ratio != 1 or chunk.extension is not None:
             return None
         hop = self.audio.hop_length
         kept = kept_samples(len(chunk.f0.f0) * hop, chunk, song, options)

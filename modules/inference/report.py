@@ -13,6 +13,7 @@ from modules.contracts import F0, F0Predictor
 from modules.f0.doubt import LEAST_SECONDS, PitchDoubt
 from modules.f0.histogram import PitchHistogram, describe_shift
 from modules.f0.limits import F0_MAX
+from modules.inference.extension import Comfort, Extension
 from modules.inference.options import ConversionOptions
 from modules.inference.stream import Song
 
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 AUDIBLE_DB = -35.0  # what is silenced is missed from here on, against the loudest of the song; hiss and hum lie below
 AS_GOOD_AS_SILENT_DB = -80.0
-MISSED_SECONDS = 0.5  # of audible sound left silent, from which on it is said
+MISSED_SECONDS = 0.5  # of audible sound left silent, or notes outside the voice, from which on it is said
 LEVEL_DB = 6.0  # difference from the song that is said
 SHORTEST_SECONDS = 0.1  # in less no predictor finds a pitch
 CLIPPED_SAMPLES = 10  # fewer are not heard
@@ -43,6 +44,10 @@ class ConversionReport:
     histogram: PitchHistogram = field(default_factory=PitchHistogram)  # of the song's notes, before it was transposed
     doubt: PitchDoubt = field(default_factory=PitchDoubt)  # where the sound contradicts the predictor
     high_seconds: float = 0.0  # of the result above the highest note that voices know
+    extended: dict[int, float] = field(
+        default_factory=dict
+    )  # voiced seconds sung so many semitones higher than asked, and moved back
+    outside_seconds: float = 0.0  # of phrases wider than the voice's range
     _powers: list[float] = field(default_factory=lambda: [0.0, 0.0])  # of song and result over the sung parts, summed
 
     @property
@@ -89,6 +94,29 @@ class ConversionReport:
         heard = None if curve.heard is None else curve.heard[inside]
         self.doubt.add(voiced, heard, hop_seconds, start + inside.start * hop_seconds)
 
+    def add_extension(self, extension: Extension | None, curve: F0, frame_rate: float) -> None:
+        """Takes note of what of a chunk was sung elsewhere and moved back, and of what stayed outside the range."""
+        if extension is None:
+            return
+        self.outside_seconds += extension.outside_seconds
+        moved, counts = np.unique(extension.shifts[curve.uv > 0.5], return_counts=True)
+        for shift, count in zip(moved.tolist(), counts.tolist()):
+            if shift:
+                self.extended[shift] = self.extended.get(shift, 0.0) + count / frame_rate
+
+    def tell_of_extension(self, name: str, comfort: Comfort) -> None:
+        """Says which phrases were sung elsewhere, and warns of notes that no key of their phrase brings inside."""
+        if self.outside_seconds >= MISSED_SECONDS:
+            self.warn(
+                f"{name}: {self.outside_seconds:.1f} s stay outside {comfort}: their phrases are wider than the voice; "
+                "expect artefacts there"
+            )
+        if not self.extended:
+            logger.info("%s: all phrases lie within %s; none was moved", name, comfort)
+            return
+        parts = [f"{self.extended[shift]:.1f} s by {shift:+d}" for shift in sorted(self.extended)]
+        logger.info("%s: sung within %s and moved back: %s semitones", name, comfort, ", ".join(parts))
+
     def warn_of_pitch(self, name: str, transpose: float, predictor: F0Predictor) -> None:
         """Says where the pitch of the song `name` is doubtful, and where it is too high for a voice."""
         doubt = self.doubt
@@ -134,7 +162,7 @@ class ConversionReport:
             )
         # Where the pitch is doubtful, so is which notes are outside, and the line about it would name others.
         is_known = self.histogram.frames and self.doubt.seconds <= DOUBTFUL_SHARE * song.seconds
-        if voice is not None and is_known and not options.predict_f0:
+        if voice is not None and is_known and not options.predict_f0 and not options.extend_range:
             warning = describe_shift(self.histogram, voice, options.voice_transpose).warning
             if warning:
                 self.warn(f"{song.name}: {warning}")

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.errors import UsageError
+from modules.f0.histogram import note_name
+from modules.f0.voice_range import VoiceRange, ranges_on
 from modules.webui import forms, jobs
 from modules.webui.conversion import Form
 from modules.webui.jobs import Stage
@@ -23,6 +25,7 @@ from modules.webui.workspace import (
     songs,
     speakers_of,
 )
+from modules.weights.about import peek_card
 
 if TYPE_CHECKING:
     from gradio import Button, Dropdown
@@ -190,8 +193,14 @@ def show_speakers(model: str | None, config: str | None, current: Sequence[str] 
 
     if not model:
         return gradio.Dropdown(choices=[], value=[])
-    known = speakers_of(inside(config or config_of(inside(model))))
-    return gradio.Dropdown(choices=known, value=[name for name in current or [] if name in known] or known[:1])
+    known, ranges = speakers_of(inside(config or config_of(inside(model)))), ranges_on(peek_card(inside(model)))
+    choices = [(_with_range(name, ranges.get(name)), name) for name in known]
+    return gradio.Dropdown(choices=choices, value=[name for name in current or [] if name in known] or known[:1])
+
+
+def _with_range(name: str, known: VoiceRange | None) -> str:
+    """A speaker's name, and the notes that it sings well where the model says so."""
+    return name if known is None else f"{name} ({'-'.join(map(note_name, known.comfortable))})"
 
 
 @refusals_shown

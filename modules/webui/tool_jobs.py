@@ -102,7 +102,8 @@ def _compare(values: Values) -> Values:
 
 def _evaluate(values: Values) -> Values:
     model = _chosen(values["model_path"], "a model")
-    given: dict[str, Any] = {**values, "model_path": model, "input": _sources(values["input"], "a song or a folder")}
+    songs = _sources(values["input"], "a song or a folder") if values.get("input") or not values.get("range") else None
+    given: dict[str, Any] = {**values, "model_path": model, "input": songs}
     given["config_path"] = _source(values.get("config_path")) or workspace.inside(workspace.config_of(model))
     for name in ("targets", "parallel", "whisper"):
         given[name] = _source(values.get(name))

@@ -32,7 +32,7 @@ def build_tools(page: "gradio.Blocks", parsers: "Parsers") -> None:
             paths = {"multiselect": True, "label": "models"}
             inspect = _build(TOOLS["inspect"], parsers, ("paths", "json"), {"paths": paths})
             compare = _build_compare(parsers)
-            first = ("model_path", "spk_list", "input", "trans", "output", "overwrite")
+            first = ("model_path", "spk_list", "input", "trans", "range", "card", "output", "overwrite")
             evaluate = _build(TOOLS["evaluate"], parsers, first, _evaluate_changes())
         with gradio.Column(scale=4, min_width=320):
             shown = _build_results()
@@ -109,7 +109,10 @@ def _mix_changes() -> dict[str, dict]:
 
 def _evaluate_changes() -> dict[str, dict]:
     many = {"choices": [], "value": None, "multiselect": True, "allow_custom_value": True}
-    songs = {"label": "songs (-i)", "info": "recordings of a voice alone: files or folders"}
+    songs = {
+        "label": "songs (-i)",
+        "info": "recordings of a voice alone: files or folders; none are needed for the range",
+    }
     voice = {"label": "model (-m)", "info": "trained generator"}
     return {"model_path": voice, "spk_list": {**many, "label": "speakers (-s)"}, "input": {**many, **songs}}
 

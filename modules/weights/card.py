@@ -11,12 +11,15 @@ from modules.config.io import to_plain
 from modules.config.schema import Config
 from modules.errors import CheckpointError
 from modules.text import printable
-from modules.weights.checkpoint import load_checkpoint
+from modules.weights.about import CARD_KEY as CARD_KEY
+from modules.weights.about import RANGES
+from modules.weights.checkpoint import check_whole, load_checkpoint, read_as_stored, save_weights
+from modules.weights.names import check_card_target
 from modules.weights.onnx import read_metadata
 
-CARD_KEY = "card"
 HISTOGRAMS = "f0_histograms"
 VOLUME_PEAK = "volume_peak"  # linear RMS of the loudest frame of a training clip, in the median of all
+_TABLES = (HISTOGRAMS, RANGES)  # of all speakers; a song does not carry them
 _LONGEST_VALUE, _MOST_KEYS = 1000, 100  # letters of a value, and values of a card, that a song carries
 
 
@@ -83,10 +86,17 @@ def read_card(path: Path | str) -> dict[str, Any] | None:
         raise CheckpointError(f"{path}: its card is not JSON ({error}). Export the voice again.") from None
 
 
+def write_card(path: Path, card: dict[str, Any]) -> None:
+    """Gives a `.pth` file that card; all else in it, packed tensors too, stays as it is."""
+    check_card_target(path)
+    check_whole(path)
+    save_weights(path, {**read_as_stored(path), CARD_KEY: card})
+
+
 def song_metadata(card: dict[str, Any], source: str, speaker: str, settings: dict[str, Any]) -> dict[str, str]:
     """What a song says of how it was made, under the names that audio files have for such texts; `source` is the name
     of the recording that was converted, `settings` are plain values."""
-    voice = {str(key): _short(value) for key, value in list(card.items())[:_MOST_KEYS] if key != HISTOGRAMS}
+    voice = {str(key): _short(value) for key, value in list(card.items())[:_MOST_KEYS] if key not in _TABLES}
     about = {
         "converted_from": source,
         "voice": {key: value for key, value in voice.items() if value not in ("", None)},

@@ -18,6 +18,7 @@ import torch
 
 from modules.errors import CheckpointError, is_out_of_memory, reason_of
 from modules.files import atomic_path, is_zip
+from modules.weights.about import MOST_PICKLED as MOST_PICKLED
 from modules.weights.int8 import is_packed, unpack
 from modules.weights.names import list_checkpoints as list_checkpoints
 from modules.weights.names import step_of as step_of
@@ -25,7 +26,6 @@ from modules.weights.names import step_of as step_of
 CHECKSUM = "crc32"  # what our .safetensors call it among the texts that go with the tensors, which have none
 _RESTORE = "Restore it from a copy, or give another file."
 _MOST_NUMBERS = 1 << 28  # in a tensor, which may repeat the few that are in the file
-MOST_PICKLED = 1 << 24  # bytes of settings and names in a zip; more is an attack on the memory
 
 
 class DamagedFile(CheckpointError):
@@ -71,6 +71,14 @@ def load_checkpoint(path: Path | str) -> dict:
         with contextlib.suppress(ValueError, RecursionError):
             about[name] = json.loads(text)
     return {**about, "model": content}
+
+
+def read_as_stored(path: Path) -> dict:
+    """The content of a `.pth` file in memory, packed tensors as they are: the file itself may then be replaced."""
+    require_readable(path)
+    content = _load_pickled(path, mapped=False)
+    _require_plain_tensors(content, path)
+    return content
 
 
 def checksum_of(tensors: dict[str, torch.Tensor]) -> str:
@@ -142,14 +150,14 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
-def _load_pickled(path: Path) -> dict:
+def _load_pickled(path: Path, mapped: bool = True) -> dict:
     zipped = is_zip(path)
     try:
         with path.open("rb") as file:
             if not zipped and file.read(4) == b"PK\x03\x04":  # a zip without the list of contents that ends one
                 raise EOFError("it was cut short")
         # Memory-mapping needs the zip layout of torch >= 1.6; older files are read whole.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped and mapped)
     except pickle.UnpicklingError as error:
         if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
             text = f"{path}: refused, it holds more than tensors ({wanted[1]}) and reading it could run code"

@@ -23,6 +23,7 @@ from modules.data.pitch import (
 )
 from modules.errors import CheckpointError, DataError
 from modules.f0.histogram import PitchHistogram
+from modules.f0.voice_range import VoiceRange
 from modules.weights.checkpoint import save_weights
 
 
@@ -117,6 +118,16 @@ def test_training_clips_find_the_files_of_their_folders(tmp_path):
     elsewhere = [tmp_path / "three/alto/d.wav"]
     assert histograms_beside([*first, *second, *elsewhere], {"alto": 0}) == {"alto": of_hz(440, 220)}
     assert histograms_beside(elsewhere, {"alto": 0}) == {}
+
+
+def test_a_measured_range_stands_in_for_the_notes_of_a_training_that_are_not_known(tmp_path, caplog):
+    caplog.set_level("INFO")
+    plain = VoiceRange((41, 81), (45, 75), "2026-12-01", ("pm",), "x").to_plain()
+    card = {"f0_histograms": {"alto": of_hz(220.0).to_plain()}, "ranges": {"alto": plain, "tenor": plain}}
+    found = voice_histograms(tmp_path / "G_1.pth", tmp_path, card)
+    assert found["alto"] == of_hz(220.0), "the training's own come first"
+    assert found["tenor"].median == pytest.approx(60, abs=0.5) and "tenor" in caplog.text and "alto" not in caplog.text
+    assert list(voice_histograms(tmp_path / "G_1.pth", tmp_path, {"ranges": {"tenor": plain}})) == ["tenor"]
 
 
 def test_a_model_knows_its_voices_and_the_data_set_is_asked_otherwise(tmp_path):

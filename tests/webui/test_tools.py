@@ -214,3 +214,11 @@ def test_weights_and_paths_reach_the_command_line(parsers):
 
 def test_equal_weights_sum_to_a_hundred():
     assert tool_jobs.read_weights(tool_jobs.weights_text(["a", "b", "c"])) == {"a": 34, "b": 33, "c": 33}
+
+
+def test_a_range_needs_no_songs(parsers):
+    tool, model = tool_jobs.TOOLS["evaluate"], str(VOICE / "G_0.pth")
+    stage, _ = tool_jobs.start(tool, parsers, {"model_path": model, "input": [], "range": True, "output": ""})
+    assert "--range" in stage.command and "-i" not in stage.command
+    with pytest.raises(UsageError, match="choose a song or a folder first"):
+        tool_jobs.start(tool, parsers, {"model_path": model, "input": [], "range": False})

@@ -166,3 +166,14 @@ def test_samples_come_once_and_stay_as_the_user_has_them():
     assert set(workspace.speakers_in()) == {"be_ksenya_f", "it_carlo_m_16k"}
     song = workspace.copy_sample_song()
     assert song == Path("raw/sing_vocadito_14.flac") == workspace.copy_sample_song()
+
+
+def test_the_list_of_speakers_says_what_they_sing_well_where_the_model_does():
+    model = workspace.INCLUDED / "G_0.pth"
+    shown = dict(pickers.show_speakers(str(model), None, ["ru_edwin_m"]).choices)
+    assert shown["be_ksenya_f (D2-A4)"] == "be_ksenya_f" and len(shown) == 7
+    assert pickers.show_speakers(str(model), None, ["ru_edwin_m"]).value == ["ru_edwin_m"]
+    Path("v").mkdir()
+    Path("v/G_1.pth").write_bytes(b"damaged")
+    Path("v/config.json").write_text((workspace.INCLUDED / "config.json").read_text("utf-8"), "utf-8")
+    assert ("be_ksenya_f", "be_ksenya_f") in pickers.show_speakers("v/G_1.pth", None, []).choices
