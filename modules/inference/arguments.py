@@ -78,8 +78,8 @@ def _add_voice_flags(parser: argparse.ArgumentParser, for_covers: bool) -> None:
         keys += "; auto-octave: whole octaves only, so that the song keeps its key"
     add("-t", "--trans", type=transposition, nargs="+", default=[0], metavar="N", help=keys)
     add_pitch_flags(add)
-    extend = "sing phrases outside the voice's comfortable notes inside them, and move them back with the same formants; "
-    extend += "the model must know its range: evaluate.py --range --card"
+    extend = "sing phrases outside the voice's comfortable notes inside them, and move them back with the same "
+    extend += "formants; the model must know its range: evaluate.py --range --card"
     add("--extend_range", action="store_true", help=extend)
     auto = "the model predicts the pitch itself: for speech; a song goes out of tune"
     add("-a", "--auto_predict_f0", action="store_true", help=auto)
