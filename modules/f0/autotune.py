@@ -1,9 +1,10 @@
 """Autotune: notes are moved towards those of a scale; vibrato, ornaments and slides stay as they were sung.
 
-    pitch ---> centre (median, low pass) ---> held notes ---> one shift for each, straight lines between them
+pitch ---> centre (median, low pass) ---> held notes ---> one shift for each, straight lines between them
 """
 
 import re
+from itertools import pairwise
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def _held_notes(pitch: np.ndarray, hop_seconds: float, notes: np.ndarray) -> lis
     is_steady, targets = np.abs(slope) < SLIDE, _follow(centre, notes)
     edges = [0, *(np.flatnonzero(np.diff(targets)) + 1).tolist(), len(pitch)]
     found = []
-    for start, stop in zip(edges, edges[1:]):
+    for start, stop in pairwise(edges):
         steady = start + np.flatnonzero(is_steady[start:stop])
         if len(steady) * hop_seconds >= _SHORTEST_SECONDS:
             low, middle, high = np.percentile(centre[steady], (25, 50, 75))

@@ -43,13 +43,13 @@ class Curve:
     hz: np.ndarray  # (n,) float32 Hz, 0 where unvoiced
     holes_are_unvoiced: bool = False  # of a tool that writes voiced rows alone; else a hole says nothing
 
-    def on_frames(self, n_frames: int, hop_seconds: float) -> np.ndarray:
-        """(N,) Hz at the frames i * hop, 0 where unvoiced, NaN where the file says nothing.
+    def on_frames(self, n_frames: int, hop_seconds: float, start: float = 0.0) -> np.ndarray:
+        """(N,) Hz at the frames start + i * hop, 0 where unvoiced, NaN where the file says nothing.
 
         A row that lies on a frame is taken as it is. Between two voiced rows the logarithm of the pitch is
         interpolated; else the nearest row decides.
         """
-        times, hz, frames = self.times, self.hz.astype(np.float64), np.arange(n_frames) * hop_seconds
+        times, hz, frames = self.times, self.hz.astype(np.float64), start + np.arange(n_frames) * hop_seconds
         step = float(np.median(np.diff(times)))
         right = np.clip(np.searchsorted(times, frames), 1, len(times) - 1)
         left = right - 1
@@ -135,7 +135,7 @@ def _row(where: str, cells: list[str], columns: dict[str, int]) -> tuple[float, 
 
 
 def _columns(path: Path, first: list[str]) -> tuple[dict[str, int], int]:
-    """Where time, hz and perhaps voiced stand, by the first line of a file, and whether that is a heading (1, else 0)."""
+    """Where time, hz and perhaps voiced stand, by the first line of a file, and how many headings it has."""
     if not first or _number(first[0]) is not None:
         return {"time": 0, "hz": 1}, 0  # a third column without a name may be anything
     plain = [cell.lower().split("[")[0].split("(")[0].strip() for cell in first]

@@ -30,6 +30,7 @@ from modules.inference.options import ConversionOptions
 from modules.inference.pipeline import Pipeline
 from modules.inference.report import ConversionReport
 from modules.inference.resume import PartialResult
+from modules.inference.song_pitch import SongPitch, find_pitch, pitch_of_part
 from modules.inference.stream import Song
 from modules.text import printable
 from modules.weights.card import HISTOGRAMS, song_metadata
@@ -79,6 +80,7 @@ class VoiceConverter:
         stat = path_in.stat()
         values = {field.name: getattr(options, field.name) for field in fields(options)}
         values["mix"] = None if options.mix is None else options.mix.description
+        values["melody"] = options.melody.identity()
         about = [str(path_in.resolve()), stat.st_size, stat.st_mtime_ns, values, self.pipeline.identity]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode("utf-8")).hexdigest()
 
@@ -115,7 +117,7 @@ class VoiceConverter:
         )
         with partial_result as result, bar:
             try:
-                for wav, is_voiced in self._blocks(song, options, report, result.n_samples):
+                for wav, is_voiced in self._blocks(song, options, report, result.n_samples, progress):
                     result.write(wav)
                     n_voiced += len(wav) * is_voiced
                     bar.update(result.n_samples // rate - bar.n)
@@ -147,6 +149,11 @@ class VoiceConverter:
         self._conclude(report, song, options, n_samples, n_voiced)
         report.elapsed = time.perf_counter() - started
 
+    def write_f0(self, path_in: Path, options: ConversionOptions) -> None:
+        """Writes the F0 curve of a song that is converted already, where one is wanted and not there."""
+        if options.melody.f0_out is not None and not options.melody.f0_out.exists():
+            find_pitch(Song.from_file(path_in, self.audio.sampling_rate), options, self.pipeline, True)
+
     def _conclude(
         self, report: ConversionReport, song: Song, options: ConversionOptions, n_samples: int, n_voiced: int
     ) -> None:
@@ -162,15 +169,24 @@ class VoiceConverter:
         return np.concatenate([block for block, _ in self._blocks(song, options, ConversionReport())])
 
     def _blocks(
-        self, song: Song, options: ConversionOptions, report: ConversionReport, n_done: int = 0
+        self,
+        song: Song,
+        options: ConversionOptions,
+        report: ConversionReport,
+        n_done: int = 0,
+        progress: bool = False,
     ) -> Iterator[tuple[np.ndarray, bool]]:
         """The converted audio from sample `n_done` on to the input's end, in blocks, each with whether it is voiced."""
         if song.gain < 1:
             text = "%s: the peak %.3g is above full scale; read at %.3g times the level"
             logger.info(text, song.name, 1 / song.gain, song.gain)
-        chunks = unfinished(plan_chunks(song, options), song, n_done)
+        chunks, pitch = unfinished(plan_chunks(song, options), song, n_done), None
+        if options.melody.needs_whole_song:
+            pitch = find_pitch(song, options, self.pipeline, progress)
+            for text in pitch.warnings:
+                report.warn(text)
         tail = np.zeros(0, np.float32)
-        with contextlib.closing(self._batches(chunks, song)) as batches:
+        with contextlib.closing(self._batches(chunks, song, pitch)) as batches:
             for batch in batches:
                 wavs = iter(self._synthesize([chunk for chunk in batch if chunk.is_loud], song, options, report))
                 for chunk in batch:
@@ -184,8 +200,8 @@ class VoiceConverter:
                     if len(new):
                         yield new, chunk.voiced
 
-    def _batches(self, chunks: list[Chunk], song: Song) -> Iterator[list[Chunk]]:
-        """Chunks with their audio, as many at once as are worth it."""
+    def _batches(self, chunks: list[Chunk], song: Song, pitch: SongPitch | None) -> Iterator[list[Chunk]]:
+        """Chunks with their audio and, where the song's `pitch` is known, theirs; as many at once as are worth it."""
         # A predictor on the CPU works in a thread, on the newest chunk while those before it are synthesized.
         ahead = 1 if self.pipeline.predictor_on_cpu else 0
         waiting: list[tuple[Chunk, Future[None] | None]] = []
@@ -195,6 +211,7 @@ class VoiceConverter:
                 if chunk.voiced:
                     audio = song.read(chunk.read_start, chunk.read_stop)
                     chunk = replace(chunk, audio=np.pad(audio, (chunk.pad_left, chunk.pad_right)))
+                    chunk.f0 = None if pitch is None else pitch.of_chunk(chunk)
                     if ahead and chunk.is_loud:
                         job = thread.submit(self.pipeline.predict_f0, chunk, song.rate)
                 waiting.append((chunk, job))
@@ -259,6 +276,8 @@ class VoiceConverter:
         longest = int(max(min(self._longest_seconds, seconds / 2), 1) * song.rate)
         tail, wavs = np.zeros(0, np.float32), []
         for part in split_chunk(chunk, longest, song, options):
+            if options.melody.changes_f0:
+                part.f0 = pitch_of_part(chunk, part, song, self.audio)
             wav = self._synthesize([part], song, options, report)[0] if part.is_loud else silence(part, song)
             wav, tail = join(tail, wav, part, song, options.overlap_retain)
             wavs.append(wav)
@@ -281,6 +300,7 @@ class VoiceConverter:
             "mix": None if options.mix is None else options.mix.description,
             "diffusion": self.pipeline.refiner is not None,
         }
+        settings |= options.melody.description()
         return song_metadata(self.pipeline.card, printable(path_in.name), options.speaker, settings)
 
 
