@@ -95,8 +95,9 @@ def _held_notes(pitch: np.ndarray, hop_seconds: float, notes: np.ndarray) -> lis
     for start, stop in pairwise(edges):
         steady = start + np.flatnonzero(is_steady[start:stop])
         if len(steady) * hop_seconds >= _SHORTEST_SECONDS:
-            low, middle, high = np.percentile(centre[steady], (25, 50, 75))
+            low, high = np.percentile(centre[steady], (25, 75))
             if high - low < _WANDERS:
+                middle = np.median(pitch[steady])
                 found.append((int(steady[0]), int(steady[-1]) + 1, float(_nearest(middle, notes) - middle)))
     return found
 

@@ -72,7 +72,7 @@ def write_curve(path: Path, hz: np.ndarray, hop_seconds: float, overwrite: bool 
     An equal file stays as it is; a UsageError where there is another one, which may be a person's work.
     """
     rows = (
-        f"{index * hop_seconds:.6f},{f'{value},1' if value > 0 else '0,0'}"
+        f"{index * hop_seconds:.6f},{f'{value!s},1' if value > 0 else '0,0'}"
         for index, value in enumerate(hz.astype(np.float32))
     )
     text = "\n".join([HEADER, *rows, ""])
