@@ -190,6 +190,8 @@ def print_json(job: "Job", report: "ConversionReport | None") -> None:
         "transpose": job.options.transpose,
         "already_there": report is None,
     }
+    if job.options.melody.f0_out is not None:
+        about["f0_curve"] = job.options.melody.f0_out.as_posix()
     if report is not None:
         about |= {name: round(getattr(report, name), 3) for name in SECONDS}
         about |= {
