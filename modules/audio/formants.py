@@ -10,6 +10,7 @@ import numpy as np
 WINDOW = 1024  # samples at 16 kHz: 64 ms
 BLOCK_FRAMES = 1024  # that are held at once, some 30 MB
 LOWEST = 60.0  # Hz, of the pitch whose harmonics the envelope passes over
+_FLOOR = 1e-12  # power, -120 dB: below it the envelope is flat, so that nothing is moved
 _MOST = np.log(100.0)  # that a frequency is raised or lowered
 
 
@@ -45,7 +46,7 @@ def _log_envelope(part: np.ndarray, rate: int, pitch: np.ndarray, hop: int, size
 
     middles = (np.arange(len(pitch)) * hop + size / 2) / rate
     power = pyworld.cheaptrick(part, pitch, middles, rate, f0_floor=LOWEST, fft_size=size)
-    return 0.5 * np.log(power)
+    return 0.5 * np.log(power + _FLOOR)
 
 
 def _stretched(envelope: np.ndarray, ratio: float) -> np.ndarray:

@@ -168,7 +168,10 @@ def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     separator = next((sign for sign in ";\t," if sign in told), None)
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.startswith("#"):
-            cells = line.split() if separator is None else next(csv.reader([line], delimiter=separator))
+            try:
+                cells = line.split() if separator is None else next(csv.reader([line], delimiter=separator))
+            except csv.Error as error:
+                raise UsageError(f"--f0_in {path}, line {number}: {error}") from None
             yield number, [cell.strip() for cell in cells]
 
 
