@@ -107,7 +107,7 @@ class SongPitch:
 
     def _warn(self, path: Path, curve: Curve, wanted: np.ndarray, predictor: str) -> None:
         """Notes what a file leaves out, and what of it is not sung."""
-        if text := self._lasting(np.isnan(wanted) & self.is_sung):
+        if text := self._lasting(np.isnan(wanted) & (self.hz > 0)):
             self.warnings.append(f"{path}: leaves out {text} and are sung; there the pitch is what {predictor} finds")
         if text := self._lasting((wanted > 0) & ~self.is_sung):
             self.warnings.append(f"{path}: has a pitch for {text}; there the song is below -sd and stays silent")
