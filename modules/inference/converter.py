@@ -30,7 +30,7 @@ from modules.inference.options import ConversionOptions
 from modules.inference.pipeline import Pipeline
 from modules.inference.report import ConversionReport
 from modules.inference.resume import PartialResult
-from modules.inference.song_pitch import SongPitch, find_pitch, pitch_of_part
+from modules.inference.song_pitch import SongPitch, pitch_of_part
 from modules.inference.stream import Song
 from modules.text import printable
 from modules.weights.card import HISTOGRAMS, song_metadata
@@ -102,6 +102,7 @@ class VoiceConverter:
         self.check(options)
         rate, report = self.audio.sampling_rate, ConversionReport()
         song = Song.from_file(path_in, rate)
+        pitch = self._find_pitch(song, options, report, progress)
         partial_result = PartialResult(path_out, self.key(path_in, options), resume)
         report.resumed_seconds = partial_result.n_samples / rate
         if report.resumed_seconds:
@@ -117,7 +118,7 @@ class VoiceConverter:
         )
         with partial_result as result, bar:
             try:
-                for wav, is_voiced in self._blocks(song, options, report, result.n_samples, progress):
+                for wav, is_voiced in self._blocks(song, options, report, result.n_samples, pitch):
                     result.write(wav)
                     n_voiced += len(wav) * is_voiced
                     bar.update(result.n_samples // rate - bar.n)
@@ -140,7 +141,8 @@ class VoiceConverter:
         """The converted audio in (T,) float32 blocks; the report is complete when they have come to their end."""
         self.check(options)
         started, n_samples, n_voiced = time.perf_counter(), 0, 0
-        for wav, is_voiced in self._blocks(song, options, report):
+        pitch = self._find_pitch(song, options, report)
+        for wav, is_voiced in self._blocks(song, options, report, 0, pitch):
             n_samples += len(wav)
             n_voiced += len(wav) * is_voiced
             if on_progress is not None:
@@ -152,7 +154,22 @@ class VoiceConverter:
     def write_f0(self, path_in: Path, options: ConversionOptions) -> None:
         """Writes the F0 curve of a song that is converted already, where one is wanted and not there."""
         if options.melody.f0_out is not None and not options.melody.f0_out.exists():
-            find_pitch(Song.from_file(path_in, self.audio.sampling_rate), options, self.pipeline, True)
+            song = Song.from_file(path_in, self.audio.sampling_rate)
+            self._find_pitch(song, options, ConversionReport(), progress=True)
+
+    def _find_pitch(
+        self, song: Song, options: ConversionOptions, report: ConversionReport, progress: bool = False
+    ) -> SongPitch | None:
+        """The pitch of a whole song, where that must be known before any of it is sung."""
+        if not options.melody.needs_whole_song:
+            return None
+        chunks, pitch = plan_chunks(song, options), SongPitch(song, self.audio)
+        with _explained(song, chunks):
+            pitch.predict(chunks, self.pipeline, progress)
+        pitch.settle(options, self.pipeline.predictor.name)
+        for text in pitch.warnings:
+            report.warn(text)
+        return pitch
 
     def _conclude(
         self, report: ConversionReport, song: Song, options: ConversionOptions, n_samples: int, n_voiced: int
@@ -165,8 +182,9 @@ class VoiceConverter:
     def convert_wav(self, wav: np.ndarray, rate: int, options: ConversionOptions) -> np.ndarray:
         """A clip (T,) float32 in memory, converted: (ceil(T * model rate / rate),) float32 at the model's rate."""
         self.check(options)
-        song = Song.from_array(wav, rate, self.audio.sampling_rate)
-        return np.concatenate([block for block, _ in self._blocks(song, options, ConversionReport())])
+        song, report = Song.from_array(wav, rate, self.audio.sampling_rate), ConversionReport()
+        pitch = self._find_pitch(song, options, report)
+        return np.concatenate([block for block, _ in self._blocks(song, options, report, 0, pitch)])
 
     def _blocks(
         self,
@@ -174,17 +192,13 @@ class VoiceConverter:
         options: ConversionOptions,
         report: ConversionReport,
         n_done: int = 0,
-        progress: bool = False,
+        pitch: SongPitch | None = None,
     ) -> Iterator[tuple[np.ndarray, bool]]:
         """The converted audio from sample `n_done` on to the input's end, in blocks, each with whether it is voiced."""
         if song.gain < 1:
             text = "%s: the peak %.3g is above full scale; read at %.3g times the level"
             logger.info(text, song.name, 1 / song.gain, song.gain)
-        chunks, pitch = unfinished(plan_chunks(song, options), song, n_done), None
-        if options.melody.needs_whole_song:
-            pitch = find_pitch(song, options, self.pipeline, progress)
-            for text in pitch.warnings:
-                report.warn(text)
+        chunks = unfinished(plan_chunks(song, options), song, n_done)
         tail = np.zeros(0, np.float32)
         with contextlib.closing(self._batches(chunks, song, pitch)) as batches:
             for batch in batches:

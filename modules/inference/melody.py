@@ -100,7 +100,10 @@ def melody_options(args: argparse.Namespace) -> MelodyOptions:
     for name, (low, high) in MELODY_BOUNDS.items():
         if not low <= getattr(args, name) <= high:
             problems.append(f"--{name} is {getattr(args, name):g}; it must lie between {low:g} and {high:g}")
-    scale_notes(args.scale)
+    try:
+        scale_notes(args.scale)
+    except UsageError as error:
+        problems.append(str(error))
     if args.auto_predict_f0 and not args.only_diffusion and (args.f0_in or args.autotune):
         flag = "--f0_in" if args.f0_in else "--autotune"
         problems.append(f"{flag}: with -a the model predicts the pitch itself. Leave one of the two out")

@@ -11,7 +11,6 @@ What a chunk's own predictor found stays, to the bit, in every frame whose row n
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from modules.contracts import F0
 from modules.f0.autotune import note_shifts, scale_notes
 from modules.f0.base import fill_gaps
 from modules.f0.curve_files import Curve, read_curve, write_curve
-from modules.inference.chunks import Chunk, plan_chunks
+from modules.inference.chunks import Chunk
 from modules.inference.melody import MelodyOptions
 from modules.inference.options import ConversionOptions
 from modules.inference.pipeline import Pipeline
@@ -50,7 +49,7 @@ class SongPitch:
         self._changed = np.zeros(n_rows, bool)  # rows that a file changes
         self._shifts: np.ndarray | None = None  # (N,) semitones
 
-    def predict(self, chunks: list[Chunk], predict: Callable[[Chunk], F0], progress: bool = False) -> None:
+    def predict(self, chunks: list[Chunk], pipeline: Pipeline, progress: bool) -> None:
         """Finds the pitch of all chunks; their audio is read and let go."""
         voiced = [chunk for chunk in chunks if chunk.voiced]
         name = f"F0 of {printable(Path(self.song.name).name, 40)}"
@@ -58,13 +57,24 @@ class SongPitch:
             audio = self.song.read(chunk.read_start, chunk.read_stop)
             chunk = replace(chunk, audio=np.pad(audio, (chunk.pad_left, chunk.pad_right)))
             if chunk.is_loud:
-                curve = predict(chunk)
-                self._found[chunk.start] = curve
+                pipeline.predict_f0(chunk, self.song.rate)
+                self._found[chunk.start] = curve = chunk.f0
                 first, last = self._row(chunk.start), min(self._row(chunk.fade_start), len(self.hz))
                 frames = np.clip(np.arange(first, last) - self._shift(chunk), 0, len(curve.f0) - 1)
                 self.hz[first:last] = (curve.f0 * curve.uv)[frames]
                 self.is_sung[first:last] = True
         self.song.rewind()
+
+    def settle(self, options: ConversionOptions, predictor: str) -> None:
+        """Makes it what is to be sung: follows the curve of a file, writes its own, tunes it, as is asked for."""
+        melody = options.melody
+        if melody.f0_in is not None:
+            self.follow(melody.f0_in, predictor)
+        if melody.f0_out is not None:
+            write_curve(melody.f0_out, self.hz, self.hop_seconds, melody.overwrite)
+            logger.info("%s: the F0 of %s", melody.f0_out.as_posix(), self.song.name)
+        if melody.autotune:
+            self.tune(melody, options.transpose)
 
     def follow(self, path: Path, predictor: str) -> None:
         """Takes over the curve in a file; `predictor` is what found the other one."""
@@ -130,25 +140,6 @@ class SongPitch:
     def _shift(self, chunk: Chunk) -> int:
         """From a chunk's frames to their rows."""
         return round(origin(chunk) * self.audio.sampling_rate / (self.song.rate * self.audio.hop_length))
-
-
-def find_pitch(song: Song, options: ConversionOptions, pipeline: Pipeline, progress: bool) -> SongPitch:
-    """The pitch that a song is to be sung with; writes its curve where that is asked for."""
-    melody, pitch = options.melody, SongPitch(song, pipeline.audio)
-
-    def predict(chunk: Chunk) -> F0:
-        pipeline.predict_f0(chunk, song.rate)
-        return chunk.f0
-
-    pitch.predict(plan_chunks(song, options), predict, progress)
-    if melody.f0_in is not None:
-        pitch.follow(melody.f0_in, pipeline.predictor.name)
-    if melody.f0_out is not None:
-        write_curve(melody.f0_out, pitch.hz, pitch.hop_seconds, melody.overwrite)
-        logger.info("%s: the F0 of %s", melody.f0_out.as_posix(), song.name)
-    if melody.autotune:
-        pitch.tune(melody, options.transpose)
-    return pitch
 
 
 def origin(chunk: Chunk) -> int:
