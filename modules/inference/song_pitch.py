@@ -106,10 +106,11 @@ class SongPitch:
             return curve
         frames = np.clip(np.arange(n_frames), *np.flatnonzero(is_real)[[0, -1]])
         rows = np.clip(frames + self._shift(chunk), 0, len(self.hz) - 1)
-        changed = self._changed[rows] & is_real
-        if changed.any():
+        changed, own = self._changed[rows], curve.f0 * curve.uv
+        if changed.any():  # of the padding, what the predictor calls voiced follows the sound beside it
+            wanted = np.where(is_real | (own > 0), self.hz[rows], 0)
             heard = None if curve.heard is None else np.where(changed, 0.0, curve.heard)
-            curve = replace(fill_gaps(np.where(changed, self.hz[rows], curve.f0 * curve.uv)), heard=heard)
+            curve = replace(fill_gaps(np.where(changed, wanted, own)), heard=heard)
         if self._shifts is not None:
             tuned = curve.f0 * 2.0 ** (self._shifts[rows] / 12)
             curve = replace(curve, f0=tuned.astype(np.float32))
