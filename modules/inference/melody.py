@@ -9,12 +9,13 @@ from typing import Any
 from modules.errors import UsageError
 from modules.f0.autotune import CHROMATIC, CONCERT_PITCH, SLIDE, scale_notes
 from modules.f0.curve_files import read_curve
-from modules.files import sha256_of
+from modules.files import check_place, sha256_of
 from modules.text import listing, printable
 
 logger = logging.getLogger(__name__)
 
 CURVE = ".csv"
+_OTHER_TABLES = (".txt", ".tsv", ".xlsx", ".ods", ".json", ".wav", ".flac")  # which --f0_out does not write
 # What the numbers among these flags may be, both ends included.
 MELODY_BOUNDS = {"autotune": (0, 1), "tuning": (390, 490), "formant": (-12, 12)}
 
@@ -110,6 +111,8 @@ def melody_options(args: argparse.Namespace) -> MelodyOptions:
     f0_in, f0_out = (Path(name) if name else None for name in (args.f0_in, args.f0_out))
     if f0_in and f0_out and f0_in.resolve() == f0_out.resolve():
         problems.append(f"--f0_out {f0_out}: is the curve of --f0_in too. Use another name")
+    if f0_out and f0_out.suffix.lower() in _OTHER_TABLES and not f0_out.is_dir():
+        problems.append(f"--f0_out {f0_out}: expected a name that ends in {CURVE}, or a folder")
     if problems:
         raise UsageError("; ".join(problems))
     return MelodyOptions(f0_in, f0_out, args.overwrite, args.autotune, args.scale, args.tuning, args.formant)
@@ -128,8 +131,8 @@ def check_curves(melody: MelodyOptions, songs: list[tuple[str, Path]]) -> None:
         if own.f0_out is not None and writers.setdefault(own.f0_out.resolve(), path.resolve()) != path.resolve():
             remedy = "rename one of them" if own.f0_out != melody.f0_out else "name a folder, without .csv"
             raise UsageError(f"--f0_out {own.f0_out}: more than one song would be written there; {remedy}")
-        if own.f0_out is not None and (own.f0_out.is_dir() or own.f0_out.resolve() in paths):
-            raise UsageError(f"--f0_out {own.f0_out}: is a song or a folder; use another name")
+        if own.f0_out is not None:
+            check_place(own.f0_out)
     if melody.f0_in is not None and not melody.f0_in.is_dir() and len(paths) > 1:
         raise UsageError(f"--f0_in {melody.f0_in}: is the curve of one song, and {len(paths)} are named; name a folder")
     if without and len(without) == len(songs):

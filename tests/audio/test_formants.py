@@ -29,7 +29,7 @@ def levels(wav: np.ndarray, f0: float) -> np.ndarray:
     return found - found.mean()
 
 
-@pytest.mark.parametrize("f0", [110.0, 220.0, 330.0])
+@pytest.mark.parametrize("f0", [150.0, 330.0])
 @pytest.mark.parametrize("semitones", [-3, 4])
 def test_formants_move_by_their_ratio_within_five_percent(f0, semitones):
     moved = move_formants(vowel(f0), RATE, semitones, np.full(50, f0, np.float32))

@@ -47,7 +47,7 @@ def song(rate: int) -> np.ndarray:
     return np.concatenate([silence(0.7, rate), sung(6.3, rate), silence(6.013, rate), sung(3, rate, 1)])
 
 
-def sing(rate: int = 48000, wav: np.ndarray | None = None, cut=None, **melody) -> tuple[list, ConversionReport]:
+def sing(rate: int = 24000, wav: np.ndarray | None = None, cut=None, **melody) -> tuple[list, ConversionReport]:
     """The curves that the voice was given, and the report."""
     converter, synthesizer, _ = fake_converter(predictor=MovingPredictor([]))
     options = replace(ALTO, melody=MelodyOptions(**melody), **(cut or {}))
@@ -61,7 +61,7 @@ CUTS = [{}, {"clip_seconds": 5}, {"clip_seconds": 2.5, "overlap_seconds": 1}, {"
 CUTS += [{"max_segment_seconds": 2, "pad_seconds": 0}]
 
 
-@pytest.mark.parametrize(("cut", "rate"), [*((cut, 48000) for cut in CUTS), (CUTS[-1], 22050)], ids=str)
+@pytest.mark.parametrize(("cut", "rate"), [*((cut, 24000) for cut in CUTS), (CUTS[-1], 22050)], ids=str)
 def test_an_unchanged_curve_gives_the_same_and_writing_it_changes_nothing(tmp_path, cut, rate):
     path = tmp_path / "song.csv"
     plain, _ = sing(rate, cut=cut)
@@ -77,14 +77,14 @@ def test_a_written_curve_has_a_row_for_each_frame_of_the_song_silences_too(tmp_p
     path = tmp_path / "song.csv"
     sing(f0_out=path)
     curve = read_curve(path)
-    seconds = len(song(48000)) / 48000
+    seconds = len(song(24000)) / 24000
     assert len(curve.times) == AUDIO.n_frames(round(16000 * seconds))
     np.testing.assert_allclose(curve.times, np.arange(len(curve.times)) * HOP, atol=1e-6)
     assert not curve.hz[: round(0.5 / HOP)].any() and not curve.hz[round(7.3 / HOP) : round(9.9 / HOP)].any()
     assert (curve.hz[round(1 / HOP) : round(6 / HOP)] > 0).mean() > 0.8
 
 
-@pytest.mark.parametrize("cut", CUTS, ids=str)
+@pytest.mark.parametrize("cut", CUTS[2:], ids=str)
 def test_a_mended_note_is_sung_where_it_was_written_and_nowhere_else(tmp_path, cut):
     path = tmp_path / "song.csv"
     plain, _ = sing(cut=cut, f0_out=path)
@@ -254,6 +254,7 @@ def parsed(*words: str) -> argparse.Namespace:
         (["--scale", "H major"], "Scales: chromatic, major"),
         (["--f0_in", "x.csv", "-a"], "--f0_in: with -a the model predicts the pitch"),
         (["--autotune", "1", "-a"], "--autotune: with -a"),
+        (["--f0_out", "x.txt"], r"--f0_out x\.txt: expected a name that ends in \.csv, or a folder"),
         (["--f0_in", "x.csv", "--f0_out", "./x.csv"], "is the curve of --f0_in too"),
     ],
 )
