@@ -28,6 +28,7 @@ from modules.inference.arguments import (
     predictor_name,
     without_effect,
 )
+from modules.inference.melody import melody_options
 from modules.inference.options import make_options, outside
 from modules.inference.results import RESULTS, cover_folder, cover_name, result_name
 from modules.separation.models import find_model, require_networks
@@ -199,12 +200,12 @@ def plan_covers(
     """A song in every voice."""
     from modules.inference.cover import Cover
 
-    covers = []
+    covers, melody = [], melody_options(args).for_song(song.label, song.path)
     for speaker in wanted.speakers:
         key = wanted.keys[song.position]
         if isinstance(key, str):
-            key = chooser.choose(stems.lead, speaker, key)
-        options = make_options(args, speaker, key, wanted.mix)
+            key = chooser.choose(stems.lead, speaker, key, melody.f0_in)
+        options = replace(make_options(args, speaker, key, wanted.mix), melody=melody)
         lead = result_name(stems.lead.name, replace(options, output_format="flac"), predictor_name(args), kind_of(args))
         result = RESULTS / cover_name(song.label, options)
         covers.append(Cover(song.path, stems, stems.folder / lead, result, options, args.vocal_gain))

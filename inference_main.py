@@ -14,7 +14,7 @@ import argparse
 import json
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from modules.errors import FAILURES, UsageError, reason_of
 from modules.inference import requests
 from modules.inference.arguments import conversion_arguments, is_mixed, kind_of, predictor_name, without_effect
 from modules.inference.inputs import find_sources
+from modules.inference.melody import check_curves, melody_options
 from modules.inference.options import MIX_NAME, make_options
 from modules.inference.requests import Problems
 from modules.inference.results import RESULTS, result_name
@@ -102,13 +103,15 @@ def read_request(args: argparse.Namespace) -> Wanted:
     """What the flags ask for; everything that is wrong with it is said at once."""
     problems = Problems()
     furthest = max((key for key in args.trans if isinstance(key, int)), key=abs, default=0)
-    problems.attempt(make_options, args, speaker="", transpose=furthest)
+    checked = problems.attempt(make_options, args, speaker="", transpose=furthest)
     problems.attempt(require_parts, predictor=predictor_name(args))
     problems.attempt(requests.check_device, args.device)
     keys = (args.trans + args.trans[:1] * len(args.clean_names))[: len(args.clean_names)]
     sources, complete = problems.attempt(find_sources, args.clean_names, keys=keys) or ([], False)
     if len(sources) == 1:  # a batch goes on past those that are no audio
         problems.attempt(probe, sources[0].path)
+    if checked is not None:
+        problems.attempt(check_curves, checked.melody, [(source.label, source.path) for source in sources])
     problems.attempt(requests.check_results_folder, RESULTS)
     model, config, diffusion = requests.read_models(args, problems)
     if (retrieval := requests.choose_retrieval(args, model)) is not None:
@@ -148,18 +151,19 @@ def make_jobs(args: argparse.Namespace, wanted: Wanted, converter: "VoiceConvert
     chooser = make_chooser(args, wanted, converter) if any(isinstance(key, str) for key in wanted.keys) else None
     jobs, all_usable = [], True
     for source in wanted.sources:
+        melody = melody_options(args).for_song(source.label, source.path)
         for speaker in wanted.speakers:
             key = wanted.keys[source.position]
             try:
                 if isinstance(key, str):
-                    key = chooser.choose(source.path, speaker, key)
+                    key = chooser.choose(source.path, speaker, key, melody.f0_in)
             except (*FAILURES, torch.OutOfMemoryError) as error:
                 if len(wanted.sources) == 1:
                     raise
                 logger.error("%s: %s", source.path, reason_of(error, source.path))
                 all_usable = False
                 break
-            options = make_options(args, speaker, key, wanted.mix)
+            options = replace(make_options(args, speaker, key, wanted.mix), melody=melody)
             name = result_name(source.label, options, predictor_name(args), kind_of(args))
             jobs.append(Job(source.path, RESULTS / name, options))
     return jobs, all_usable
@@ -184,6 +188,8 @@ def print_json(job: "Job", report: "ConversionReport | None") -> None:
         "transpose": job.options.transpose,
         "already_there": report is None,
     }
+    if job.options.melody.f0_out is not None:
+        about["f0_curve"] = job.options.melody.f0_out.as_posix()
     if report is not None:
         about |= report.to_plain()
     print(json.dumps(about, ensure_ascii=False), flush=True)

@@ -18,13 +18,14 @@ from pathlib import Path
 from modules.cli import configure_logging, make_parser, run
 from modules.errors import UsageError
 from modules.inference.arguments import conversion_arguments, predictor_name
-from modules.inference.keyword_options import CONVERTED, LOADED
+from modules.inference.keyword_options import CONVERTED, CURVES, LOADED
 from modules.inference.requests import Problems, check_device, read_models
 from modules.listening import bind, is_local
 from modules.pretrained.needs import require_parts
 from modules.server.limits import Limits
 from modules.weights.names import step_of
 
+VOICE_FLAGS = tuple(name for name in (*LOADED, *CONVERTED) if name not in CURVES)  # those are of one song
 TOKEN_VARIABLE = "SERVE_TOKEN"
 SHORTEST_TOKEN = 16  # letters
 PACKAGES = ("fastapi", "uvicorn", "python_multipart")
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         from assemble import load_voice
         from modules.server.listen import serve
 
-        options = {name: getattr(args, name) for name in (*LOADED, *CONVERTED) if name != "config_path"}
+        options = {name: getattr(args, name) for name in VOICE_FLAGS if name != "config_path"}
         voices = {}
         for name, (model, config) in models.items():
             voices[name] = load_voice(model, config_path=config, **options)
@@ -86,7 +87,7 @@ def make_arguments() -> argparse.ArgumentParser:
 def add_voice_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of inference_main.py that say what is loaded, and how it sings where a request says nothing else."""
     for group in conversion_arguments(__file__, "")._action_groups:
-        wanted = [action for action in group._group_actions if action.dest in (*LOADED, *CONVERTED, "f0_mean_pooling")]
+        wanted = [action for action in group._group_actions if action.dest in (*VOICE_FLAGS, "f0_mean_pooling")]
         target = parser.add_argument_group(group.title) if wanted else None
         if group.title == "Model":
             models = (

@@ -235,6 +235,15 @@ def test_the_automatic_key_is_a_whole_octave(voice):
     assert Path("results/song_-12key_alto_cover.flac").is_file()
 
 
+def test_the_lead_is_sung_by_a_curve_of_its_own(voice):
+    assert run("--f0_out", "mine.csv") == 0
+    before = written()
+    Path("mine.csv").write_text(Path("mine.csv").read_text("utf-8").replace(",200.0,1", ",300.0,1"), "utf-8")
+    assert run("--f0_in", "mine.csv") == 0
+    assert (voice.synthesizer.seen[0]["f0"] == 300).all()
+    assert "song_0key_alto_cover_2.flac" in set(written()) - set(before)
+
+
 def test_several_voices_and_the_default_settings(voice):
     assert cover.main(["song", *STEMS, "-s", "alto", "tenor"]) == 0
     assert {f"song_0key_{name}_cover.flac" for name in ("alto", "tenor")} <= set(written())

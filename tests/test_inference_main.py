@@ -82,6 +82,21 @@ def test_the_limits_of_pitch_reach_the_request(workspace, requests):
         inference_main.main(["-n", "song", "-s", "alto", "--f0_max", "9000"])
 
 
+def test_curves_are_written_and_sung_by_the_names_of_their_songs(workspace, requests, capsys):
+    flags = ["-n", "song", "other.flac", "-s", "alto", "--no_metadata", "--json"]
+    assert inference_main.main([*flags, "--f0_out", "curves"]) == 0
+    made = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [about["f0_curve"] for about in made] == ["curves/song.csv", "curves/other.csv"]
+    Path("curves/other.csv").write_text("time,hz\n0,330\n1,330\n", "utf-8")
+    assert inference_main.main([*flags, "--f0_in", "curves", "--autotune", "1", "--scale", "A minor"]) == 0
+    made = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [about["f0_range_hz"] for about in made] == [[196.0, 196.0], [329.6, 329.6]], "G3 and E4"
+    Path("curves/song.csv").unlink()
+    with pytest.raises(UsageError, match=r"--f0_in .*other\.csv, line 2: hz is '3'"):
+        Path("curves/other.csv").write_text("time,hz\n0,3\n1,330\n", "utf-8")
+        inference_main.main([*flags, "--f0_in", "curves"])
+
+
 def test_keys_stay_with_their_files_when_one_is_missing(workspace, requests):
     assert inference_main.main(["-n", "gone", "other.flac", "-s", "alto", "-t", "1", "-2"]) == 1
     assert results(workspace) == {"other.flac_-2key_alto_sovits_pm.flac"}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from modules.cli import make_parser
 from modules.f0.limits import F0_MAX, F0_MIN
+from modules.inference.melody import CHROMATIC, CONCERT_PITCH, add_melody_flags
 
 DEFAULT_MODEL = "logs/44k/G_37600.pth"
 DEFAULT_CONFIG = "logs/44k/config.json"
@@ -27,6 +28,7 @@ def conversion_arguments(script: str, description: str, for_covers: bool = False
     add_model_flags(parser)
     _add_file_flags(parser, for_covers)
     _add_voice_flags(parser, for_covers)
+    add_melody_flags(parser)
     add_retrieval_flags(parser)
     _add_method_flags(parser)
     return parser
@@ -190,6 +192,8 @@ def without_effect(args: argparse.Namespace) -> list[str]:
         "-shd has no effect with -od": args.shallow_diffusion and args.only_diffusion,
         "-se has no effect without -shd": args.second_encoding and kind != "sovdiff",
         "-ks has no effect without -shd": args.k_step != DEFAULT_K_STEP and kind != "sovdiff",
+        "--scale and --tuning have no effect without --autotune": not args.autotune
+        and (args.scale != CHROMATIC or args.tuning != CONCERT_PITCH),
         "-a has no effect with -od": args.auto_predict_f0 and args.only_diffusion,
         "-m and -c have no effect with -od": args.only_diffusion and (args.model_path or args.config_path),
     }

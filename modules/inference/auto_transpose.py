@@ -7,6 +7,7 @@ import numpy as np
 
 from modules.audio.slicer import Segment, slice_silence
 from modules.errors import UsageError
+from modules.f0.curve_files import read_curve
 from modules.f0.histogram import PitchHistogram, choose_shift
 from modules.inference.arguments import AUTO_OCTAVE
 from modules.inference.chunks import Chunk
@@ -36,16 +37,16 @@ class KeyChooser:
                     "preprocess_hubert_f0.py on the voice's data set."
                 )
 
-    def choose(self, path: Path, speaker: str, how: str) -> int:
-        """Semitones for a song in a voice; says why."""
+    def choose(self, path: Path, speaker: str, how: str, f0_in: Path | None = None) -> int:
+        """Semitones for a song, of which `f0_in` may be the curve, in a voice; says why."""
         if path not in self._songs:
             song = Song.from_file(path, self.pipeline.audio.sampling_rate)
-            self._songs[path] = song_histogram(song, self.pipeline, self.slice_db)
+            self._songs[path] = song_histogram(song, self.pipeline, self.slice_db, f0_in)
         return self._choose(self._songs[path], str(path), speaker, how)
 
-    def choose_for(self, song: Song, speaker: str, how: str) -> int:
+    def choose_for(self, song: Song, speaker: str, how: str, f0_in: Path | None = None) -> int:
         """The same for a song that nothing has been read of yet, and that is not to be converted itself."""
-        return self._choose(song_histogram(song, self.pipeline, self.slice_db), song.name, speaker, how)
+        return self._choose(song_histogram(song, self.pipeline, self.slice_db, f0_in), song.name, speaker, how)
 
     def _choose(self, notes: PitchHistogram, name: str, speaker: str, how: str) -> int:
         choice = choose_shift(notes, self.voices[speaker], how == AUTO_OCTAVE)
@@ -53,15 +54,22 @@ class KeyChooser:
         return int(choice.semitones)
 
 
-def song_histogram(song: Song, pipeline: Pipeline, slice_db: float) -> PitchHistogram:
-    """Which notes a song holds; of more than `LISTEN_SECONDS` of voice only parts count, at equal distances."""
+def song_histogram(song: Song, pipeline: Pipeline, slice_db: float, f0_in: Path | None = None) -> PitchHistogram:
+    """Which notes a song holds, by the curve `f0_in` as far as that goes; of more than `LISTEN_SECONDS` of voice only
+    parts count, at equal distances."""
+    given = None if f0_in is None else read_curve(f0_in)
+    hop_seconds = pipeline.audio.hop_length / pipeline.audio.sampling_rate
     histogram = PitchHistogram.from_curve(np.zeros(0), np.zeros(0))
     segments = slice_silence(song.rms, song.n_samples, song.rate, slice_db)
     for start, stop in choose_parts([segment for segment in segments if segment.voiced], song.rate):
         part = Chunk(start, stop, start, stop, stop, audio=song.read(start, stop))
         if part.audio.any():
             pipeline.predict_f0(part, song.rate)
-            histogram = histogram + PitchHistogram.from_curve(part.f0.f0, part.f0.uv)
+            hz = part.f0.f0 * part.f0.uv
+            if given is not None:
+                said = given.on_frames(len(hz), hop_seconds, start / song.rate)
+                hz = np.where(np.isnan(said), hz, said)
+            histogram = histogram + PitchHistogram.from_curve(hz, hz > 0)
     return histogram
 
 

@@ -73,6 +73,7 @@ def run_jobs(
             key = converter.key(job.source, job.options)
             if resume and (made := find_result(job.result, key)) is not None:
                 logger.info("%s: already exists", made.as_posix())
+                converter.write_f0(job.source, job.options)
                 job = replace(job, result=made)
             else:
                 if not stereo_logged and (channels := probe(job.source).channels) > 1:

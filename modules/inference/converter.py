@@ -31,6 +31,7 @@ from modules.inference.options import ConversionOptions
 from modules.inference.pipeline import Pipeline
 from modules.inference.report import ConversionReport
 from modules.inference.resume import PartialResult
+from modules.inference.song_pitch import SongPitch, pitch_of_part
 from modules.inference.stream import Song
 from modules.text import printable
 from modules.weights.card import HISTOGRAMS, song_metadata
@@ -82,6 +83,10 @@ class VoiceConverter:
         stat = path_in.stat()
         values = {field.name: getattr(options, field.name) for field in fields(options)}
         values["mix"] = None if options.mix is None else options.mix.description
+        values["melody"] = options.melody.identity()
+        for name in ("melody", "extend_range"):  # came later: without them, a request has the key that it always had
+            if not values[name]:
+                del values[name]
         about = [str(path_in.resolve()), stat.st_size, stat.st_mtime_ns, values, self.pipeline.identity]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode("utf-8")).hexdigest()
 
@@ -103,6 +108,7 @@ class VoiceConverter:
         self.check(options)
         rate, report = self.audio.sampling_rate, ConversionReport()
         song = Song.from_file(path_in, rate)
+        pitch = self._find_pitch(song, options, report, progress)
         partial_result = PartialResult(path_out, self.key(path_in, options), resume)
         report.resumed_seconds = partial_result.n_samples / rate
         if report.resumed_seconds:
@@ -118,7 +124,7 @@ class VoiceConverter:
         )
         with partial_result as result, bar:
             try:
-                for wav, is_voiced in self._blocks(song, options, report, result.n_samples):
+                for wav, is_voiced in self._blocks(song, options, report, result.n_samples, pitch):
                     result.write(wav)
                     n_voiced += len(wav) * is_voiced
                     bar.update(result.n_samples // rate - bar.n)
@@ -141,7 +147,8 @@ class VoiceConverter:
         """The converted audio in (T,) float32 blocks; the report is complete when they have come to their end."""
         self.check(options)
         started, n_samples, n_voiced = time.perf_counter(), 0, 0
-        for wav, is_voiced in self._blocks(song, options, report):
+        pitch = self._find_pitch(song, options, report)
+        for wav, is_voiced in self._blocks(song, options, report, 0, pitch):
             n_samples += len(wav)
             n_voiced += len(wav) * is_voiced
             if on_progress is not None:
@@ -149,6 +156,26 @@ class VoiceConverter:
             yield wav
         self._conclude(report, song, options, n_samples, n_voiced)
         report.elapsed = time.perf_counter() - started
+
+    def write_f0(self, path_in: Path, options: ConversionOptions) -> None:
+        """Writes the F0 curve of a song that is converted already, where one is wanted and not there."""
+        if options.melody.f0_out is not None and not options.melody.f0_out.exists():
+            song = Song.from_file(path_in, self.audio.sampling_rate)
+            self._find_pitch(song, options, ConversionReport(), progress=True)
+
+    def _find_pitch(
+        self, song: Song, options: ConversionOptions, report: ConversionReport, progress: bool = False
+    ) -> SongPitch | None:
+        """The pitch of a whole song, where that must be known before any of it is sung."""
+        if not options.melody.needs_whole_song:
+            return None
+        chunks, pitch = plan_chunks(song, options), SongPitch(song, self.audio)
+        with _explained(song, chunks):
+            pitch.predict(chunks, self.pipeline, progress)
+        pitch.settle(options, self.pipeline.predictor.name)
+        for text in pitch.warnings:
+            report.warn(text)
+        return pitch
 
     def _conclude(
         self, report: ConversionReport, song: Song, options: ConversionOptions, n_samples: int, n_voiced: int
@@ -163,11 +190,17 @@ class VoiceConverter:
     def convert_wav(self, wav: np.ndarray, rate: int, options: ConversionOptions) -> np.ndarray:
         """A clip (T,) float32 in memory, converted: (ceil(T * model rate / rate),) float32 at the model's rate."""
         self.check(options)
-        song = Song.from_array(wav, rate, self.audio.sampling_rate)
-        return np.concatenate([block for block, _ in self._blocks(song, options, ConversionReport())])
+        song, report = Song.from_array(wav, rate, self.audio.sampling_rate), ConversionReport()
+        pitch = self._find_pitch(song, options, report)
+        return np.concatenate([block for block, _ in self._blocks(song, options, report, 0, pitch)])
 
     def _blocks(
-        self, song: Song, options: ConversionOptions, report: ConversionReport, n_done: int = 0
+        self,
+        song: Song,
+        options: ConversionOptions,
+        report: ConversionReport,
+        n_done: int = 0,
+        pitch: SongPitch | None = None,
     ) -> Iterator[tuple[np.ndarray, bool]]:
         """The converted audio from sample `n_done` on to the input's end, in blocks, each with whether it is voiced."""
         if song.gain < 1:
@@ -175,7 +208,7 @@ class VoiceConverter:
             logger.info(text, song.name, 1 / song.gain, song.gain)
         chunks = unfinished(plan_chunks(song, options), song, n_done)
         tail = np.zeros(0, np.float32)
-        with contextlib.closing(self._batches(chunks, song)) as batches:
+        with contextlib.closing(self._batches(chunks, song, pitch)) as batches:
             for batch in batches:
                 wavs = iter(self._synthesize([chunk for chunk in batch if chunk.is_loud], song, options, report))
                 for chunk in batch:
@@ -189,8 +222,8 @@ class VoiceConverter:
                     if len(new):
                         yield new, chunk.voiced
 
-    def _batches(self, chunks: list[Chunk], song: Song) -> Iterator[list[Chunk]]:
-        """Chunks with their audio, as many at once as are worth it."""
+    def _batches(self, chunks: list[Chunk], song: Song, pitch: SongPitch | None) -> Iterator[list[Chunk]]:
+        """Chunks with their audio and, where the song's `pitch` is known, theirs; as many at once as are worth it."""
         # A predictor on the CPU works in a thread, on the newest chunk while those before it are synthesized.
         ahead = 1 if self.pipeline.predictor_on_cpu else 0
         waiting: list[tuple[Chunk, Future[None] | None]] = []
@@ -200,6 +233,7 @@ class VoiceConverter:
                 if chunk.voiced:
                     audio = song.read(chunk.read_start, chunk.read_stop)
                     chunk = replace(chunk, audio=np.pad(audio, (chunk.pad_left, chunk.pad_right)))
+                    chunk.f0 = None if pitch is None else pitch.of_chunk(chunk)
                     if ahead and chunk.is_loud:
                         job = thread.submit(self.pipeline.predict_f0, chunk, song.rate)
                 waiting.append((chunk, job))
@@ -265,6 +299,8 @@ class VoiceConverter:
         longest = int(max(min(self._longest_seconds, seconds / 2), 1) * song.rate)
         tail, wavs = np.zeros(0, np.float32), []
         for part in split_chunk(chunk, longest, song, options):
+            if options.melody.changes_f0:
+                part.f0 = pitch_of_part(chunk, part, song, self.audio)
             wav = self._synthesize([part], song, options, report)[0] if part.is_loud else silence(part, song)
             wav, tail = join(tail, wav, part, song, options.overlap_retain)
             wavs.append(wav)
@@ -288,6 +324,7 @@ class VoiceConverter:
             "diffusion": self.pipeline.refiner is not None,
             **({"extend_range": True} if options.extend_range else {}),
         }
+        settings |= options.melody.description()
         return song_metadata(self.pipeline.card, printable(path_in.name), options.speaker, settings)
 
 

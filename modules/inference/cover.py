@@ -54,6 +54,7 @@ def make_cover(
     job = Job(stems.lead, cover.converted, replace(cover.options, output_format="flac"))
     if (made := find_result(cover.result, key)) is not None:
         logger.info("%s: already exists", made.as_posix())
+        converter.write_f0(job.source, job.options)
         return made, find_result(job.result, converter.key(job.source, job.options)) or job.result, None
     (done,) = run_jobs([job], converter, resume=True, on_done=lambda _, report: reports.append(report))
     make_folder(cover.result.parent)

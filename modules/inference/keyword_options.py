@@ -17,8 +17,11 @@ LOADED = (
 CONVERTED = (
     "auto_predict_f0 noise_scale loudness_envelope_adjustment use_spk_mix mix_path cluster_infer_ratio "
     "cluster_model_path feature_retrieval second_encoding slice_db pad_seconds clip linear_gradient "
-    "linear_gradient_retain max_segment enhancer_adaptive_key extend_range no_metadata"
+    "linear_gradient_retain max_segment enhancer_adaptive_key extend_range no_metadata f0_in f0_out autotune scale "
+    "tuning formant"
 ).split()
+# Of these, those that name files: of the voice, and of one song.
+PLACES, CURVES = ("cluster_model_path", "mix_path"), ("f0_in", "f0_out")
 _EXPECTED = {int: "a whole number", float: "a number"}
 
 

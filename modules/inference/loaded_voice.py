@@ -23,6 +23,7 @@ from modules.inference.arguments import AUTO, AUTO_OCTAVE
 from modules.inference.auto_transpose import KeyChooser
 from modules.inference.converter import Progress, VoiceConverter
 from modules.inference.keyword_options import song_options
+from modules.inference.melody import check_curves
 from modules.inference.options import MIX_NAME, ConversionOptions, make_options
 from modules.inference.report import ConversionReport
 from modules.inference.requests import check_format, choose_mix, choose_retrieval, choose_speakers
@@ -89,7 +90,7 @@ class LoadedVoice:
     ) -> Iterator[np.ndarray]:
         """What `convert` gives in (T,) float32 blocks, each as soon as it is made; of a file no more is held."""
         open_song = self._opener(source, rate)
-        self.request = request = self._request(open_song, speaker, transpose, options)
+        self.request = request = self._request(open_song, speaker, transpose, options, source)
         self.converter.check(request)
         self.report = ConversionReport()
         return self.converter.stream(open_song(), request, self.report, on_progress)
@@ -110,8 +111,9 @@ class LoadedVoice:
         if result.exists() and (not overwrite or (source.exists() and result.samefile(source))):
             raise UsageError(f"{result}: already exists. Choose another name, or overwrite=True (never for the source)")
         open_song = partial(Song.from_file, source, self.rate)
-        request = self._request(open_song, speaker, transpose, options)
-        request = replace(request, output_format=result.suffix.removeprefix("."))
+        request = self._request(open_song, speaker, transpose, options, source)
+        melody = replace(request.melody, overwrite=overwrite)
+        request = replace(request, output_format=result.suffix.removeprefix("."), melody=melody)
         check_format(request.output_format, self.rate)
         make_folder(result.parent)
         self.report = None
@@ -155,10 +157,18 @@ class LoadedVoice:
         return args, make_options(args, name, int(semitones) if semitones.is_integer() else semitones, mix)
 
     def _request(
-        self, open_song: Callable[[], Song], speaker: Speaker, transpose: float | str, options: dict[str, Any]
+        self,
+        open_song: Callable[[], Song],
+        speaker: Speaker,
+        transpose: float | str,
+        options: dict[str, Any],
+        source: Source,
     ) -> ConversionOptions:
         """The verified request; what it needs besides the voice is loaded."""
         args, request = self._verified(speaker, transpose, options)
+        path = Path(source) if isinstance(source, str | os.PathLike) else Path("audio.wav")
+        check_curves(request.melody, [(path.name, path)])
+        request = replace(request, melody=request.melody.for_song(path.name, path))
         name, pipeline = request.speaker, self.converter.pipeline
         if request.mix is None and (path := choose_retrieval(args, self.model)) is not None:
             key = path, args.feature_retrieval, name
@@ -168,7 +178,7 @@ class LoadedVoice:
         if isinstance(transpose, str):
             self.converter.voices = voices = self._find_notes()
             chooser = KeyChooser(voices, [name], self.model, pipeline, request.slice_db)
-            request = replace(request, transpose=chooser.choose_for(open_song(), name, transpose))
+            request = replace(request, transpose=chooser.choose_for(open_song(), name, transpose, request.melody.f0_in))
         return request
 
     def _choose_voice(self, args: argparse.Namespace, speaker: Speaker) -> tuple[str, SpeakerMix | None]:

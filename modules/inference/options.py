@@ -1,12 +1,13 @@
 """ConversionOptions: what one conversion asks for, verified once. Nothing here loads a network or reads a file."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modules.audio.io import StreamWriter
 from modules.errors import UsageError
 from modules.f0.limits import LOWEST, MOST, check_limits
 from modules.inference.arguments import kind_of
+from modules.inference.melody import MELODY_BOUNDS, MelodyOptions, melody_options
 from modules.inference.speaker_mix import SpeakerMix
 
 MIX_NAME = "spk_mix"  # stands in a result's name for the speaker
@@ -31,6 +32,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "f0_max": (400, MOST),
     "vocal_gain": (-40, 20),
     "k_step": (1, 1000),  # the most that a diffusion model learns; one may have learnt less
+    **MELODY_BOUNDS,
 }
 
 
@@ -59,6 +61,7 @@ class ConversionOptions:
     max_segment_seconds: float = 30.0  # longer segments are cut at a quiet place, so that memory stays bounded
     context_seconds: float = 1.0  # real audio on both sides of such a cut
     with_metadata: bool = True  # let the result say from what and by which voice it was made
+    melody: MelodyOptions = field(default_factory=MelodyOptions)  # a curve of its own, autotune, formants
 
     def __post_init__(self) -> None:
         problems = [
@@ -135,6 +138,7 @@ def make_options(
         output_format=args.wav_format,
         max_segment_seconds=args.max_segment,
         with_metadata=not args.no_metadata,
+        melody=melody_options(args),
     )
 
 

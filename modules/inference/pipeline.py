@@ -3,13 +3,14 @@
 extract -> retrieve -> synthesize -> refine -> move back what was sung elsewhere -> match the loudness
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from modules.audio.formants import move_formants
 from modules.audio.loudness import FULL_SCALE, frame_volume, keep_pauses, limit_peaks, match_envelope
 from modules.audio.resampling import SincResampler
 from modules.batching import group_by_length
@@ -114,16 +115,18 @@ class Pipeline:
 
     def predict_f0(self, chunk: Chunk, rate: int) -> None:
         """Gives a chunk whose audio has that rate its `wav` at the model's rate and its `f0`, unless it has them."""
-        if chunk.f0 is None:
-            with torch.inference_mode():
+        with torch.inference_mode():
+            if chunk.wav is None:
                 chunk.wav = self._resample(torch.from_numpy(chunk.audio), rate, self.audio.sampling_rate)
+            if chunk.f0 is None:
                 chunk.f0 = self.predictor.predict(chunk.wav.cpu().numpy())
 
     def extract(self, chunks: list[Chunk], song: Song, options: ConversionOptions) -> list[VoiceInput]:
         """What the voice is given of each chunk: units, transposed pitch, speaker and volume."""
         features = []
-        n_frames = [len(chunk.f0.f0) for chunk in chunks]
-        for chunk, units in zip(chunks, self.encode([chunk.wav for chunk in chunks], n_frames)):
+        n_frames, formant = [len(chunk.f0.f0) for chunk in chunks], options.melody.formant
+        encoded = self.encode([chunk.wav for chunk in chunks], n_frames, formant, [chunk.f0.f0 for chunk in chunks])
+        for chunk, units in zip(chunks, encoded):
             f0 = torch.from_numpy(chunk.f0.f0).to(self.device) * 2.0 ** (options.voice_transpose / 12)
             if chunk.extension is not None:
                 ratio = (2.0 ** (chunk.extension.shifts / 12)).astype(np.float32)
@@ -197,10 +200,15 @@ class Pipeline:
             given = replace(given, speaker=self._speaker(chunk, song, options, self.refiner_speakers))
         return given
 
-    def encode(self, wavs: list[torch.Tensor], n_frames: list[int]) -> list[torch.Tensor]:
-        """Units (D, n_frames) of each of `wavs` (T,) at the model's rate."""
+    def encode(
+        self, wavs: list[torch.Tensor], n_frames: list[int], formant: float = 0.0, curves: Sequence[np.ndarray] = ()
+    ) -> list[torch.Tensor]:
+        """Units (D, n_frames) of each of `wavs` (T,) at the model's rate; with their F0 (N,) in `curves`, and formants
+        moved by `formant` semitones."""
         given = [self._resample(wav, self.audio.sampling_rate, self.encoder.sampling_rate) for wav in wavs]
         given = [wav.cpu().numpy() for wav in given]
+        if formant:
+            given = [move_formants(wav, self.encoder.sampling_rate, formant, f0) for wav, f0 in zip(given, curves)]
         found = [self.encoder.encode(given[0])] if len(given) == 1 else self.encoder.encode_batch(given)
         return [align_units(units, n, self.unit_interpolate_mode) for units, n in zip(found, n_frames)]
 

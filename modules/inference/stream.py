@@ -18,7 +18,7 @@ LOWEST_RATE = 1000  # Hz
 
 
 class Song:
-    """Audio that has been measured and can be read once, in ascending ranges."""
+    """Audio that has been measured and can be read in ascending ranges, once, or again after `rewind`."""
 
     def __init__(
         self,
@@ -88,6 +88,10 @@ class Song:
             self._forget(start)
         joined = np.concatenate([np.zeros(0, np.float32), *self._held])
         return joined[start - self._start : stop - self._start] * np.float32(self.gain)
+
+    def rewind(self) -> None:
+        """Begins again at its start."""
+        self._blocks, self._held, self._start, self._stop = self._centred(), [], 0, 0
 
     def _centred(self) -> Iterator[np.ndarray]:
         """The blocks without the constant offset."""

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 
 from modules.inference.arguments import conversion_arguments
-from modules.inference.keyword_options import CONVERTED, LOADED
+from modules.inference.keyword_options import CONVERTED, CURVES, LOADED, PLACES
 from modules.inference.loaded_voice import LoadedVoice
 from modules.inference.options import BOUNDS
 from modules.registry import unknown_name
 from modules.server.refusals import Refusal, folder_names, refusal_of
 from modules.text import listing
 
-PLACES = ("cluster_model_path", "mix_path")  # options that name a file on the server; only who starts it gives them
-OFFERED = tuple(name for name in CONVERTED if name not in PLACES)
+# Only who starts the server names files of its machine.
+OFFERED = tuple(name for name in CONVERTED if name not in (*PLACES, *CURVES))
 _TRUTHS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_TYPES = {int: "integer", float: "number", None: "string"}  # of flags, in OpenAPI
 _OURS = ("voice", "speaker", "mix", "transpose", "wav_format", "response")
 
 
@@ -54,6 +55,8 @@ def read_wanted(fields: Mapping[str, list[str]], voices: Mapping[str, LoadedVoic
     for name, texts in fields.items():
         if name in PLACES or name in LOADED:
             raise Refusal(422, f"{name} is chosen when the server is started: python serve.py --{name} ...")
+        if name in CURVES:
+            raise Refusal(422, f"{name} names a file of the server, which cannot be done; use inference_main.py")
         if name not in (*_OURS, *OFFERED):
             raise Refusal(422, unknown_name("field", name, [*_OURS, *OFFERED]))
         if name != "mix" and len(texts) > 1:
@@ -108,7 +111,7 @@ def describe_options(voice: LoadedVoice) -> list[dict[str, Any]]:
     actions, found = {action.dest: action for action in flags if action.help != argparse.SUPPRESS}, []
     for name in OFFERED:
         action = actions[name]
-        kind = "boolean" if _is_truth(voice, name) else "integer" if action.type is int else "number"
+        kind = "boolean" if _is_truth(voice, name) else _TYPES[action.type]
         about = {"name": name, "type": kind, "default": getattr(voice.args, name), "about": action.help}
         if name in BOUNDS:
             about |= {"minimum": BOUNDS[name][0], "maximum": min(BOUNDS[name][1], _most(voice, name))}

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from modules.errors import UsageError
 from modules.text import printable
 from modules.webui import forms, jobs
 from modules.webui.jobs import Job, Stage
-from modules.webui.workspace import SONGS, config_of, inside
+from modules.webui.workspace import CURVES, SONGS, config_of, inside
 
 # Flags that are no settings: the lists of voices, speakers and songs give them, or the page sets them itself.
 OWN = ("model_path", "spk_list", "clean_names", "json", "resume")
@@ -55,9 +56,11 @@ def verify(
         raise UsageError(f"{given[0]} is no setting: model, songs and speakers are given apart")
     if not songs and not values.get("vocals"):
         raise UsageError("no song is chosen: upload one, or choose from those in raw/")
+    if isinstance(values.get("f0_out"), bool):  # the page's box to tick; a folder that holds no other curves
+        values |= {"f0_out": f"{CURVES.as_posix()}/{time.strftime('%Y%m%d-%H%M%S')}"} if values.pop("f0_out") else {}
     for name, action in forms.actions(parser).items():
         if action.metavar == "FILE" and name in values:
-            values[name] = inside(values[name]).as_posix()
+            values[name] = inside(values[name], must_exist=name != "f0_out").as_posix()
     if model or not values.get("only_diffusion"):
         if not model:
             raise UsageError("no voice is chosen: choose one, or add its files")

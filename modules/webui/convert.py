@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.errors import UsageError
+from modules.f0.autotune import CHROMATIC
 from modules.inference.arguments import RECOMMENDED
 from modules.registry import declared_names
 from modules.webui import conversion, forms, jobs, panel, pickers, workspace
@@ -28,6 +29,7 @@ SAMPLE_SPEAKER = "be_ksenya_f"  # of the included voice: her notes lie where tho
 STEMS = ("vocals", "music")  # sounds that a cover can be given
 MAIN = ("trans", "f0_predictor", "wav_format")  # settings that are always in sight
 FORMATS = ("flac", "wav", "mp3", "ogg")  # others can be typed
+NOTES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")  # as most scales are called
 DEVICES = [("the best there is", ""), "cpu", "cuda", "cuda:1", "mps"]  # torch knows this machine's, but takes seconds
 ENDED_EARLY = ("stopped", "interrupted", "failed")  # Resume goes on from there
 Controls = dict[str, "Component"]  # name of a flag -> its control
@@ -96,14 +98,19 @@ def build_control(form: Form, action: argparse.Action) -> "Component":
         "device": DEVICES,
         "diffusion_model_path": [""],
         "cluster_model_path": [""],
-        **{name: [""] for name in STEMS},
+        **{name: [""] for name in (*STEMS, "f0_in")},
+        "scale": [CHROMATIC, *(f"{note} {kind}" for kind in ("major", "minor") for note in NOTES)],
     }
     changes: dict[str, Any] = {"elem_id": f"{form.kind}_flag_{action.dest}"}
     if choices := lists.get(action.dest):
         changes |= {"choices": choices, "allow_custom_value": True, "value": action.default or ""}
+    if action.dest == "f0_out":
+        return pickers.build_curve_wish(**changes)
     control = forms.control(action, **changes)
     if action.dest in STEMS:
         pickers.build_upload(control)
+    if action.dest == "f0_in":
+        pickers.build_curve_drop(control)
     return control
 
 
@@ -134,12 +141,14 @@ def connect_lists(page: "gradio.Blocks", chosen: Pickers, controls: Controls, re
     """Lists show what is there, and choosing in one sets what belongs to it, in sight."""
     import gradio
 
-    config, files = controls["config_path"], [controls["diffusion_model_path"], controls["cluster_model_path"]]
+    config = controls["config_path"]
+    files = [controls[name] for name in ("diffusion_model_path", "cluster_model_path", "f0_in")]
     stems = [controls[name] for name in STEMS if name in controls]
 
     @refusals_shown
     def refresh_voices(model: str | None) -> tuple["Component", ...]:
-        found = [workspace.diffusion_models(), workspace.retrievals(), *(workspace.songs() for _ in stems)]
+        found = [workspace.diffusion_models(), workspace.retrievals(), workspace.curves()]
+        found += [workspace.songs() for _ in stems]
         lists = [gradio.Dropdown(choices=["", *(path.as_posix() for path in paths)]) for paths in found]
         return pickers.refresh_voices(model), *lists
 

@@ -18,7 +18,9 @@ from modules.webui.workspace import (
     MODEL_SUFFIXES,
     SONGS,
     config_of,
+    curves,
     inside,
+    keep_curve,
     keep_model,
     keep_sounds,
     models,
@@ -122,6 +124,29 @@ def build_upload(sound: "Dropdown") -> None:
 
     button = gradio.UploadButton("Upload it", size="sm", elem_id=f"{sound.elem_id}_upload")
     button.upload(add, button, sound, api_visibility="private")
+
+
+def build_curve_drop(curve: "Dropdown") -> None:
+    """A place to drop an F0 curve, which chooses it in a list."""
+    import gradio
+
+    @refusals_shown
+    def add(upload: str) -> tuple[None, "Component"]:
+        kept = keep_curve(upload).as_posix()
+        return None, gradio.Dropdown(choices=["", *(path.as_posix() for path in curves())], value=kept)
+
+    file = gradio.File(
+        label="F0 curve (.csv), mended in a spreadsheet or of another tool", height=90, elem_id=f"{curve.elem_id}_drop"
+    )
+    file.upload(add, file, [file, curve], api_visibility="private")
+
+
+def build_curve_wish(**shown: Any) -> "Component":
+    """The box to tick for a curve that can be downloaded, in place of a file's name."""
+    import gradio
+
+    info = "write the song's F0 curve, before it is transposed or tuned: it can be downloaded under the result"
+    return gradio.Checkbox(label="F0 curve (--f0_out)", info=info, **shown)
 
 
 def build_more_voices(model: "Dropdown", parser: argparse.ArgumentParser) -> None:

@@ -36,7 +36,11 @@ def build_results(form: Form, parser: argparse.ArgumentParser) -> "Radio":
                 label="Result", type="filepath", interactive=False, buttons=["download"], elem_id=f"{form.kind}_sung"
             )
         figures = gradio.HTML(elem_id=f"{form.kind}_figures")
-        download = gradio.DownloadButton("Download the result", size="md", elem_id=f"{form.kind}_download")
+        with gradio.Row():
+            download = gradio.DownloadButton("Download the result", size="md", elem_id=f"{form.kind}_download")
+            curve = gradio.DownloadButton(
+                "Download the F0 curve", size="md", visible=False, elem_id=f"{form.kind}_curve"
+            )
         state = gradio.HTML(elem_id=f"{form.kind}_picture_state")
         picture = gradio.Image(
             show_label=False,
@@ -61,7 +65,7 @@ def build_results(form: Form, parser: argparse.ArgumentParser) -> "Radio":
             yield f"<p>{html.escape(melody_of(job))}</p>", job.about["picture"]
 
     chosen.change(
-        show, chosen, [view, source, sung, figures, download], show_progress="hidden", api_visibility="private"
+        show, chosen, [view, source, sung, figures, download, curve], show_progress="hidden", api_visibility="private"
     )
     chosen.change(
         draw,
@@ -77,16 +81,20 @@ def build_results(form: Form, parser: argparse.ArgumentParser) -> "Radio":
 
 @refusals_shown
 def show(result: str | None) -> tuple[Any, ...]:
-    """Both players, the figures and the file of a result."""
+    """Both players, the figures, the file of a result and its F0 curve, where one was written."""
     import gradio
 
     if not result:
-        return gradio.Column(visible=False), None, None, "", gradio.DownloadButton(value=None)
+        none = gradio.DownloadButton(value=None)
+        return gradio.Column(visible=False), None, None, "", none, none
     about = find_result(result)
     file = inside(about["result"])
     source = inside(about["source"])
     playable = None if source.is_absolute() else str(source)  # gradio serves what lies in the workspace
-    return gradio.Column(visible=True), playable, str(file), describe(about), gradio.DownloadButton(value=str(file))
+    curve = about.get("f0_curve")
+    curve = gradio.DownloadButton(value=str(inside(curve)) if curve else None, visible=bool(curve))
+    view, download = gradio.Column(visible=True), gradio.DownloadButton(value=str(file))
+    return view, playable, str(file), describe(about), download, curve
 
 
 def describe(about: Mapping[str, Any]) -> str:

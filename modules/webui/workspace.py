@@ -11,8 +11,10 @@ from pathlib import Path
 
 from modules.audio.io import AUDIO_SUFFIXES, probe
 from modules.errors import FAILURES, UsageError, UserError, reason_of
+from modules.f0.curve_files import read_curve
 from modules.files import atomic_path, make_folder
 from modules.inference.requests import read_config
+from modules.inference.results import RESULTS
 from modules.pretrained.find import CODE_ROOT
 from modules.text import printable
 from modules.webui.jobs import PRIVATE
@@ -20,6 +22,7 @@ from modules.weights.names import list_checkpoints, step_of
 
 UPLOADS = PRIVATE / "uploads"  # where gradio puts what a browser sends
 RECORDINGS, SONGS, LOGS, TRAINED = Path("dataset_raw"), Path("raw"), Path("logs"), Path("trained")
+CURVES = RESULTS / "curves"  # a folder for each conversion that writes some
 SAMPLE_SONG = CODE_ROOT / "samples" / "songs" / "sing_vocadito_14.flac"
 SAMPLE_VOICES = CODE_ROOT / "samples" / "voices"
 INCLUDED = CODE_ROOT / "pretrain" / "base-small"  # the voice that comes with the code
@@ -124,6 +127,22 @@ def keep_sounds(uploads: Sequence[str], folder: Path) -> tuple[list[Path], list[
         except FAILURES as error:
             problems.append(f"{name}: {reason_of(error, upload)}".replace(f"{upload}: ", ""))
     return kept, problems
+
+
+def curves() -> list[Path]:
+    """F0 curves of songs: in raw/, and those that conversions wrote."""
+    places = [path for folder in (SONGS, CURVES) for path in folder.rglob("*")]
+    return _usable(path for path in sorted(places) if path.suffix.lower() == ".csv")
+
+
+def keep_curve(upload: str) -> Path:
+    """Copies an F0 curve into raw/; a UsageError where it is none."""
+    source = _uploaded(upload)
+    try:
+        read_curve(source)
+    except UsageError as error:
+        raise UsageError(str(error).replace(str(source), printable(source.name))) from None
+    return _copy(source, SONGS)
 
 
 def keep_model(uploads: Sequence[str], name: str) -> list[Path]:

@@ -13,8 +13,9 @@ from inference.fake_voice import silence, sung
 from server.served import fake_voice, serving, song, until
 
 from modules.audio.io import to_int16
-from modules.inference.keyword_options import CONVERTED
-from modules.server.requests import OFFERED, PLACES
+from modules.inference.arguments import conversion_arguments
+from modules.inference.keyword_options import CONVERTED, PLACES
+from modules.server.requests import OFFERED
 
 SECRET = "/srv/secret"  # where the voice lies
 
@@ -134,6 +135,8 @@ def test_voices_say_who_they_are_and_what_they_take(served):
         ({"speaker": []}, "name the target voice"),
         ({"device": "cuda"}, "device is chosen when the server is started"),
         ({"mix_path": "/etc/passwd"}, "mix_path is chosen when the server is started"),
+        ({"f0_in": "/etc/passwd"}, "f0_in names a file of the server"),
+        ({"f0_out": "../x.csv"}, "f0_out names a file of the server"),
         ({"cluster_model_path": "/etc/passwd"}, "cluster_model_path is chosen when the server is started"),
         ({"max_segment": "3600"}, "this server takes at most 30 s at once"),
         ({"clip": "3600"}, "this server takes at most 30 s at once"),
@@ -143,6 +146,11 @@ def test_a_wrong_option_is_one_line_and_status_422(served, fields, words):
     answer = served.convert(b"not looked at", route="/jobs" if len(words) % 2 else "/convert", **fields)
     assert answer.status_code == 422 and words in answer.json()["error"] and list(answer.json()) == ["error"]
     assert served.files() == []
+
+
+def test_no_option_that_is_offered_names_a_file():
+    flags = {action.dest: action for action in conversion_arguments("x", "")._actions}
+    assert OFFERED and not [name for name in OFFERED if "FILE" in str(flags[name].metavar)]
 
 
 def _damaged() -> dict[str, bytes]:

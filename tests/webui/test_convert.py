@@ -226,6 +226,29 @@ def test_a_stopped_conversion_is_resumed(server, open_page, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_curve_is_downloaded_and_dropped_in_again(server, open_page, tmp_path):
+    page = open_page(server.url)
+    page.locator("#convert_upload input[type=file]").set_input_files(write_song(tmp_path / "mended.wav"))
+    expect(page.locator("#convert_songs")).to_contain_text("mended.wav")
+    page.get_by_role("button", name="Melody").click()
+    page.locator("#convert_flag_f0_out").get_by_role("checkbox").check()
+    page.locator("#convert").click()
+    expect(page.locator("#convert_figures")).to_contain_text("mended.wav", timeout=DONE)
+    with page.expect_download() as download:
+        page.locator("#convert_curve").click()
+    curve = tmp_path / "curve ü.csv"
+    download.value.save_as(curve)
+    assert curve.read_text("utf-8").startswith("time,hz,voiced\n0.0")
+    page.locator("#convert_flag_f0_in_drop input[type=file]").set_input_files(curve)
+    expect(page.locator("#convert_flag_f0_in input")).to_have_value("raw/curve ü.csv")
+    page.locator("#convert_flag_f0_out").get_by_role("checkbox").uncheck()
+    page.locator("#convert").click()
+    expect(page.locator("#convert_status")).to_contain_text("--f0_in")
+    expect(page.locator("#convert_figures")).to_contain_text("mended.wav_0key_be_ksenya_f_sovits_pm_2", timeout=DONE)
+    expect(page.locator("#convert_curve")).to_be_hidden()
+
+
+@pytest.mark.slow
 def test_names_with_markup_are_shown_as_text(server, open_page, tmp_path):
     shutil.copy(INCLUDED, tmp_path / "G_0.pth")
     text = Path(INCLUDED).with_name("config.json").read_text("utf-8").replace(f'"{SPEAKER}"', json.dumps(MARKUP))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
+import inference_main
 from modules.errors import UsageError
-from modules.webui import pickers, workspace
+from modules.webui import conversion, pickers, workspace
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="makes symbolic links")
 
@@ -177,3 +178,30 @@ def test_the_list_of_speakers_says_what_they_sing_well_where_the_model_does():
     Path("v/G_1.pth").write_bytes(b"damaged")
     Path("v/config.json").write_text((workspace.INCLUDED / "config.json").read_text("utf-8"), "utf-8")
     assert ("be_ksenya_f", "be_ksenya_f") in pickers.show_speakers("v/G_1.pth", None, []).choices
+
+
+def test_a_curve_is_kept_where_the_list_finds_it_and_what_is_none_is_refused():
+    kept = workspace.keep_curve(upload("song ü.csv", content=b"time,hz\n0,220\n1,220\n"))
+    made = workspace.CURVES / "20260101-120000" / "song.csv"
+    made.parent.mkdir(parents=True)
+    made.write_text("0,220\n1,220\n", "utf-8")
+    assert kept.as_posix() == "raw/song ü.csv" and workspace.curves() == [kept, made]
+    with pytest.raises(UsageError, match=r"--f0_in bad\.csv, line 2: hz is '9'") as error:
+        workspace.keep_curve(upload("bad.csv", content=b"time,hz\n0,9\n"))
+    assert str(workspace.UPLOADS) not in str(error.value)
+    with pytest.raises(UsageError, match="was not uploaded here"):
+        workspace.keep_curve("../secret.wav")
+
+
+def test_the_box_for_a_curve_becomes_a_folder_of_its_own_and_a_name_stays_inside(folder):
+    soundfile.write(folder / "song.wav", np.zeros(100), 16000)
+
+    def place(value):
+        parser = inference_main.make_arguments()
+        model = str(workspace.INCLUDED / "G_0.pth")
+        return conversion.verify(parser, model, ["song.wav"], ["x"], {"f0_out": value}).get("f0_out")
+
+    assert place(True).startswith(f"{workspace.CURVES.as_posix()}/2") and place(False) is None
+    assert place("results/mine.csv") == "results/mine.csv"
+    with pytest.raises(UsageError, match="lies outside the workspace"):
+        place("../mine.csv")
