@@ -15,7 +15,6 @@ import assemble
 import serve
 from modules.errors import UsageError
 from modules.inference.arguments import conversion_arguments
-from modules.inference.keyword_options import CONVERTED, LOADED
 from modules.listening import bind
 from modules.server import listen
 from modules.server.limits import Limits
@@ -83,7 +82,7 @@ def test_a_voice_goes_by_its_folder_or_file(models, names):
 def test_it_has_the_flags_that_say_what_is_loaded_and_how_it_sings():
     ours = {flag.dest: flag for flag in serve.make_arguments()._actions if flag.help != argparse.SUPPRESS}
     for action in conversion_arguments("x", "")._actions:
-        if action.dest in (*LOADED, *CONVERTED) and action.help != argparse.SUPPRESS:
+        if action.dest in serve.VOICE_FLAGS and action.help != argparse.SUPPRESS:
             assert ours[action.dest].option_strings == action.option_strings
             assert ours[action.dest].default == action.default
     assert {name: ours[name].default for name in vars(Limits())} == vars(Limits())

@@ -104,7 +104,7 @@ def test_voices_say_who_they_are_and_what_they_take(served):
     about = served.client.get("/voices/fake").json()
     assert about["card"] == {"name": "fake", "licence": "CC0"}
     options = {option["name"]: option for option in about["options"]}
-    assert list(options) == list(OFFERED) and {*OFFERED, *PLACES} == set(CONVERTED)
+    assert list(options) == list(OFFERED) and {*OFFERED, *PLACES, *CURVES} == set(CONVERTED)
     assert options["noise_scale"]["default"] == 0.4 and options["noise_scale"]["maximum"] == 10
     assert options["max_segment"]["maximum"] == 30 and all(
         "SUPPRESS" not in option["about"] for option in options.values()
