@@ -66,9 +66,11 @@ def find_models(given: Sequence[str] | None) -> list[str] | None:
     """The models that `-m` names, patterns such as `logs/alto/G_*.pth` (which no shell of Windows expands) by steps."""
     found: list[str] = []
     for name in given or ():
-        matches = [] if Path(name).exists() or not glob.has_magic(name) else glob.glob(name)
-        found += sorted((Path(match).as_posix() for match in matches), key=lambda path: (step_of(path) or 0, path))
-        found += [] if matches else [name]
+        path = Path(name)
+        is_pattern = glob.has_magic(name) and not path.exists()
+        matches = Path(path.anchor).glob(str(path.relative_to(path.anchor))) if is_pattern else ()
+        ordered = sorted((match.as_posix() for match in matches), key=lambda match: (step_of(match) or 0, match))
+        found += ordered or [name]
     return list(dict.fromkeys(found)) if given else None
 
 

@@ -67,7 +67,9 @@ def test_a_released_encoder_gives_what_it_remembers_and_refuses_the_rest():
 def test_a_cache_builds_each_predictor_once(monkeypatch):
     cache = FeatureCache()
     built = []
-    monkeypatch.setattr("modules.inference.features.build_predictor", lambda *a, **s: built.append((a, s)) or FakePredictor([]))
+    monkeypatch.setattr(
+        "modules.inference.features.build_predictor", lambda *a, **s: built.append((a, s)) or FakePredictor([])
+    )
     first = cache.predictor("pm", None, threshold=0.05, device="cpu")
     assert cache.predictor("pm", None, device="cpu", threshold=0.05) is first
     assert cache.predictor("pm", None, device="cpu", threshold=0.1) is not first and len(built) == 2
