@@ -31,7 +31,7 @@ from modules.grid.sheet import CELLS, FOLDER, PAGE, SONGS, Cell, Sheet, read_she
 from modules.grid.songs import excerpt
 from modules.inference import requests
 from modules.inference.arguments import is_mixed, without_effect
-from modules.inference.inputs import find_sources
+from modules.inference.inputs import RAW, find_sources
 from modules.inference.options import make_options
 from modules.text import counted, printable, quote
 from modules.webui import forms
@@ -178,7 +178,8 @@ def plan_cell(source: "Named", path: Path, values: dict[str, Any], combined: lis
         name: [value] if known[name].nargs == "+" and value is not None else value for name, value in values.items()
     }
     given = {**given, **{name: values[name] for name in HELD if name in values}}
-    _, *words = forms.command(SCRIPT, parser, {**given, "clean_names": [source.path.as_posix()]})
+    typed = source.path.relative_to(RAW) if source.path.is_relative_to(RAW) else source.path
+    _, *words = forms.command(SCRIPT, parser, {**given, "clean_names": [typed.as_posix()]})
     _, *made_of = forms.command(SCRIPT, parser, {**given, "clean_names": [path.as_posix()]})
     args, settings = parser.parse_args(made_of), {}
     for name in varied(combined):

@@ -242,7 +242,7 @@ function copyButton(code) {
 function reveal() {
   const answers = JSON.parse(atob(document.getElementById("key").textContent));
   const flags = [...new Set(Object.values(answers).flatMap(answer => Object.keys(answer.settings)))];
-  const measures = Object.entries(facts.measures).filter(([name]) =>
+  const measures = facts.measures.filter(([name]) =>
     Object.values(answers).some(answer => answer.scores[name] != null));
   const head = ["song", "player", "stars", "best", ...flags, ...measures.map(([, [title]]) => title), "command"];
   const body = rows.map(row => {

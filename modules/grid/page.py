@@ -63,7 +63,7 @@ def build_page(name: str, sheet: Sheet, sources: Mapping[str, Path]) -> str:
             bar.update(len(ids))
     loader = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    facts = {"grid": name, "page": _digest(sorted(cells)), "measures": MEASURES}
+    facts = {"grid": name, "page": _digest(sorted(cells)), "measures": list(MEASURES.items())}
     return pages.get_template("grid.html").render(name=name, songs=songs, facts=facts, answers=_answers(cells))
 
 
