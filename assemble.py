@@ -172,10 +172,11 @@ def load_voice(model_path: Path | str | None = None, **options: Any) -> LoadedVo
 
 def load_converter(
     request: VoiceRequest,
-    make_encoder: Callable[..., SpeechEncoder] = build_encoder,
-    make_predictor: Callable[..., F0Predictor] = build_predictor,
+    make_encoder: Callable[..., SpeechEncoder] | None = None,
+    make_predictor: Callable[..., F0Predictor] | None = None,
 ) -> VoiceConverter:
-    """A converter that is ready to run; several may share encoders and predictors, which `make_*` give."""
+    """A converter that is ready to run; several may share an encoder and a predictor, where these stand in
+    for `build_encoder` and `build_predictor`."""
     started = time.perf_counter()
     PREDICTORS.get(request.f0_predictor)  # an unknown name ends here, before anything is loaded
     device, config, diffusion = choose_device(request.device), request.config, request.diffusion
@@ -187,8 +188,9 @@ def load_converter(
     refiner = _load_refiner(request, device, dtype_of_others) if diffusion is not None else None
     audio = config.audio if config is not None else refiner.vocoder.audio
     name = config.model.speech_encoder if config is not None else diffusion.config.data.encoder
-    encoder = make_encoder(name, device)
+    encoder = (make_encoder or build_encoder)(name, device)
     limits = {"f0_min": request.f0_min, "f0_max": request.f0_max}
+    make_predictor = make_predictor or build_predictor
     predictor = make_predictor(request.f0_predictor, audio, threshold=request.f0_threshold, device=device, **limits)
     known, retriever = (config or diffusion.config).spk, None
     if (wanted := request.retrieval) is not None:

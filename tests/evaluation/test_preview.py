@@ -33,7 +33,7 @@ def workspace(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         soundfile.write(tmp_path / name / "song.wav", sung(0.4, 16000, index), 16000)
     CountingEncoder.n_calls = 0
-    return make_workspace(tmp_path, 2, model=SMALL_DECODER, eval_interval=1)
+    return make_workspace(tmp_path, 2, model=SMALL_DECODER)
 
 
 def make_preview(run: Run, config, folder, *names: str, key: int | str = 0, card=None) -> Preview:
@@ -45,8 +45,9 @@ def make_preview(run: Run, config, folder, *names: str, key: int | str = 0, card
 def test_songs_are_sung_at_each_evaluation_and_what_is_learned_stays_the_same(workspace, tmp_path):
     plain = Run(workspace, tmp_path / "logs/plain")
     plain(2)
+    workspace.train.eval_interval = 1
     run = Run(workspace, tmp_path / "logs/sung")
-    run.monitor.preview = make_preview(run, workspace, tmp_path, "a", "b")
+    run.monitor.preview, run.monitor.clips = make_preview(run, workspace, tmp_path, "a", "b"), []
     run(2)
     files = sorted(path.name for path in (tmp_path / "logs/sung/preview").iterdir())
     assert files == sorted(f"{step}_{name}.flac" for step in (1, 2) for name in ("song", "song_2"))
@@ -57,8 +58,9 @@ def test_songs_are_sung_at_each_evaluation_and_what_is_learned_stays_the_same(wo
 
 
 def test_a_preview_that_fails_is_a_warning_and_one_song_has_the_name_of_the_step(workspace, tmp_path, caplog):
+    workspace.train.eval_interval = 1
     run = Run(workspace, tmp_path / "logs/a")
-    run.monitor.preview = make_preview(run, workspace, tmp_path, "a")
+    run.monitor.preview, run.monitor.clips = make_preview(run, workspace, tmp_path, "a"), []
     (tmp_path / "logs/a/preview/1.flac").mkdir(parents=True)
     with caplog.at_level(logging.WARNING):
         run(2)
