@@ -130,7 +130,7 @@ def check(args: argparse.Namespace) -> None:
     if args.max_cells < 1:
         raise UsageError(f"--max_cells is {args.max_cells}; it must be 1 or more")
     args.model_path = find_models(args.model_path)
-    if args.only_diffusion != [True] and args.model_path is None:
+    if args.only_diffusion not in ([], ["on"]) and args.model_path is None:
         args.model_path = [requests.choose_model(None).as_posix()]
     if is_mixed(args) and len(args.spk_list or []) > 1:
         raise UsageError("-s has several values, and a mix of voices has no other speakers; leave -s out")

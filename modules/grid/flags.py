@@ -17,9 +17,10 @@ HELD = (
     "clean_names wav_format no_metadata device use_spk_mix mix_path mix diffusion_config_path pad_seconds clip "
     "linear_gradient linear_gradient_retain max_segment"
 ).split()
+SWITCHES = "auto_predict_f0 feature_retrieval shallow_diffusion only_diffusion second_encoding enhance".split()
 _LEFT_OUT = ("help", "resume", "overwrite", "json", "f0_mean_pooling")  # a grid has its own, or always resumes
 _PAIRED = "config_path"  # one for each model
-_SWITCH = {"on": True, "off": False}
+_SWITCH = {"off": False, "on": True}
 _HELP = {  # of flags that mean something else here
     "clean_names": "songs, each with players of its own: names under raw/, paths, folders or patterns",
     "spk_list": "target voices (default: the model's only one)",
@@ -35,7 +36,7 @@ def grid_arguments(script: str, description: str | None) -> argparse.ArgumentPar
         if actions:
             add = parser.add_argument_group(group.title).add_argument
             for action in actions:
-                text = _HELP.get(action.dest, action.help) + (" (default: off)" if action.nargs == 0 else "")
+                text = _HELP.get(action.dest, action.help)
                 add(*action.option_strings, dest=action.dest, help=text, **_as_grid_takes_it(action))
     return parser
 
@@ -49,17 +50,11 @@ def _as_grid_takes_it(action: argparse.Action) -> dict[str, Any]:
         if action.nargs == 0:
             return {"action": "store_true"}
         return {name: getattr(action, name) for name in ("nargs", "default", "type", "choices", "metavar")}
-    if action.nargs == 0:
-        return {"nargs": "*", "type": _switch, "default": [False], "metavar": "on|off"}
+    if action.dest in SWITCHES:
+        return {"nargs": "*", "choices": list(_SWITCH), "default": ["off"]}
     default = action.default if isinstance(action.default, list) else [action.default]
     given = {"nargs": "+", "type": action.type, "choices": action.choices, "metavar": action.metavar}
     return {**given, "default": None if default == [None] else default}
-
-
-def _switch(text: str) -> bool:
-    if text not in _SWITCH:
-        raise argparse.ArgumentTypeError(f"{text!r} is not on or off")
-    return _SWITCH[text]
 
 
 def find_models(given: Sequence[str] | None) -> list[str] | None:
@@ -96,7 +91,9 @@ def combinations(args: argparse.Namespace, dests: Sequence[str]) -> list[dict[st
 
 def _values(args: argparse.Namespace, name: str) -> list:
     given = getattr(args, name)
-    return [None] if given is None else ([True] if given == [] else given)
+    if name in SWITCHES:
+        return [_SWITCH[word] for word in given] or [True]  # without a word it is on, as in inference_main.py
+    return [None] if given is None else given
 
 
 def varied(cells: Sequence[Mapping[str, Any]]) -> list[str]:
