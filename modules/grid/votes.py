@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.errors import FAILURES, UsageError, reason_of
-from modules.evaluation.report import describe
 from modules.grid.sheet import FOLDER, PAGE, Sheet, read_sheet
-from modules.metrics.signal import bootstrap_interval
 from modules.text import counted, printable
 
 COLUMNS = ("grid", "song", "player", "cell", "stars", "best", "blind")
@@ -100,6 +98,9 @@ def summarise(paths: Iterable[Path]) -> str:
 
 def _table(title: str, groups: dict[str, list[Vote]]) -> list[str]:
     """Rows of text, the best first."""
+    from modules.evaluation.report import describe  # torch: what is wrong with the files has been said by now
+    from modules.metrics.signal import bootstrap_interval
+
     rows = []
     for name, votes in groups.items():
         interval = bootstrap_interval([float(vote.stars) for vote in votes if vote.stars is not None])
