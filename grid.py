@@ -294,7 +294,7 @@ def make_cell(
 def note(cell: Planned, sheet: Sheet, key: str | None, scores: dict[str, float | None]) -> None:
     """Puts a finished cell into the sheet; `key` is the transposition that was chosen for `-t auto`."""
     is_auto = isinstance(cell.wanted.keys[0], str)
-    settings = cell.settings | ({"-t": key} if "-t" in cell.settings and is_auto and key else {})
+    settings = cell.settings | ({"-t": key} if is_auto and key else {})
     sheet.cells[cell.key] = Cell(cell.song, settings, cell.command, _file_of(cell), cell.seconds, scores)
     sheet.save()
 

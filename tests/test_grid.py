@@ -122,6 +122,14 @@ def test_an_excerpt_is_sung_and_the_command_names_the_whole_song(loaded):
         run("--start", "9", "--name", "late")
 
 
+def test_a_key_that_was_chosen_is_told_and_is_the_one_that_inference_main_chooses(loaded, monkeypatch):
+    monkeypatch.setattr(grid.inference_main, "make_chooser", lambda *_: argparse.Namespace(choose=lambda *_: -12))
+    for _ in range(2):  # also of cells that are there already
+        assert run("-t", "auto", "-7") == 0
+        keys = [cell.settings["-t"] for cell in read_sheet(FOLDER).cells.values()]
+        assert sorted(keys) == ["-7", "-7", "auto (-12)", "auto (-12)"]
+
+
 def test_too_many_cells_and_too_much_sound_are_refused(loaded):
     with pytest.raises(
         UsageError, match=r"26 cells \(26 combinations of settings, 1 song\) are more than 24.*--max_cells 26"
