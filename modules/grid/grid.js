@@ -229,8 +229,9 @@ function element(tag, text, ...children) {
   return made;
 }
 
-function copyButton(code) {
+function copyButton(code, letter) {
   const button = element("button", "copy");
+  button.setAttribute("aria-label", `copy the command of ${letter}`);
   button.type = "button";
   button.onclick = () => {
     getSelection().selectAllChildren(code);
@@ -244,19 +245,25 @@ function reveal() {
   const flags = [...new Set(Object.values(answers).flatMap(answer => Object.keys(answer.settings)))];
   const measures = facts.measures.filter(([name]) =>
     Object.values(answers).some(answer => answer.scores[name] != null));
-  const head = ["song", "player", "stars", "best", ...flags, ...measures.map(([, [title]]) => title), "command"];
+  const head = ["song", "player", "stars", "best", ...flags, ...measures.map(([, [title]]) => title)];
   const body = rows.map(row => {
     const answer = answers[row.dataset.cell], { stars = "", best = false } = voteOf(row);
     const numbers = measures.map(([name, [, digits]]) => answer.scores[name]?.toFixed(digits) ?? "");
     const texts = [row.closest(".song").dataset.name, row.dataset.letter, stars, best ? "yes" : "",
       ...flags.map(flag => answer.settings[flag] ?? ""), ...numbers];
-    const code = element("code", answer.command);
-    return element("tr", "", ...texts.map(text => element("td", text)), element("td", "", code, copyButton(code)));
+    return element("tr", "", ...texts.map(text => element("td", text)));
+  });
+  const commands = rows.map(row => {
+    const code = element("code", answers[row.dataset.cell].command), line = element("p", "");
+    line.className = "command";
+    line.append(copyButton(code, row.dataset.letter), element("b", row.dataset.letter), code);
+    return line;
   });
   const table = element("table", "", element("thead", "", element("tr", "", ...head.map(text => element("th", text)))),
     element("tbody", "", ...body));
-  const shown = document.getElementById("answers");
-  shown.replaceChildren(table);
+  const shown = document.getElementById("answers"), wide = element("div", "", table);
+  wide.className = "wide";
+  shown.replaceChildren(wide, element("h2", "The whole song so"), ...commands);
   shown.hidden = false;
   document.getElementById("reveal").setAttribute("aria-expanded", true);
 }

@@ -46,9 +46,10 @@ def build_tools(page: "gradio.Blocks", parsers: "Parsers") -> None:
 
     mix["input"].change(tool_jobs.weights_text, mix["input"], mix["weights"], queue=False, **private)
     model = evaluate["model_path"]
-    gradio.on([model.change, page.load], _speakers, model, evaluate["spk_list"], queue=False, **private)
+    chosen = [model, evaluate["spk_list"]]
+    gradio.on([model.change, page.load], _speakers, chosen, chosen[1], queue=False, **private)
     chosen = [grid["model_path"], grid["spk_list"]]
-    chosen[0].change(lambda names: _speakers(next(iter(names or []), None)), *chosen, queue=False, **private)
+    chosen[0].change(_speakers, chosen, chosen[1], queue=False, **private)
     lists = [*models, *sounds]
     page.load(_refresh, None, lists, queue=False, **private)
     for name, controls in forms_of.items():
@@ -245,13 +246,14 @@ def _sounds() -> list[str]:
 
 
 @panel.refusals_shown
-def _speakers(model: str | None) -> Any:
-    """The speakers of a voice as choices."""
+def _speakers(model: list[str] | str | None, chosen: list[str] | None) -> Any:
+    """The speakers of a voice, of several the first, as choices; those that are chosen stay."""
     import gradio
 
+    model = next(iter(model), None) if isinstance(model, list) else model
     try:
         path = workspace.inside(model or "")
         names = workspace.speakers_of(workspace.inside(workspace.config_of(path)))
     except UserError:  # nothing is chosen yet, or its config is named under More options
         names = []
-    return gradio.update(choices=names, value=[])
+    return gradio.update(choices=names, value=[name for name in chosen or [] if name in names])
