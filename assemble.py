@@ -3,6 +3,7 @@
 import argparse
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from models import INFERENCE_SEED, load_synthesizer
 from modules.config.diffusion import DiffusionConfig
 from modules.config.schema import Config
 from modules.config.vocoder import require_same_frames
-from modules.contracts import Retriever, Synthesizer
+from modules.contracts import F0Predictor, Retriever, SpeechEncoder, Synthesizer
 from modules.device import choose_device, choose_dtype, computes_bf16
 from modules.encoders.base import ENCODERS, build_encoder, encoder_dim
 from modules.errors import ConfigError, UsageError
@@ -169,8 +170,13 @@ def load_voice(model_path: Path | str | None = None, **options: Any) -> LoadedVo
     return LoadedVoice(converter, args, model, find_notes, retriever_for)
 
 
-def load_converter(request: VoiceRequest) -> VoiceConverter:
-    """A converter that is ready to run."""
+def load_converter(
+    request: VoiceRequest,
+    make_encoder: Callable[..., SpeechEncoder] | None = None,
+    make_predictor: Callable[..., F0Predictor] | None = None,
+) -> VoiceConverter:
+    """A converter that is ready to run; several may share an encoder and a predictor, where these stand in
+    for `build_encoder` and `build_predictor`."""
     started = time.perf_counter()
     PREDICTORS.get(request.f0_predictor)  # an unknown name ends here, before anything is loaded
     device, config, diffusion = choose_device(request.device), request.config, request.diffusion
@@ -182,9 +188,10 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
     refiner = _load_refiner(request, device, dtype_of_others) if diffusion is not None else None
     audio = config.audio if config is not None else refiner.vocoder.audio
     name = config.model.speech_encoder if config is not None else diffusion.config.data.encoder
-    encoder = build_encoder(name, device)
+    encoder = (make_encoder or build_encoder)(name, device)
     limits = {"f0_min": request.f0_min, "f0_max": request.f0_max}
-    predictor = build_predictor(request.f0_predictor, audio, threshold=request.f0_threshold, device=device, **limits)
+    make_predictor = make_predictor or build_predictor
+    predictor = make_predictor(request.f0_predictor, audio, threshold=request.f0_threshold, device=device, **limits)
     known, retriever = (config or diffusion.config).spk, None
     if (wanted := request.retrieval) is not None:
         ids = {speaker: known[speaker] for speaker in wanted.speakers}
@@ -220,6 +227,12 @@ def load_converter(request: VoiceRequest) -> VoiceConverter:
     text = "%s with %s and %s on %s in %s, loaded in %.1f s"
     logger.info(text, models, name, request.f0_predictor, device, precision, seconds)
     return VoiceConverter(pipeline)
+
+
+def request_identity(request: VoiceRequest) -> str:
+    """`Pipeline.identity` of the converter that would be loaded; nothing is loaded."""
+    device = choose_device(request.device)
+    return _identity(request, device, _choose_precision(request, device))
 
 
 def _load_voice(request: VoiceRequest, device: torch.device, dtype: torch.dtype) -> tuple[Synthesizer, dict[str, Any]]:

@@ -4,7 +4,7 @@ Reads configs/config.json, the file lists that it names, and the clips and featu
 f0_histograms.json beside the speakers' folders, which goes into the checkpoints.
 Writes logs/MODEL/: G_STEP.pth and D_STEP.pth (the voice model and its discriminators), G_best.pth (the voice that
 scored best so far), scores.csv, config.json, train.log, and TensorBoard events (look at them with:
-tensorboard --logdir logs/MODEL).
+tensorboard --logdir logs/MODEL); with --preview SONG also preview/STEP.flac, the song in the voice of that step.
 A base model put there beforehand as G_0.pth and D_0.pth gives a head start, with the parts of it that fit. Run the same
 command again to go on where it stopped. Ctrl-C, SIGTERM and a closing terminal save first.
 Trains on all GPUs that it sees, each with a share of the clips. On several machines, run on each:
@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.cli import configure_logging, make_parser, next_step, run
-from modules.errors import CheckpointError, DataError, UserError, reason_of
+from modules.errors import CheckpointError, DataError, UsageError, UserError, reason_of
+from modules.inference.arguments import AUTO, transposition
+from modules.inference.options import MOST_SEMITONES
+from modules.text import listing
 from modules.training.command import (
     add_flags,
     check_files,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
     from modules.config.schema import Config
     from modules.data.dataset import VoiceDataset
+    from modules.evaluation.preview import Preview
     from modules.training.distributed import Group
     from modules.training.loop import TrainingLoop, TrainState
     from modules.training.scores import Scorer
@@ -55,6 +59,7 @@ VALIDATION_CLIPS = 8
 # than the least is not worth beginning.
 RANGE_SHARE, MOST_RANGE_SECONDS, LEAST_RANGE_SECONDS = 0.1, 60.0, 5.0
 RANGE_CLIPS = 40  # of each speaker, in which a steady vowel is looked for
+PREVIEW_SECONDS, MOST_PREVIEW_SECONDS = 20.0, 300.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,6 +92,13 @@ def make_arguments() -> argparse.ArgumentParser:
     add("--auto_batch", action="store_true", help="find the largest train.batch_size that fits this GPU, and use it")
     text = "compile the networks with torch.compile: minutes of start for quicker steps; needs a C++ compiler"
     add("--compile", action="store_true", help=text)
+    text = "songs, a voice alone, of which the beginning is sung at each evaluation: logs/MODEL/preview/STEP.flac"
+    add("--preview", type=Path, nargs="+", action="extend", metavar="FILE", help=text)
+    text = f"seconds of each song of --preview, from where its sound begins (default: {PREVIEW_SECONDS:g})"
+    add("--preview_seconds", type=float, metavar="S", help=text)
+    add("--preview_speaker", metavar="NAME", help="who sings them (default: the config's first speaker)")
+    text = "their transposition: semitones, auto or auto-octave (default: auto, what suits the speaker's notes)"
+    add("--preview_trans", type=transposition, metavar="N", help=text)
     text = "load everything, make a step, say what would be trained and how long it takes, and stop; writes nothing"
     add("--dry-run", "--dry_run", action="store_true", help=text)
     return add_flags(parser, "cpu, cuda, cuda:1 or mps: one device (default: all GPUs, or the best)")
@@ -109,7 +121,48 @@ def _check(arguments: argparse.Namespace, content: bytes) -> None:
     is_new = not any(Path("logs", arguments.model).glob("G_*.pth"))
     if is_new and (base := arguments.base) is not None and not (base / "G_0.pth").is_file():
         errors.append(CheckpointError(f"--base {base}: holds no G_0.pth. Give a folder with G_0.pth and D_0.pth"))
-    check_files(*errors)
+    check_files(*errors, *_preview_problems(arguments, config))
+
+
+def _preview_problems(arguments: argparse.Namespace, config: "Config") -> list[UserError]:
+    """What is wrong with the songs of --preview and who is to sing them."""
+    from modules.audio.io import probe
+    from modules.pretrained.needs import require_parts
+
+    seconds, speaker, key = arguments.preview_seconds, arguments.preview_speaker, arguments.preview_trans
+    if not arguments.preview:
+        given = {"seconds": seconds, "speaker": speaker, "trans": key}
+        idle = [f"--preview_{name}" for name, value in given.items() if value is not None]
+        return [UsageError(f"{idle[0]} goes with --preview SONG; give a song, or leave it out")] if idle else []
+    problems: list[UserError] = []
+    if seconds is not None and not 1 <= seconds <= MOST_PREVIEW_SECONDS:
+        problems.append(UsageError(f"--preview_seconds {seconds:g}: expected 1 to {MOST_PREVIEW_SECONDS:g}"))
+    if isinstance(key, int) and abs(key) > MOST_SEMITONES:
+        problems.append(UsageError(f"--preview_trans {key}: expected -{MOST_SEMITONES} to {MOST_SEMITONES}"))
+    if speaker is not None and speaker not in config.spk:
+        problems.append(UsageError(f"--preview_speaker {speaker!r}: the config's speakers are {listing(config.spk)}"))
+    calls = [partial(probe, path) for path in arguments.preview]
+    for call in [*calls, partial(require_parts, config.model.speech_encoder)]:
+        try:
+            call()
+        except UserError as error:
+            problems.append(UsageError(f"--preview: {error}"))
+    return problems
+
+
+def _make_preview(
+    arguments: argparse.Namespace, config: "Config", card: dict[str, Any], step: "VitsStep"
+) -> "Preview | None":
+    """What sings the songs of --preview."""
+    if not arguments.preview:
+        return None
+    from models import Voice
+    from modules.evaluation.preview import Preview, PreviewRequest
+
+    seconds, speaker = arguments.preview_seconds or PREVIEW_SECONDS, arguments.preview_speaker or next(iter(config.spk))
+    key = AUTO if arguments.preview_trans is None else arguments.preview_trans
+    request = PreviewRequest(tuple(dict.fromkeys(arguments.preview)), seconds, speaker, key)
+    return Preview(request, config, card, Voice(step.voice), step.device)
 
 
 def _train(arguments: argparse.Namespace, content: bytes, group: "Group") -> int:
@@ -168,7 +221,9 @@ def _train_in(folder: Path, arguments: argparse.Namespace, content: bytes, group
         keep_config(folder / "config.json", content)
 
     # The steps, until the last one or a request to stop.
-    monitor = VoiceMonitor(step, state, folder, clips, scorer, card) if group.is_main else None
+    with raise_on_all_ranks(group):
+        preview = _make_preview(arguments, config, card, step) if group.is_main else None
+    monitor = VoiceMonitor(step, state, folder, clips, scorer, card, preview) if group.is_main else None
     started = time.monotonic()
     loop.train(loader, arguments.max_steps, monitor)
     if code := report_end(loop, arguments.max_steps):

@@ -34,6 +34,7 @@ SCRIPTS = {
     "inspect_model.py": "inspect_model",
     "compare.py": "compare",
     "evaluate.py": "evaluate",
+    "grid.py": "grid",
 }
 PASSWORD_VARIABLE = "WEBUI_AUTH"
 

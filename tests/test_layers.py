@@ -41,9 +41,11 @@ LAYERS = {
     "diffusion": 3,  # the diffusion model and its training
     "cluster": 3,  # k-means and retrieval
     "models.py": 4,  # the voice
+    "modules/grid": 4,  # one song with many settings: their product, the page to compare them, votes
     "assemble.py": 5,  # builds finished objects from files and flags
     "inference_main.py": 6,  # a script, whose reading of a request cover.py shares
     "cover.py": 7,
+    "grid.py": 7,
 }
 SCRIPT_LAYER = 6
 

@@ -80,15 +80,7 @@ class VoiceConverter:
 
     def key(self, path_in: Path, options: ConversionOptions) -> str:
         """Equal for requests that give the same result: the file as it is now, the options, the voice's files."""
-        stat = path_in.stat()
-        values = {field.name: getattr(options, field.name) for field in fields(options)}
-        values["mix"] = None if options.mix is None else options.mix.description
-        values["melody"] = options.melody.identity()
-        for name in ("melody", "extend_range"):  # came later: without them, a request has the key that it always had
-            if not values[name]:
-                del values[name]
-        about = [str(path_in.resolve()), stat.st_size, stat.st_mtime_ns, values, self.pipeline.identity]
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode("utf-8")).hexdigest()
+        return request_key(path_in, options, self.pipeline.identity)
 
     def convert(
         self,
@@ -326,6 +318,19 @@ class VoiceConverter:
         }
         settings |= options.melody.description()
         return song_metadata(self.pipeline.card, printable(path_in.name), options.speaker, settings)
+
+
+def request_key(path_in: Path, options: ConversionOptions, identity: str) -> str:
+    """`VoiceConverter.key` of a converter whose pipeline has that identity."""
+    stat = path_in.stat()
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    values["mix"] = None if options.mix is None else options.mix.description
+    values["melody"] = options.melody.identity()
+    for name in ("melody", "extend_range"):  # came later: without them, a request has the key that it always had
+        if not values[name]:
+            del values[name]
+    about = [str(path_in.resolve()), stat.st_size, stat.st_mtime_ns, values, identity]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def _notes_on(card: dict[str, Any]) -> dict[str, PitchHistogram]:

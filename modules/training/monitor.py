@@ -2,10 +2,12 @@
 
 import logging
 import math
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -28,6 +30,13 @@ logger = logging.getLogger(__name__)
 VALIDATION_SECONDS = 15.0  # of each clip; more takes long on a CPU and tells no more
 
 
+class Preview(Protocol):
+    """Songs that are sung at evaluations (`modules/evaluation/preview.py`)."""
+
+    def sing(self, folder: Path, step: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and sound (T,) of each song, which it writes below a run's folder; what fails is a warning."""
+
+
 class VoiceMonitor:
     """Logs the steps of a run and evaluates its voice, on the main rank; curves have so-vits-svc's names."""
 
@@ -39,9 +48,10 @@ class VoiceMonitor:
         clips: list[Item],  # for validation
         scorer: Scorer | None = None,  # for scores.csv and G_best.pth; None leaves both out
         card: dict[str, Any] | None = None,  # of G_best.pth
+        preview: Preview | None = None,
     ) -> None:
         self.step, self.state, self.folder, self.clips = step, state, folder, clips
-        self.scorer, self.card = scorer, card
+        self.scorer, self.card, self.preview = scorer, card, preview
         self.config, self.audio = step.config, step.config.audio
 
     def __enter__(self) -> "VoiceMonitor":
@@ -100,6 +110,12 @@ class VoiceMonitor:
                     self._eval.add_picture(name, partial(mel_picture, mel), step)
                 if self.scorer is not None:
                     scores.append(self.scorer.score(generated, real))
+            if self.preview is not None:
+                for name, wav in self.preview.sing(self.folder, step):
+                    sound = torch.from_numpy(wav)
+                    self._eval.add_sound(f"preview/{name}", sound, step, self.audio.sampling_rate)
+                    if stop.requested:
+                        return
         if distances:
             self._eval.add_scalar("loss/mel", sum(distances) / len(distances), step)
         if scores:

@@ -48,7 +48,7 @@ RECIPES = {
     ),
     "features": Recipe("Features", "preprocess_hubert_f0.py", goes_on=True),
     "doctor": Recipe("Doctor: everything", "doctor.py", **_DOCTOR),
-    "training": Recipe("Training", "train.py", paths=("base",), hidden=("dry_run",)),
+    "training": Recipe("Training", "train.py", paths=("base", "preview"), hidden=("dry_run",)),
     "index": Recipe("Feature index", "train_index.py", goes_on=True),
     "centres": Recipe("Cluster centres", "cluster/train_cluster.py", goes_on=True, is_usual=False),
     "diffusion": Recipe("Diffusion model", "train_diff.py", is_usual=False),
@@ -108,8 +108,9 @@ def _verified(stage: str, values: Mapping[str, Any], parsers: "Parsers") -> dict
         raise UsageError(f"{RECIPES[stage].title}: {text}")
     found = dict(values)
     for name in RECIPES[stage].paths:
-        if found.get(name):
-            found[name] = workspace.inside(found[name])
+        if given := found.get(name):
+            is_list = isinstance(given, list)
+            found[name] = [workspace.inside(one) for one in given] if is_list else workspace.inside(given)
     if preset := found.pop(PRESET, None):
         if preset not in RECIPES["lists"].hidden:
             raise UsageError(unknown_name("preset", printable(preset), list(RECIPES["lists"].hidden)))

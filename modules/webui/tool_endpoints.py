@@ -46,7 +46,22 @@ def add_endpoints(parsers: "Parsers") -> None:
         values = {"model_path": model, "input": songs, "spk_list": speakers, "output": output}
         return run("evaluate", overwrite=overwrite, **values)
 
-    for function in (mix, compress, inspect, compare, evaluate):
+    def grid(
+        models: list[str],
+        songs: list[str],
+        speakers: list[str] | None = None,
+        keys: str = "0",
+        predictors: str = "",
+        seconds: float | None = None,
+        name: str = "",
+        overwrite: bool = False,
+    ) -> str:
+        """Sings songs with all combinations of models, speakers, keys ("0 -12") and predictors ("fcpe pm")."""
+        chosen = {"model_path": models, "clean_names": songs, "spk_list": speakers, "name": name}
+        how = {"trans": keys, "f0_predictor": predictors, "seconds": seconds, "overwrite": overwrite}
+        return run("grid", **chosen, **how)
+
+    for function in (mix, compress, inspect, compare, evaluate, grid):
         gradio.api(
             panel.refusals_shown(function),
             api_name=function.__name__,

@@ -1,6 +1,7 @@
 """The tools for models as jobs: what the page gave becomes a command line, every path in it one of the workspace."""
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 KIND = "tools"
 PICTURES = Path("results") / "pictures"
 REPORT = "report.html"  # of evaluate.py, in its folder
+GRIDS, PAGE = Path("results") / "grid", "index.html"  # of grid.py
 _EXAMPLE = '{"logs/a/G_8000.pth": 60, "logs/b/G_8000.pth": 40}'
 
 
@@ -28,6 +30,7 @@ class Tool:
     script: str
     fill: Callable[[Values], Values]  # values of the page -> values of the script's flags
     goes_on: bool = False  # is done although some files failed
+    hidden: tuple[str, ...] = ()  # flags that the page has not
 
 
 def start(tool: Tool, parsers: "Parsers", values: Values) -> jobs.Job:
@@ -40,6 +43,8 @@ def start(tool: Tool, parsers: "Parsers", values: Values) -> jobs.Job:
         about["picture"] = str(given["output"])
     if tool.name == "evaluate":
         about["report"] = (Path(given["output"] or parser.get_default("output")) / REPORT).as_posix()
+    if tool.name == "grid":
+        about["page"] = (GRIDS / workspace.safe_name(given["name"] or given["clean_names"][0].stem) / PAGE).as_posix()
     return jobs.start(KIND, [stage], **about)
 
 
@@ -110,6 +115,20 @@ def _evaluate(values: Values) -> Values:
     return {**given, "output": _target(values.get("output"))}
 
 
+def _grid(values: Values) -> Values:
+    models = _sources(values["model_path"], "a model")
+    songs = _sources(values["clean_names"], "a song")
+    given: dict[str, Any] = {**values, "model_path": models, "clean_names": songs, "name": values.get("name")}
+    given["config_path"] = [workspace.inside(workspace.config_of(model)) for model in models]
+    for name in ("mix_path", "diffusion_config_path"):
+        given[name] = _source(values.get(name))
+    for name in ("cluster_model_path", "diffusion_model_path"):
+        typed = values.get(name) or []
+        words = shlex.split(typed) if isinstance(typed, str) else typed
+        given[name] = [workspace.inside(word) for word in words]
+    return given
+
+
 def _chosen(path: Any, what: str) -> Path:
     if not path:
         raise UsageError(f"choose {what} first")
@@ -142,5 +161,6 @@ TOOLS: Mapping[str, Tool] = {
         Tool("inspect", "inspect_model.py", _inspect),
         Tool("compare", "compare.py", _compare),
         Tool("evaluate", "evaluate.py", _evaluate, goes_on=True),
+        Tool("grid", "grid.py", _grid, goes_on=True, hidden=("votes", "config_path")),
     )
 }

@@ -1,4 +1,4 @@
-"""The tab Tools: mix, compress and inspect models, compare two sounds, evaluate a voice."""
+"""The tab Tools: mix, compress and inspect models, compare two sounds, evaluate a voice, choose by ear."""
 
 import html
 from collections.abc import Callable, Iterator
@@ -34,16 +34,22 @@ def build_tools(page: "gradio.Blocks", parsers: "Parsers") -> None:
             compare = _build_compare(parsers)
             first = ("model_path", "spk_list", "input", "trans", "range", "card", "output", "overwrite")
             evaluate = _build(TOOLS["evaluate"], parsers, first, _evaluate_changes())
+            first = ("model_path", "spk_list", "clean_names", "trans", "f0_predictor", "start", "seconds", "name")
+            grid = _build(TOOLS["grid"], parsers, first, _grid_changes(parsers))
         with gradio.Column(scale=4, min_width=320):
             shown = _build_results()
     forms_of = {"mix": mix, "compress": compress, "inspect": inspect, "compare": compare, "evaluate": evaluate}
-    models = [mix["input"], compress["input"], inspect["paths"], evaluate["model_path"]]
-    sounds = [compare["source"], compare["result"], evaluate["input"]]
+    forms_of["grid"] = grid
+    models = [mix["input"], compress["input"], inspect["paths"], evaluate["model_path"], grid["model_path"]]
+    sounds = [compare["source"], compare["result"], evaluate["input"], grid["clean_names"]]
     private = {"api_visibility": "private", "show_progress": "hidden"}
 
     mix["input"].change(tool_jobs.weights_text, mix["input"], mix["weights"], queue=False, **private)
     model = evaluate["model_path"]
-    gradio.on([model.change, page.load], _speakers, model, evaluate["spk_list"], queue=False, **private)
+    chosen = [model, evaluate["spk_list"]]
+    gradio.on([model.change, page.load], _speakers, chosen, chosen[1], queue=False, **private)
+    chosen = [grid["model_path"], grid["spk_list"]]
+    chosen[0].change(_speakers, chosen, chosen[1], queue=False, **private)
     lists = [*models, *sounds]
     page.load(_refresh, None, lists, queue=False, **private)
     for name, controls in forms_of.items():
@@ -82,7 +88,7 @@ def _fill(tool: Tool, parsers: "Parsers", first: tuple[str, ...], changes: dict[
     """The controls of all flags, those that are not among the first under "More options"; and the button."""
     import gradio
 
-    known = forms.actions(parsers[tool.script])
+    known = {name: one for name, one in forms.actions(parsers[tool.script]).items() if name not in tool.hidden}
     found = {name: _control(tool, known[name], changes.get(name, {})) for name in first}
     if others := [name for name in known if name not in found]:
         with gradio.Accordion("More options", open=False):
@@ -117,6 +123,21 @@ def _evaluate_changes() -> dict[str, dict]:
     return {"model_path": voice, "spk_list": {**many, "label": "speakers (-s)"}, "input": {**many, **songs}}
 
 
+def _grid_changes(parsers: "Parsers") -> dict[str, dict]:
+    """Lists of several values where the values are known."""
+    many = {"multiselect": True, "allow_custom_value": True}
+    changes = {
+        "model_path": {**many, "label": "models (-m)", "info": "trained generators: those to compare"},
+        "spk_list": {**many, "choices": [], "value": None, "label": "speakers (-s)"},
+        "clean_names": {**many, "choices": [], "value": None, "label": "songs (-n)", "info": "a voice alone"},
+        "f0_predictor": {**many, "value": ["pm"]},
+    }
+    for name, action in forms.actions(parsers["grid.py"]).items():
+        if action.choices is not None and action.nargs in ("+", "*"):
+            changes[name] = {"multiselect": True, "value": action.default or []}
+    return changes
+
+
 def _build_compare(parsers: "Parsers") -> Controls:
     """The form of compare.py, and a place to drop sounds on."""
     import gradio
@@ -144,7 +165,7 @@ def _build_results() -> list["gradio.components.Component"]:
     )
     picture = gradio.Image(label="Picture", visible=False, elem_id="tools-picture")
     report = gradio.HTML(visible=False, elem_id="tools-report")
-    file = gradio.DownloadButton("Download the report", visible=False, elem_id="tools-download")
+    file = gradio.DownloadButton("Download the page", visible=False, elem_id="tools-download")
     stop.click(_stop, None, None, queue=False, api_visibility="private")
     return [state, stop, text, picture, report, file]
 
@@ -175,14 +196,14 @@ def _follow(job: jobs.Job) -> Iterator[tuple]:
     for state in panel.follow(job):
         is_running = job.status == "running"
         yield state, gradio.Button("Stop", visible=is_running), tool_jobs.result_of(job), hidden, hidden, hidden
-    picture, report = (_made(job, name) for name in ("picture", "report"))
+    picture, report, page = (_made(job, name) for name in ("picture", "report", "page"))
     yield (
         panel.describe(job),
         hidden,
         tool_jobs.result_of(job),
         gradio.update(value=picture, visible=True) if picture else hidden,
         gradio.update(value=panel.framed(report), visible=True) if report else hidden,
-        gradio.update(value=report, visible=True) if report else hidden,
+        gradio.update(value=report or page, visible=True) if report or page else hidden,
     )
 
 
@@ -218,7 +239,7 @@ def _refresh() -> list:
     models = [path.as_posix() for path in workspace.models() if path.suffix != ".onnx"]
     sounds = _sounds()
     folders = sorted({str(Path(path).parent.as_posix()) for path in sounds})
-    lists = [models, models, models, models, sounds, sounds, [*folders, *sounds]]
+    lists = [*[models] * 5, sounds, sounds, [*folders, *sounds], sounds]
     return [gradio.update(choices=choices) for choices in lists]
 
 
@@ -228,13 +249,14 @@ def _sounds() -> list[str]:
 
 
 @panel.refusals_shown
-def _speakers(model: str | None) -> Any:
-    """The speakers of a voice as choices."""
+def _speakers(model: list[str] | str | None, chosen: list[str] | None) -> Any:
+    """The speakers of a voice, of several the first, as choices; those that are chosen stay."""
     import gradio
 
+    model = next(iter(model), None) if isinstance(model, list) else model
     try:
         path = workspace.inside(model or "")
         names = workspace.speakers_of(workspace.inside(workspace.config_of(path)))
     except UserError:  # nothing is chosen yet, or its config is named under More options
         names = []
-    return gradio.update(choices=names, value=[])
+    return gradio.update(choices=names, value=[name for name in chosen or [] if name in names])

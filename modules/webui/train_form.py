@@ -57,7 +57,8 @@ class TrainForm:
 
         updates = [gradio.update(value=[stage for stage in chosen if stage in RECIPES])]
         for (stage, name), control in self.controls.items():
-            choices = {"choices": _base_choices()} if name == "base" else {}
+            found = {"base": _base_choices, "preview": _song_choices}.get(name)
+            choices = {} if found is None else {"choices": found()}
             value = settings.get(stage, {}).get(name, control.value)
             updates.append(gradio.update(value=value, **choices))
         return updates
@@ -131,6 +132,8 @@ def build_control(stage: str, name: str, parsers: "Parsers", **changes: Any) -> 
     choices = declared_names(_NAMES[name]) if name in _NAMES else known[name].choices
     if name == "base":
         changes |= {"choices": _base_choices(), "value": "", "allow_custom_value": True}
+    elif name == "preview":
+        changes |= {"choices": _song_choices(), "value": [], "multiselect": True, "allow_custom_value": True}
     elif choices and known[name].default is None:
         changes |= {"choices": [("default", ""), *((choice, choice) for choice in choices)], "value": ""}
     elif name in _NAMES:
@@ -144,6 +147,10 @@ def _base_choices() -> list[tuple[str, str]]:
     included = workspace.inside(workspace.INCLUDED, must_exist=False)
     names = {path.as_posix(): "base-small, the included one" if path == included else "" for path in workspace.bases()}
     return [("none", ""), *((name or path, path) for path, name in names.items())]
+
+
+def _song_choices() -> list[str]:
+    return [path.as_posix() for path in workspace.songs()]
 
 
 def _build_recordings(parsers: "Parsers", controls: dict[tuple[str, str], "Component"]) -> None:

@@ -14,7 +14,7 @@ from server.served import fake_voice, serving, song, until
 
 from modules.audio.io import to_int16
 from modules.inference.arguments import conversion_arguments
-from modules.inference.keyword_options import CONVERTED, PLACES
+from modules.inference.keyword_options import CONVERTED, CURVES, PLACES
 from modules.server.requests import OFFERED
 
 SECRET = "/srv/secret"  # where the voice lies

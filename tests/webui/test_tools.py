@@ -191,6 +191,8 @@ def test_weights_that_cannot_be_used_are_refused(parsers, weights, words):
         ("evaluate", {"model_path": str(VOICE / "G_0.pth"), "input": ["a.pth"], "targets": "/etc"}),
         ("evaluate", {"model_path": str(VOICE / "G_0.pth"), "input": ["a.pth"], "whisper": "/etc"}),
         ("evaluate", {"model_path": str(VOICE / "G_0.pth"), "input": ["a.pth"], "whisper": ".."}),
+        ("grid", {"model_path": ["a.pth"], "clean_names": ["/etc/passwd"]}),
+        ("grid", {"model_path": [str(VOICE / "G_0.pth")], "clean_names": ["a.pth"], "cluster_model_path": "/etc/x"}),
     ],
 )
 def test_nothing_outside_the_workspace_is_read_or_written(parsers, tool, values):
@@ -200,7 +202,8 @@ def test_nothing_outside_the_workspace_is_read_or_written(parsers, tool, values)
 
 def test_what_is_not_chosen_is_asked_for(parsers):
     nothing = dict.fromkeys(("input", "paths", "source", "result", "model_path"))
-    for name in ("compress", "inspect", "compare", "evaluate"):
+    nothing |= {"clean_names": None}
+    for name in ("compress", "inspect", "compare", "evaluate", "grid"):
         for empty in (nothing, {**nothing, "paths": []}):
             with pytest.raises(UsageError, match=r"choose a .* first"):
                 tool_jobs.start(tool_jobs.TOOLS[name], parsers, empty)
@@ -210,6 +213,19 @@ def test_weights_and_paths_reach_the_command_line(parsers):
     text = tool_jobs.weights_text(["a.pth", "b.pth"])
     stage, _ = tool_jobs.start(tool_jobs.TOOLS["mix"], parsers, {"weights": text, "output": "c.pth"})
     assert stage.command == ("mix_models.py", "-i", "a.pth", "b.pth", "-w", "50", "50", "-o", "c.pth")
+
+
+def test_several_values_reach_a_grid(parsers):
+    values = {
+        "model_path": [str(VOICE / "G_0.pth")],
+        "clean_names": ["a.pth"],
+        "trans": "0 -12",
+        "enhance": ["off", "on"],
+    }
+    stage, about = tool_jobs.start(tool_jobs.TOOLS["grid"], parsers, {**values, "f0_predictor": ["fcpe", "pm"]})
+    words = " ".join(stage.command)
+    assert "-n a.pth" in words and "-t 0 -12" in words and "-f0p fcpe pm" in words and "-eh off on" in words
+    assert f"-c {(VOICE / 'config.json').as_posix()}" in words and about["page"] == "results/grid/a/index.html"
 
 
 def test_equal_weights_sum_to_a_hundred():
