@@ -114,14 +114,29 @@ def test_warming_up_leaves_no_trace():
     np.testing.assert_array_equal(stream(engine, wav), first)
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [({1: 0.5, 2: 0.3, 4: 0.29}, 2), ({1: 0.5, 2: 1.5, 4: 0.45}, 1)])
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({(1, 1): 0.5, (1, 2): 0.3, (1, 4): 0.29, (2, 4): 0.28}, (1, 2)),
+        ({(1, 1): 0.5, (1, 2): 1.5, (1, 4): 0.45, (2, 4): 2.0}, (1, 1)),
+        ({(1, 1): 0.5, (1, 2): 0.45, (1, 4): 0.44, (2, 4): 0.2}, (2, 4)),
+    ],
+)
 def test_more_threads_are_taken_only_where_they_are_clearly_quicker(monkeypatch, seconds, expected):
     engine, _, _ = make_engine()
-    used = [4]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    engine.warm_up = lambda: [0.01, seconds[engine.threads], 9.0]
+    assert choose_threads(engine) == 9.0 and engine.threads == expected
+
+
+def test_units_and_voice_have_the_threads_that_were_chosen(monkeypatch):
+    engine, _, _ = make_engine()
+    used = []
     monkeypatch.setattr(torch, "set_num_threads", used.append)
-    engine.warm_up = lambda: [0.01, seconds[used[-1]]]
-    assert choose_threads(engine) == seconds[expected] and used[-1] == expected
+    engine.process(sung(0.2, RATE)[: engine.n_block])
+    engine.threads = (1, 2)
+    engine.process(sung(0.2, RATE)[: engine.n_block])
+    assert used == [1, 2]
 
 
 @pytest.mark.parametrize(
