@@ -98,10 +98,12 @@ def recordings(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_voice_is_trained_and_sings_and_goes_on(recordings):
-    places = {"REPOSITORY": str(ROOT), "WORKSPACE": "my 工作", "DATA": "takes.zip", "SONG": "song.flac"}
-    common = {**places, "SPEAKER": "", "PYTHON": sys.executable}
-    notebook = read("train_and_sing.ipynb", **common, STEPS=1)
+FORM = {"REPOSITORY": str(ROOT), "WORKSPACE": "my 工作", "DATA": "takes.zip", "SONG": "song.flac"}
+FORM |= {"SPEAKER": "", "PYTHON": sys.executable}
+
+
+def test_a_voice_is_trained_and_sings(recordings):
+    notebook = read("train_and_sing.ipynb", **FORM, STEPS=1)
     showed = run_all(notebook, recordings)
     workspace = recordings / "my 工作"
     assert "10 to 60 min make a good voice" in showed["doctor"], "the doctor's findings do not end the run"
@@ -114,17 +116,27 @@ def test_a_voice_is_trained_and_sings_and_goes_on(recordings):
     assert sum("<audio" in output.get("data", {}).get("text/html", "") for output in outputs) == 2, "two players"
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 1, "one picture"
 
+
+@pytest.mark.slow
+def test_a_voice_that_is_trained_goes_on(recordings):
+    workspace = recordings / "again"
+    run_all(_only_training(1), recordings)
     made = {path: path.stat().st_mtime_ns for path in files_of(workspace)}
     config = (workspace / "configs/config.json").read_bytes()
-    again = read("train_and_sing.ipynb", **common, STEPS=2)
-    again.cells = [cell for cell in again.cells if cell.id not in ("doctor", "song", "listening")]
-    clips = next(cell for cell in again.cells if cell.id == "clips")
-    clips.source = f"data = recordings(DATA, workspace)\n{clips.source}"
-    showed = run_all(again, recordings)
+    showed = run_all(_only_training(2), recordings)
     assert "0 written, 4 unchanged" in showed["clips"] and "0 made, 4 up to date" in showed["features"]
     assert "going on from logs/voice/G_1.pth" in showed["training"] and (workspace / "logs/voice/G_2.pth").is_file()
     assert (workspace / "configs/config.json").read_bytes() == config
     assert {path: path.stat().st_mtime_ns for path in files_of(workspace)} == made, "nothing is made twice"
+
+
+def _only_training(steps: int):
+    """The notebook without what comes after the training."""
+    notebook = read("train_and_sing.ipynb", **FORM | {"WORKSPACE": "again"}, STEPS=steps)
+    notebook.cells = [cell for cell in notebook.cells if cell.id not in ("doctor", "song", "listening")]
+    clips = next(cell for cell in notebook.cells if cell.id == "clips")
+    clips.source = f"data = recordings(DATA, workspace)\n{clips.source}"
+    return notebook
 
 
 def files_of(workspace: Path) -> list[Path]:

@@ -197,7 +197,7 @@ def test_three_clicks_convert_the_sample_song_which_a_phone_shows_too(server, op
 
 def _check_phone(page, made: str) -> None:
     """What was made before is there, and nothing is cut off."""
-    expect(page.locator("#convert_figures")).to_contain_text(made)
+    expect(page.locator("#convert_figures")).to_contain_text(made, timeout=DONE)
     page.locator("#convert_sung").get_by_label("Play", exact=True).wait_for()
     for button in ("#try", "#convert", "#convert_stop", "#convert_resume"):
         expect(page.locator(button)).to_be_in_viewport(ratio=1)
