@@ -83,6 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     sources, complete = find_sources(args.clean_names)
     if not sources:
         return 1
+    if len(sources) == 1:  # of several, those that are no audio are reported
+        probe(sources[0].path)
     folder = FOLDER / safe_name(args.name or Path(sources[0].label).stem)
     make_folder(folder)
     with lock_folder(folder):

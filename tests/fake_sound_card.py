@@ -16,6 +16,7 @@ class Stream:
         if device in card.busy:
             raise PortAudioError("Device unavailable [PaErrorCode -9985]")
         self.card, self.device, self.rate, self.channels, self.callback = card, device, samplerate, channels, callback
+        self.wanted_latency = latency
         self.active = self.is_closed = False
         card.streams.append(self)
 
@@ -70,7 +71,7 @@ class FakeSoundCard:
         return self.devices[self.defaults[kind]] | {"index": self.defaults[kind]}
 
     def query_hostapis(self, index):
-        return {"name": ("MME", "Windows WASAPI")[index]}
+        return {"name": ("MME", "Windows WASAPI", "ALSA")[index]}
 
     def check_input_settings(self, device, channels, dtype, samplerate):
         if samplerate not in self.rates:

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 MOST_BLOCKS_WAITING = 2  # of input; older ones are dropped
 LOST_SECONDS = 1.5  # without a call of a device, after which it is gone
+STARTING_SECONDS = 5.0  # that a device may take to its first call; PulseAudio took 2
 GIVE_UP_SECONDS = 20.0  # that a lost device is waited for
 SHOW_SECONDS = 0.25  # between two updates of the status line
 # Of the slowest block of the warm-up, and seconds for what the resampler holds back: queued for what takes longer.
@@ -131,7 +132,7 @@ class LiveStream:
         """Opens the devices with empty queues between them."""
         self._inbox = self._outbox = SampleQueue(0)  # until the rates are known; nothing runs yet
         self._is_playing = self._is_dry = False
-        self._heard_at = self._played_at = time.monotonic()
+        self._heard_at = self._played_at = time.monotonic() + STARTING_SECONDS - LOST_SECONDS
         connection = self._connect(self._hear, self._play)
         block = self._engine.block_seconds
         self._inbox = SampleQueue(round(MOST_BLOCKS_WAITING * block * connection.rate_in))

@@ -71,6 +71,15 @@ def test_sound_goes_from_the_microphone_to_all_channels_of_the_output():
     assert not connection.is_active and all(stream.is_closed for stream in card.streams)
 
 
+@pytest.mark.parametrize(("interface", "latency"), [(1, "low"), (2, "high")])
+def test_the_lowest_latency_is_asked_for_where_it_works(interface, latency):
+    card = FakeSoundCard()
+    for device in card.devices:
+        device["hostapi"] = interface
+    Connection(card, (find_device(card, None, True), find_device(card, None, False)), 48000, print, np.zeros)
+    assert [stream.wanted_latency for stream in card.streams] == [latency] * 2
+
+
 def test_a_device_that_another_program_holds_is_named_and_the_other_one_let_go():
     card = FakeSoundCard()
     devices = find_device(card, None, True), find_device(card, None, False)

@@ -4,8 +4,10 @@ import io
 import os
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from fake_engine import make_engine
 from fake_sound_card import FakeSoundCard
 from inference.fake_voice import AUDIO, sung
@@ -132,3 +134,17 @@ def test_an_unplugged_device_is_waited_for_and_then_named(monkeypatch, caplog):
     assert "a device was lost and did not come back: --device_in Headset" in str(session.error)
     assert "does not answer any more (unplugged?)" in caplog.text
     assert all(stream.is_closed for stream in session.card.streams)
+
+
+def test_a_device_may_take_its_time_to_begin_and_not_to_go_on(monkeypatch):
+    now, connection = [100.0], SimpleNamespace(rate_in=RATE, rate_out=RATE, is_active=True, start=lambda: None)
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    stream = LiveStream(make_engine()[0], lambda hear, play: connection, 0.05, lambda: False)
+    stream._open()
+    now[0] += 4.9
+    stream._check(connection)
+    stream._hear(np.zeros(10, np.float32))
+    stream._play(10)
+    now[0] += 1.6
+    with pytest.raises(live.DeviceLost):
+        stream._check(connection)
