@@ -10,8 +10,7 @@
     auto_batch   what train.py --auto_batch finds
     memory       conversion and training with ever less memory
     ranks        two processes on one card by gloo; where there are two cards, by NCCL
-    realtime     a block of audio with a second of context before it, through the loaded pipeline of one process (the
-                 toolkit has no real-time service yet)
+    realtime     blocks of 0.05 to 0.5 s through the engine of realtime.py, and how much later they are heard
     compiled     a training step with --compile
 
 Weights, songs and clips are made, at the published sizes: the speed is the same. Each section runs in a process of its
