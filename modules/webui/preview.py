@@ -1,4 +1,4 @@
-"""A song in the voice that is being trained, as it is now."""
+"""A song in the voice that is being trained, as it is now and as it was at evaluations."""
 
 import contextlib
 import json
@@ -46,6 +46,9 @@ def build_preview(page: "gradio.Blocks", parsers: "Parsers", run: "gradio.Textbo
     state = gradio.HTML(elem_id="preview_state")
     looks = {"interactive": False, "buttons": ["download"]}  # without the one that shares it on the web
     player = gradio.Audio(label="the song in this voice", elem_id="preview_player", **looks)
+    sung = gradio.Dropdown(
+        label="sung at evaluations", info="--preview of the training", visible=False, elem_id="preview_sung"
+    )
 
     def preview(*values: Any) -> Iterator[tuple[Any, Any]]:
         yield from _convert(parsers, *values)
@@ -54,7 +57,8 @@ def build_preview(page: "gradio.Blocks", parsers: "Parsers", run: "gradio.Textbo
     quick = {"queue": False, "show_progress": "hidden", **private}
     lists = [song, speaker]
     for event in (page.load, refresh.click, run.submit, run.blur):
-        event(_choices, [run, *lists], lists, **quick)
+        event(_choices, [run, *lists], [*lists, sung], **quick)
+    sung.input(panel.refusals_shown(lambda path: str(workspace.inside(path))), sung, player, **private)
     sample.click(panel.refusals_shown(_take_sample), None, song, **private)
     limits = {"concurrency_limit": 1, "concurrency_id": KIND, "show_progress": "hidden"}
     button.click(panel.refusals_shown(preview), [run, *lists], [state, player], **limits, **private)
@@ -106,18 +110,20 @@ def _convert(parsers: "Parsers", run: str, song: str, speaker: str) -> Iterator[
         yield gradio.skip(), str(result)
 
 
-def _choices(run: str, song: str | None, speaker: str | None) -> tuple[Any, Any]:
-    """What there is to choose from; what was chosen stays."""
+def _choices(run: str, song: str | None, speaker: str | None) -> tuple[Any, Any, Any]:
+    """What there is to choose from, and what was sung already; what was chosen stays."""
     import gradio
 
     songs = [path.as_posix() for path in workspace.songs()]
     try:
         run = stages.run_of({"training": {"model": run}})
         speakers = workspace.speakers_of(workspace.inside(workspace.LOGS / run / "config.json"))
+        sung = [path.as_posix() for path in workspace.previews(run)]
     except FAILURES:
-        speakers = []  # not trained yet
+        speakers, sung = [], []  # not trained yet
     chosen = [song or next(iter(songs), None), speaker if speaker in speakers else next(iter(speakers), None)]
-    return tuple(gradio.update(choices=found, value=value) for found, value in zip((songs, speakers), chosen))
+    lists = [gradio.update(choices=found, value=value) for found, value in zip((songs, speakers), chosen)]
+    return *lists, gradio.update(choices=sung, value=None, visible=bool(sung))
 
 
 def _take_sample() -> Any:

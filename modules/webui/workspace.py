@@ -99,6 +99,12 @@ def bases() -> list[Path]:
     return list(dict.fromkeys(path.parent for path in found))
 
 
+def previews(run: str) -> list[Path]:
+    """What was sung at the evaluations of a run (train.py --preview), the newest first."""
+    found = _usable((LOGS / run / "preview").glob("*.flac"))
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
 def songs() -> list[Path]:
     """Audio in raw/."""
     return sounds_below(SONGS)

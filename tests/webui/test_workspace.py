@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import soundfile
 
 import inference_main
 from modules.errors import UsageError
-from modules.webui import conversion, pickers, workspace
+from modules.webui import conversion, pickers, preview, workspace
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="makes symbolic links")
 
@@ -178,6 +179,19 @@ def test_the_list_of_speakers_says_what_they_sing_well_where_the_model_does():
     Path("v/G_1.pth").write_bytes(b"damaged")
     Path("v/config.json").write_text((workspace.INCLUDED / "config.json").read_text("utf-8"), "utf-8")
     assert ("be_ksenya_f", "be_ksenya_f") in pickers.show_speakers("v/G_1.pth", None, []).choices
+
+
+def test_what_was_sung_at_evaluations_can_be_heard_the_newest_first(folder):
+    assert preview._choices("alto", None, None)[2]["visible"] is False
+    run = folder / "logs" / "alto"
+    (run / "preview").mkdir(parents=True)
+    shutil.copy(workspace.INCLUDED / "config.json", run / "config.json")
+    for step in (2, 10):
+        made = run / "preview" / f"{step}.flac"
+        made.write_bytes(b"sung")
+        os.utime(made, (step, step))
+    found = preview._choices("alto", None, None)[2]
+    assert found["visible"] and found["choices"] == ["logs/alto/preview/10.flac", "logs/alto/preview/2.flac"]
 
 
 def test_a_curve_is_kept_where_the_list_finds_it_and_what_is_none_is_refused():
