@@ -25,7 +25,7 @@ from modules.errors import FAILURES, UsageError, UserError
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 1800  # how long a rank waits for the others; SVC_TIMEOUT_SECONDS overrides it
-_LEAVE_SECONDS = 5
+_LEAVE_SECONDS, ORDERLY_SECONDS = 5, 60  # after an error; where all ranks end, which a busy computer takes its time for
 _CPU = torch.device("cpu")
 _PYTHON_VERSION = 3  # of `random.getstate()`, the same since Python 3.2
 _RANK_STRIDE = 1_000_003  # between the seeds of two ranks; more than a run has steps
@@ -62,13 +62,13 @@ class Group:
         """Returns when all ranks are here."""
         self.lowest(0)
 
-    def leave(self) -> None:
+    def leave(self, seconds: float = _LEAVE_SECONDS) -> None:
         """Ends the process group, if there is one; without that its threads may abort a process that ends."""
         if self.world_size > 1 and distributed.is_initialized():
-            # After an error the end could wait for the dead: that is given a few seconds only.
+            # After an error the end could wait for the dead: that is given some seconds only.
             ending = threading.Thread(target=distributed.destroy_process_group, daemon=True)
             ending.start()
-            ending.join(_LEAVE_SECONDS)
+            ending.join(seconds)
 
 
 def is_rank() -> bool:

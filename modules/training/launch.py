@@ -19,7 +19,7 @@ from torch import multiprocessing
 from modules.cli import run
 from modules.device import choose_device
 from modules.errors import UsageError
-from modules.training.distributed import FailedElsewhere, Group, is_rank, join, meet, report_lost_peer
+from modules.training.distributed import ORDERLY_SECONDS, FailedElsewhere, Group, is_rank, join, meet, report_lost_peer
 from modules.training.guards import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,9 @@ def _obey(orders: Connection) -> None:
 def _work_in(group: Group, work: Callable[[Group], int]) -> int:
     try:
         with report_lost_peer(group):
-            return work(group)
+            code = work(group)
+        group.leave(ORDERLY_SECONDS)
+        return code
     except FailedElsewhere:
         return _LOST_PEER
     finally:
