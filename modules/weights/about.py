@@ -1,6 +1,7 @@
 """What a checkpoint says of itself, read without torch and without its tensors, for pages that list voices."""
 
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ _BROKEN = (
     ValueError,
     EOFError,
     ImportError,
-    NotImplementedError,
+    RuntimeError,
+    AssertionError,
+    struct.error,
 )
 
 
@@ -34,7 +37,7 @@ class _Absent:
     def __setitem__(self, *_: Any) -> None: ...
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(pickle._Unpickler):  # written in Python: the other one takes 16 GB for a number in five bytes
     """Reads plain values; whatever a name stands for is absent, and nothing is run."""
 
     def find_class(self, module: str, name: str) -> type[_Absent]:

@@ -61,3 +61,13 @@ def test_damaged_old_and_missing_files_have_no_card(tmp_path):
     ):
         path.write_bytes(damaged)
         assert peek_card(path) == {}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="measures as Unix does")
+def test_a_large_number_in_a_file_takes_no_memory(tmp_path):
+    with zipfile.ZipFile(tmp_path / "G_1.pth", "w") as archive:
+        archive.writestr("G_1/data.pkl", b"\x80\x02}r\xff\xff\xff\x7f.")  # place 2**31 - 1 of a table
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert peek_card(tmp_path / "G_1.pth") == {}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
