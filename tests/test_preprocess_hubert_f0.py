@@ -351,8 +351,7 @@ def test_features_of_diffusion_go_back_to_so_vits_svc(workspace, caplog):
     for clip in clips:
         content = Path(f"{clip}.aug_mel.npy").read_bytes()
         assert b"numpy.core.multiarray" in content and b"numpy._core" not in content
-        # As so-vits-svc reads; the file is this test's own.
-        aug_mel, keyshift = np.load(f"{clip}.aug_mel.npy", allow_pickle=True)
+        aug_mel, keyshift = np.load(f"{clip}.aug_mel.npy", allow_pickle=True)  # as so-vits-svc; the test's own file
         (f0, _), mel = np.load(f"{clip}.f0.npy"), np.load(f"{clip}.mel.npy")
         assert np.array(f0, dtype=float).shape == np.load(f"{clip}.vol.npy").shape == (43,) and type(keyshift) is float
         assert np.load(f"{clip}.aug_vol.npy").shape == (43,) and aug_mel.shape == mel.shape == (43, 128)

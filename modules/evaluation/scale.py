@@ -80,8 +80,8 @@ class ScaleTest:
         Notes after a whole batch of wrong ones that follows a right one are not sung.
         """
         scores: list[NoteScore] = []
-        for midi, wav in zip(self.notes, self._sing(speaker, vowels)):
-            scores.append(self._judge(midi, wav))
+        for midi, wav in zip(self.notes, self._synthesize(speaker, vowels)):
+            scores.append(self._score(midi, wav))
             on_note()
             if any(score.is_right for score in scores) and not any(score.is_right for score in scores[-_BATCH:]):
                 break
@@ -90,7 +90,7 @@ class ScaleTest:
         known = found and VoiceRange(found.sings, found.comfortable, today, names, vowels.origin)
         return Measured(known, tuple(scores), vowels.origin)
 
-    def _judge(self, midi: int, wav: np.ndarray) -> NoteScore:
+    def _score(self, midi: int, wav: np.ndarray) -> NoteScore:
         edge, hop = round(_EDGE_SECONDS * self.audio.frame_rate), self.audio.hop_length
         curves = []
         for predictor in self.predictors:
@@ -98,7 +98,7 @@ class ScaleTest:
             curves.append(F0(curve.f0[edge:-edge], curve.uv[edge:-edge]))
         return judge_note(wav[edge * hop : -edge * hop], self.audio.sampling_rate, midi, curves)
 
-    def _sing(self, speaker: int, vowels: Vowels) -> Iterator[np.ndarray]:
+    def _synthesize(self, speaker: int, vowels: Vowels) -> Iterator[np.ndarray]:
         """Each note, (T,) float32, made in batches."""
         n_frames = round(_NOTE_SECONDS * self.audio.frame_rate)
         units = vowels.units[:, torch.arange(n_frames) * vowels.units.shape[1] // n_frames]
