@@ -64,7 +64,7 @@ def make_arguments() -> argparse.ArgumentParser:
     add("--base", type=Path, metavar="FOLDER", help="write a base model into this folder, for train.py --base")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("-hf", "--half", action="store_true", help="store numbers in 16 bits: half the size")
-    size.add_argument("--int8", action="store_true", help="matrices in 8 bits: a quarter; only this toolkit reads it")
+    size.add_argument("--int8", action="store_true", help="matrices in 8 bits: a fifth; only this toolkit reads it")
     add("--overwrite", action="store_true", help="replace the output where it exists; never the input")
     return parser
 

@@ -25,6 +25,7 @@ from modules.training.resume import load_start
 from modules.training.step import VitsStep
 from modules.weights.checkpoint import check_whole, load_weights
 from vdecoder.discriminators import MultiPeriodDiscriminator
+from vdecoder.nsf_hifigan import GeneratorSpec, NSFGenerator
 
 BASE = CODE_ROOT / "pretrain/base-small"
 CPU = torch.device("cpu")
@@ -148,3 +149,22 @@ def test_a_spoken_clip_becomes_higher_longer_notes():
     curve = build_predictor("pm", AudioSpec(16000, 1024, 256, 1024, 80, 0.0, 8000.0)).predict(made.astype(np.float32))
     octaves = np.log2(np.median(curve.f0[curve.uv > 0]) / 130)
     assert 2.5 / 12 < octaves < 12.5 / 12, "and 3 to 12 semitones higher, to the nearest note"
+
+
+def test_a_wider_decoder_says_the_same_until_it_is_trained():
+    widen = runpy.run_path(str(BASE / "widen.py"))["widen"]
+    blocks = "1", (3, 5), ((1, 3), (1, 3))
+    narrow, wide = (NSFGenerator(6, GeneratorSpec(44100, (4, 2), (8, 4), width, *blocks), 5) for width in (8, 12))
+    for parameter in narrow.parameters():  # biases, too, shall not be zero
+        parameter.data += 0.1 * torch.rand_like(parameter)
+    widen(narrow, wide)
+    x, f0, g = torch.randn(2, 6, 30), torch.full((2, 30), 220.0), torch.randn(2, 5, 1)
+    torch.manual_seed(0)
+    expected = narrow(x, f0, g)
+    torch.manual_seed(0)
+    made = wide(x, f0, g)
+    torch.testing.assert_close(made, expected)
+    made.square().sum().backward()
+    for conv in (wide.resblocks[0].convs1[0], wide.conv_post):  # where old channels listen to new ones, they learn
+        old = slice(0, conv.out_channels * 2 // 3 or 1)
+        assert (conv.weight_v[old, -1] == 0).all() and (conv.weight_v.grad[old, -1] != 0).all()

@@ -94,7 +94,8 @@ class WhisperPpg(SpeechEncoder):
 _INT8 = Weights(
     "pretrain/whisper-ppg-base/whisper_base_encoder_int8.safetensors",
     "part of this repository: git checkout -- pretrain/whisper-ppg-base",
-    "8946692fbfba86bf098dc8040837d55cf4a5907000fe17d42dc664d8d0da866f",
+    "b488729b9b9fcf593880b9baf3d4f635b96198c2b78430dde7f020556cfd7c58",
+    same_as="8946692fbfba86bf098dc8040837d55cf4a5907000fe17d42dc664d8d0da866f",  # until December 2026: not deflated
 )
 
 for _name, _dim, _layout, _weights in (

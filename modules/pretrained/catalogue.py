@@ -13,6 +13,7 @@ class Weights:
     path: str  # where it lies in the workspace, with `/`; mostly starts with `pretrain/`
     url: str  # where it can be had
     sha256: str | None = None  # of the published file, or its first digits; None where nobody published one
+    same_as: str | None = None  # of an earlier file with the same numbers, by which data sets go on knowing this one
 
 
 @dataclass(frozen=True)

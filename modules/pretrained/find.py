@@ -31,13 +31,19 @@ def require(*alternatives: Weights) -> Path:
 
 
 def checksum(*alternatives: Weights) -> str:
-    """SHA-256 of the file that `require` picks; a warning where it is not the published one."""
+    """SHA-256 of the file that `require` picks, or of the one that it is the same as; a warning where it is not the
+    published one."""
     path = require(*alternatives)
     stat = path.stat()
     found = _hash(path, stat.st_size, stat.st_mtime_ns)
-    wanted = next((weights.sha256 for weights in alternatives if path.as_posix().endswith(weights.path)), None)
-    if wanted is not None and not found.startswith(wanted):
-        logger.warning("%s is not the published file (sha256 %s..., expected %s...)", path, found[:12], wanted[:12])
+    published = next((weights for weights in alternatives if path.as_posix().endswith(weights.path)), None)
+    if published is None or published.sha256 is None or found == published.same_as:
+        return found
+    if found.startswith(published.sha256):
+        return published.same_as or found
+    logger.warning(
+        "%s is not the published file (sha256 %s..., expected %s...)", path, found[:12], published.sha256[:12]
+    )
     return found
 
 

@@ -1,16 +1,21 @@
-"""Weights in a quarter of their size: matrices as 8-bit integers with a scale for each of their rows.
+"""Weights in a fifth of their size: matrices as 8-bit integers with a scale for each of their rows.
 
 A matrix NAME is stored as NAME.int8 and NAME.scale: weight = int8 * scale, row by row along the first axis, so no
-number is off by more than half a 127th of the largest in its row. Vectors are stored in 16 bits.
+number is off by more than half a 127th of the largest in its row. The integers are deflated (RFC 1951, bytes in a uint8
+tensor) and have NAME.shape beside them; files from before that hold them plainly. Vectors are stored in 16 bits.
 """
 
+import math
+import zlib
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 
-INT8, SCALE = ".int8", ".scale"
+INT8, SCALE, SHAPE = ".int8", ".scale", ".shape"
 _LARGEST = 127
 _SMALL = 1024  # tensors with fewer numbers stay in 16 bits
+_MOST_NUMBERS = 1 << 29  # in all matrices of a file, each byte of which may promise a thousand
 
 
 def halve(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -53,7 +58,14 @@ def _packed(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     if not scale.isfinite().all():
         raise ValueError(f"{name} has numbers that are not finite")
     whole = (rows / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round()
-    return {INT8: whole.clamp(-_LARGEST, _LARGEST).to(torch.int8).view(tensor.shape), SCALE: scale}
+    return {**deflate(whole.clamp(-_LARGEST, _LARGEST).to(torch.int8).view(tensor.shape)), SCALE: scale}
+
+
+def deflate(whole: torch.Tensor) -> dict[str, torch.Tensor]:
+    """An int8 tensor as its deflated bytes and its shape, by the endings of its name."""
+    compressor = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    parts = compressor.compress(whole.contiguous().numpy().tobytes()) + compressor.flush()
+    return {INT8: torch.from_numpy(np.frombuffer(bytearray(parts), np.uint8)), SHAPE: torch.tensor(whole.shape)}
 
 
 def is_packed(tensors: Mapping) -> bool:
@@ -63,16 +75,37 @@ def is_packed(tensors: Mapping) -> bool:
 
 def unpack(tensors: Mapping) -> dict:
     """The entries with what was packed in float32 under its own name; all else is as it was, also what is shared.
-    A ValueError says which packed tensor has no scale, or not one for each row."""
-    found, seen = dict(tensors), {}
+    A ValueError says which packed tensor has no scale, or not one for each row, or cannot be inflated."""
+    found, seen, room = dict(tensors), {}, _MOST_NUMBERS
     for name in [name for name in tensors if isinstance(name, str) and name.endswith(INT8)]:
         plain = name.removesuffix(INT8)
-        whole, scale = found.pop(name), found.pop(plain + SCALE, None)
-        fits = isinstance(whole, torch.Tensor) and isinstance(scale, torch.Tensor) and whole.dim() > 0
-        if not fits or scale.shape != whole.shape[:1]:
+        whole, scale, shape = (found.pop(plain + suffix, None) for suffix in (INT8, SCALE, SHAPE))
+        if not isinstance(whole, torch.Tensor) or not isinstance(scale, torch.Tensor):
             raise ValueError(f"{plain} is packed, but {plain + SCALE} is not there or does not fit")
         place = (whole.data_ptr(), whole.shape, scale.data_ptr())
         if place not in seen or not whole.numel():
+            if shape is not None:
+                whole = _inflated(plain, whole, shape, room)
+                room -= whole.numel()
+            if whole.dim() == 0 or scale.shape != whole.shape[:1]:
+                raise ValueError(f"{plain} is packed, but {plain + SCALE} is not there or does not fit")
             seen[place] = whole.float() * scale.float().view(-1, *[1] * (whole.dim() - 1))
         found[plain] = seen[place]
     return found
+
+
+def _inflated(name: str, deflated: torch.Tensor, shape: torch.Tensor, room: int) -> torch.Tensor:
+    """What `deflate` was given. A ValueError says what is wrong with it, before it takes more than `room` bytes."""
+    is_shape = isinstance(shape, torch.Tensor) and shape.dtype == torch.int64 and shape.dim() == 1
+    sizes = shape.tolist() if is_shape else []
+    count = math.prod(sizes)
+    if not sizes or min(sizes) < 0 or count > room:
+        raise ValueError(f"{name} is packed, but {name + SHAPE} is no shape of a matrix that a model could have")
+    inflator = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        content = inflator.decompress(deflated.numpy().tobytes(), count + 1)  # a length of 0 would mean no limit
+    except zlib.error as error:
+        raise ValueError(f"{name} is packed, and cannot be unpacked ({error})") from None
+    if len(content) != count or not inflator.eof:
+        raise ValueError(f"{name} is packed, and its bytes are not those of {sizes}")
+    return torch.from_numpy(np.frombuffer(content, np.int8).copy()).view(sizes)

@@ -51,3 +51,12 @@ def test_a_file_that_is_not_the_published_one_is_warned_about(places, caplog):
     caplog.clear()
     checksum(Weights(FILE.path, FILE.url, sha256_of(code / FILE.path)))
     assert not caplog.text
+
+
+def test_a_file_that_was_packed_anew_is_known_by_its_earlier_checksum(places, caplog):
+    _, code = places
+    (code / FILE.path).write_bytes(b"packed anew")
+    own = sha256_of(code / FILE.path)
+    assert checksum(Weights(FILE.path, FILE.url, own, same_as="earlier")) == "earlier"
+    assert checksum(Weights(FILE.path, FILE.url, "later", same_as=own)) == own
+    assert caplog.text == ""
