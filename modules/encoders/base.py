@@ -1,12 +1,13 @@
 """ENCODERS, and what all content encoders share: input checks, 16 kHz, 50 frames a second."""
 
 from abc import ABC, abstractmethod
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 
 from modules.errors import AudioError
-from modules.pretrained.find import Weights, checksum
+from modules.pretrained.find import Weights, checksum, require
 from modules.registry import Registry
 
 
@@ -66,9 +67,21 @@ def _checked(wav: np.ndarray) -> np.ndarray:
 ENCODERS: Registry[type[SpeechEncoder]] = Registry("speech encoder", "modules.encoders")
 
 
+# By class, device and file; an encoder stays as long as somebody holds it. The voices of a server share one.
+_LOADED: WeakValueDictionary[tuple, SpeechEncoder] = WeakValueDictionary()
+
+
 def build_encoder(name: str, device: torch.device | str) -> SpeechEncoder:
-    """The encoder of that name, loaded."""
-    return ENCODERS.get(name)(device)
+    """The encoder of that name: one of the same file on the same device that is in use already, or else a new one."""
+    kind = ENCODERS.get(name)
+    if not kind.weights:
+        return kind(device)
+    stat = (path := require(*kind.weights)).stat()
+    key = kind, torch.device(device), path, stat.st_size, stat.st_mtime_ns
+    encoder = _LOADED.get(key)
+    if encoder is None:
+        _LOADED[key] = encoder = kind(device)
+    return encoder
 
 
 def encoder_dim(name: str) -> int:

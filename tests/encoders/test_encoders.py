@@ -1,7 +1,9 @@
 """Every speech encoder whose weights are here keeps the same promises."""
 
+import gc
 import importlib
 import sys
+import weakref
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ import pytest
 import torch
 from signals import babble
 
+from modules.encoders import base
 from modules.encoders.base import ENCODERS, SpeechEncoder, build_encoder, encoder_dim, encoder_identity
 from modules.errors import AudioError, MissingWeights, UsageError
 
@@ -68,6 +71,16 @@ def test_bad_audio_is_refused(name):
 def test_the_embedded_encoder_is_there():
     assert encoder("whisper-ppg-base").encode(babble(1600)).shape == (512, 5)
     assert encoder_identity("whisper-ppg-base").startswith("whisper-ppg-base:")
+
+
+def test_one_in_use_is_shared_until_nobody_holds_it(monkeypatch):
+    monkeypatch.setattr(base, "_LOADED", weakref.WeakValueDictionary())
+    first = build_encoder("whisper-ppg-base", "cpu")
+    assert build_encoder("whisper-ppg-base", torch.device("cpu")) is first
+    units, kept = first.encode(babble(1600)), weakref.ref(first)
+    del first
+    gc.collect()
+    assert kept() is None and torch.equal(build_encoder("whisper-ppg-base", "cpu").encode(babble(1600)), units)
 
 
 def test_every_name_of_so_vits_svc_is_there_with_its_width():
