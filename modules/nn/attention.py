@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modules.errors import ConfigError
+from modules.nn.dropout import dropout
 
 # Filled into scores of padded frames: its exponential is 0 in every precision, and half precision can hold it.
 MASKED_SCORE = -1e4
@@ -102,6 +103,6 @@ class RelativeAttention(_SelfAttention):
         scores = scores.scatter_add_(3, near, relative.to(scores.dtype))
         if hidden is not None:
             scores = scores.masked_fill_(hidden, MASKED_SCORE)
-        weights = F.dropout(torch.softmax(scores, dim=3), self.p_dropout, self.training).to(v.dtype)
+        weights = dropout(torch.softmax(scores, dim=3), self.p_dropout, self.training).to(v.dtype)
         near_weights = weights.gather(3, near).masked_fill(~inside, 0)
         return weights @ v + near_weights @ self.emb_rel_v[0]

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from modules.nn.dropout import Dropout
 from modules.nn.weight_norm import NormedConv1d
 from modules.nn.winograd import QuickConv1d
 
@@ -34,7 +35,7 @@ class FeedForward(nn.Module):
         self.padding = (left, kernel_size - 1 - left)
         self.conv_1 = QuickConv1d(channels, filter_channels, kernel_size)
         self.conv_2 = QuickConv1d(filter_channels, channels, kernel_size)
-        self.drop = nn.Dropout(p_dropout)
+        self.drop = Dropout(p_dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """(B, C, N) and (B, 1, N) to (B, C, N); no mask means that every frame is real."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from modules.nn.attention import CausalAttention, RelativeAttention
 from modules.nn.conv import ChannelNorm, FeedForward
+from modules.nn.dropout import Dropout
 from modules.nn.wavenet import gated
 from modules.nn.weight_norm import NormedConv1d
 
@@ -34,7 +35,7 @@ class RelativeTransformer(nn.Module):
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
-        self.drop = nn.Dropout(spec.p_dropout)
+        self.drop = Dropout(spec.p_dropout)
         layers = range(spec.n_layers)
         self.attn_layers = nn.ModuleList(RelativeAttention(spec.channels, spec.n_heads, spec.p_dropout) for _ in layers)
         self.norm_layers_1 = nn.ModuleList(ChannelNorm(spec.channels) for _ in layers)
@@ -59,7 +60,7 @@ class CausalTransformer(nn.Module):
 
     def __init__(self, spec: TransformerSpec, gin_channels: int | None = None) -> None:
         super().__init__()
-        self.drop = nn.Dropout(spec.p_dropout)
+        self.drop = Dropout(spec.p_dropout)
         layers = range(spec.n_layers)
         if gin_channels is not None:
             self.cond_pre = nn.Conv1d(spec.channels, 2 * spec.channels, 1)

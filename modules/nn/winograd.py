@@ -27,6 +27,7 @@ _TAPS = (3, 5)
 _LEAST_CHANNELS = 160
 _LEAST_OUTPUTS = 512
 _LEAST_DILATED_TAPS, _MOST_DILATED_CHANNELS = 7, 64  # within these, gradients of dilated ones take a half to 0.9
+_MOST_COLUMNS = 3  # of 5 and more, rows are as quick as columns
 
 
 class QuickConv1d(nn.Conv1d):
@@ -44,9 +45,11 @@ class QuickConv2d(nn.Conv2d):
     """`nn.Conv2d` likewise, where its kernel is one wide."""
 
     def _conv_forward(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        if self.kernel_size[1] > 1 or not _is_worth_it(self, x):
-            return super()._conv_forward(x, weight, bias)
-        return convolve(x, weight.squeeze(3), bias, self.padding[0])
+        if self.kernel_size[1] == 1 and _is_worth_it(self, x):
+            return convolve(x, weight.squeeze(3), bias, self.padding[0])
+        if _is_narrow(self, x):
+            return convolve_columns(x, weight, bias, self.padding[0], self.stride[0])
+        return super()._conv_forward(x, weight, bias)
 
 
 def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int) -> torch.Tensor:
@@ -83,6 +86,18 @@ def convolve_dilated(
     missing = -(x.shape[2] + 2 * padding) % dilation
     rows = F.pad(x, (padding, padding + missing)).unflatten(2, (-1, dilation))
     return F.conv2d(rows, weight.unsqueeze(3), bias).flatten(2)[:, :, :wanted]
+
+
+def convolve_columns(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int, stride: int
+) -> torch.Tensor:
+    """What `F.conv2d` gives for a kernel (O, C, r, 1) along the H of x (B, C, H, W), as a transposed view.
+
+    A CPU convolves several samples of a row at once: with two or three in a row most of it has nothing to do. Of what
+    came out of here, elementwise functions keep the order in memory, and the next layer finds its rows at hand.
+    """
+    sizes = (1, stride), (0, padding)
+    return F.conv2d(x.transpose(2, 3), weight.transpose(2, 3), bias, *sizes).transpose(2, 3)
 
 
 class _Transforms(NamedTuple):
@@ -160,6 +175,16 @@ def _is_dilated(layer: nn.Conv1d, x: torch.Tensor) -> bool:
         and layer.stride[0] == layer.groups == 1
         and layer.kernel_size[0] >= _LEAST_DILATED_TAPS
         and layer.in_channels <= _MOST_DILATED_CHANNELS
+    )
+
+
+def _is_narrow(layer: nn.Conv2d, x: torch.Tensor) -> bool:
+    return (
+        layer.training
+        and x.device.type == "cpu"
+        and set(layer.dilation) | {layer.kernel_size[1], layer.stride[1], layer.groups} == {1}
+        and 1 < x.shape[3] <= _MOST_COLUMNS
+        and not torch.compiler.is_compiling()
     )
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import multiprocessing
 
 from modules.cli import run
-from modules.device import choose_device
+from modules.device import choose_device, keep_freed_memory
 from modules.errors import UsageError
 from modules.training.distributed import ORDERLY_SECONDS, FailedElsewhere, Group, is_rank, join, meet, report_lost_peer
 from modules.training.guards import StopRequest
@@ -139,6 +139,8 @@ def _obey(orders: Connection) -> None:
 
 
 def _work_in(group: Group, work: Callable[[Group], int]) -> int:
+    if group.device.type == "cpu":
+        keep_freed_memory()
     try:
         with report_lost_peer(group):
             code = work(group)

@@ -110,6 +110,22 @@ def test_only_narrow_layers_with_long_dilated_kernels_are_written_in_rows(monkey
     assert calls == [(9, 3)]
 
 
+@pytest.mark.parametrize("taps, stride", [(5, 3), (5, 1), (3, 1)])
+@pytest.mark.parametrize("width", [2, 3])
+def test_few_columns_are_convolved_as_by_torch_and_stay_in_order(taps, stride, width):
+    generator = torch.Generator().manual_seed(taps)
+    layer = QuickConv2d(6, 5, (taps, 1), (stride, 1), (taps // 2, 0))
+    plain = nn.Conv2d(6, 5, (taps, 1), (stride, 1), (taps // 2, 0))
+    x = torch.randn(2, 6, 40, width, generator=generator)
+    given = x, layer.weight, layer.bias
+    found = outputs_and_gradients(*given, lambda x, w, b: layer._conv_forward(x, w, b))
+    wanted = outputs_and_gradients(*given, lambda x, w, b: plain._conv_forward(x, w, b))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * b.abs().max().item())
+    assert found[0].transpose(2, 3).is_contiguous() and F.leaky_relu(found[0]).transpose(2, 3).is_contiguous()
+    assert layer.eval()._conv_forward(*given).is_contiguous(), "only training takes this way"
+
+
 @pytest.mark.parametrize(
     ("capabilities", "is_slow"),
     [
