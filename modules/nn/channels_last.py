@@ -2,7 +2,7 @@
 
 oneDNN then filters (B, C, T) at the speed of matrix products, without rearranging it before and after each layer, and
 its products of matrices use all of a processor where MKL, which torch takes for linear layers, leaves half of it to
-Intel. Only for inference: in training the decoder took longer this way. Measured: docs/benchmarks.md.
+Intel. Layers only in inference: in training the decoder took longer this way. Measured: docs/benchmarks.md.
 """
 
 import platform
@@ -48,14 +48,21 @@ def convolve(conv: nn.Conv1d, x: torch.Tensor, weight: torch.Tensor | None = Non
     return F.conv2d(x, weight, conv.bias, *sizes, conv.groups).squeeze(2)
 
 
+def quick_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`F.linear` by oneDNN where it is at hand, of fp32 on a CPU and without gradients; any strides will do."""
+    if not _HAS_LINEAR:
+        return F.linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
 class QuickLinear(nn.Linear):
     """`nn.Linear` by oneDNN, as torch's compiler has it, instead of MKL."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the plain layer's."""
-        if not _HAS_LINEAR or x.dtype != torch.float32 or not pays_off(x):
+        if x.dtype != torch.float32 or not pays_off(x):
             return super().forward(x)
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return quick_linear(x, self.weight, self.bias)
 
 
 def quicken(network: nn.Module) -> None:

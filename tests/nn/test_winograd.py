@@ -10,13 +10,6 @@ from modules.nn.winograd import QuickConv1d, QuickConv2d, convolve, convolve_dil
 from vdecoder.discriminators import MultiPeriodDiscriminator
 
 
-@pytest.fixture(autouse=True)
-def any_processor(request, monkeypatch):
-    """What is tested is so whether or not it is quick here."""
-    if "processor" not in request.node.name:
-        monkeypatch.setattr(winograd, "_products_are_slow", lambda: False)
-
-
 def outputs_and_gradients(x, weight, bias, convolution):
     inputs = [tensor.detach().clone().requires_grad_() for tensor in (x, weight, bias)]
     y = convolution(*inputs)
@@ -124,20 +117,3 @@ def test_few_columns_are_convolved_as_by_torch_and_stay_in_order(taps, stride, w
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * b.abs().max().item())
     assert found[0].transpose(2, 3).is_contiguous() and F.leaky_relu(found[0]).transpose(2, 3).is_contiguous()
     assert layer.eval()._conv_forward(*given).is_contiguous(), "only training takes this way"
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "is_slow"),
-    [
-        ({"avx512_vp2intersect": True, "cpu_name": "AMD EPYC"}, True),
-        ({"avx512_vp2intersect": False, "cpu_name": "AMD EPYC"}, False),
-        ({"avx512_vp2intersect": True, "cpu_name": "Intel(R) Xeon(R)"}, False),
-        ({}, False),
-    ],
-)
-def test_the_processor_decides_whether_products_pay(monkeypatch, capabilities, is_slow):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    winograd._products_are_slow.cache_clear()
-    assert winograd._products_are_slow() == is_slow
-    assert winograd._is_worth_it(QuickConv1d(192, 192, 5, padding=2), torch.randn(2, 192, 300)) != is_slow
-    winograd._products_are_slow.cache_clear()
