@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "filter_channels": 320,
             "n_layers": 4,
             "gin_channels": 96,
-            "upsample_initial_channel": 256,
+            "upsample_initial_channel": 384,
             "discriminator_channels": 256,
             "use_depthwise_conv": True,
             "flow_share_parameter": True,
