@@ -67,7 +67,7 @@ def make_arguments() -> argparse.ArgumentParser:
     parser.add_argument("--vol_aug", action="store_true", help="the model follows the loudness of its input")
     parser.add_argument("--tiny", action="store_true", help="fewer parameters")
     parser.add_argument(
-        "--small", action="store_true", help="a model of 12 MB, fast on a CPU; its base model is in pretrain/base-small"
+        "--small", action="store_true", help="a model of 21 MB, fast on a CPU; its base model is in pretrain/base-small"
     )
     parser.add_argument("--micro", action="store_true", help="small enough to train on two CPU cores")
     parser.add_argument("--tf_flow", action="store_true", help="transformer flow with shared parameters")
