@@ -87,9 +87,9 @@ def load_base(
     wanted = net.state_dict()
     taken, wrong = fit_in_part(found, wanted, path), mismatches(found, wanted)
     share = sum(tensor.numel() for tensor in taken.values()) / sum(tensor.numel() for tensor in wanted.values())
+    theirs, ours = sizes_of(found), sizes_of(wanted)
+    differ = [f"{key} is {theirs[key]}, in {where} {ours.get(key)}" for key in theirs if theirs[key] != ours.get(key)]
     if share < _LEAST_SHARE:
-        theirs, ours = sizes_of(found), sizes_of(wanted)
-        differ = [f"{key} is {theirs[key]}, in {where} {ours[key]}" for key in theirs if theirs[key] != ours.get(key)]
         keys = list(dict.fromkeys(filter(None, (key_of(name, axes) for name, axes in wrong.items()))))
         said = "; ".join(differ) or f"other {', '.join(keys) or 'tensors'}"
         remedy = "Use a base of the config's preset, or the preset of the base (preprocess_flist_config.py)"
@@ -101,6 +101,8 @@ def load_base(
     ]
     if any(texts):
         text = "%s: fits in part: %.1f %% of the network start from it; %s"
+        if differ:
+            texts.append(f"{', '.join(differ)}. With the base's sizes a new voice starts from all of it")
         logger.warning(text, path, 100 * share, "; ".join(filter(None, texts)))
 
 

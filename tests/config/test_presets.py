@@ -106,12 +106,12 @@ def test_every_diffusion_preset_is_a_valid_config(name):
     assert (config.model.n_chans < 512) == (name in ("small", "micro"))
 
 
-def test_the_small_voice_fits_twelve_megabytes_and_with_its_discriminators_twenty():
+def test_the_small_voice_fits_21_megabytes_and_with_its_discriminators_30():
     config = parse_config(preset_values("small", "whisper-ppg-base", 512))
     config.model.n_speakers, config.model.vol_embedding = 6, True
     nets = build_synthesizer(config), MultiPeriodDiscriminator(channels=config.model.discriminator_channels)
     sizes = [2 * sum(parameter.numel() for parameter in net.parameters()) for net in nets]
-    assert sizes[0] < 12.5e6 and sum(sizes) < 20e6
+    assert sizes[0] < 21.5e6 and sum(sizes) < 30e6
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -79,6 +79,7 @@ def test_of_a_base_that_fits_in_part_that_part_is_taken_and_the_rest_said(
     (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert part in line and key in line and "G_0.pth: fits in part: " in line and "\n" not in line
     if ours.get("ssl_dim"):
+        assert "model.ssl_dim is 6, in the config 9. With the base's sizes a new voice starts from all of it" in line
         assert torch.equal(step.net_g.state_dict()["pre.weight"], fresh["pre.weight"])
 
 

@@ -35,7 +35,6 @@ def stepped(request):
     if request.param == "quick":
         patch.setattr(winograd, "_LEAST_CHANNELS", 8)
         patch.setattr(winograd, "_LEAST_OUTPUTS", 1)
-        patch.setattr(winograd, "_products_are_slow", lambda: False)
         quick = [m for net in (net_g, net_d) for m in net.modules() if isinstance(m, (QuickConv1d, QuickConv2d))]
         assert len(quick) > 50
         for layer in quick:

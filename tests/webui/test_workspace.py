@@ -173,7 +173,7 @@ def test_samples_come_once_and_stay_as_the_user_has_them():
 def test_the_list_of_speakers_says_what_they_sing_well_where_the_model_does():
     model = workspace.INCLUDED / "G_0.pth"
     shown = dict(pickers.show_speakers(str(model), None, ["ru_edwin_m"]).choices)
-    assert shown["be_ksenya_f (D2-A4)"] == "be_ksenya_f" and len(shown) == 7
+    assert shown["be_ksenya_f (F#2-A4)"] == "be_ksenya_f" and len(shown) == 7
     assert pickers.show_speakers(str(model), None, ["ru_edwin_m"]).value == ["ru_edwin_m"]
     Path("v").mkdir()
     Path("v/G_1.pth").write_bytes(b"damaged")
