@@ -20,6 +20,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models import build_synthesizer
+from modules.cli import run
 from modules.config.io import load_config, save_config
 from modules.weights.checkpoint import load_weights, save_weights
 
@@ -33,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="folder to write, which must not be there")
     parser.add_argument("--channels", type=int, default=384, help="upsample_initial_channel (default: %(default)s)")
     args = parser.parse_args(argv)
+    if args.output.exists():
+        parser.error(f"{args.output}: is there already; name another folder")
     config, content = load_config(args.base / "config.json"), load_weights(args.base / "G_0.pth")
     if args.channels <= config.model.upsample_initial_channel:
         parser.error(f"--channels {args.channels}: has {config.model.upsample_initial_channel} already")
@@ -92,4 +95,4 @@ def _sources(n_new: int, n_old: int) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)
