@@ -15,6 +15,7 @@ import torch
 INT8, SCALE, SHAPE = ".int8", ".scale", ".shape"
 _LARGEST = 127
 _SMALL = 1024  # tensors with fewer numbers stay in 16 bits
+_MOST_AXES = 8
 _MOST_NUMBERS = 1 << 29  # in all matrices of a file, each byte of which may promise a thousand
 
 
@@ -96,11 +97,13 @@ def unpack(tensors: Mapping) -> dict:
 
 def _inflated(name: str, deflated: torch.Tensor, shape: torch.Tensor, room: int) -> torch.Tensor:
     """What `deflate` was given. A ValueError says what is wrong with it, before it takes more than `room` bytes."""
-    is_shape = isinstance(shape, torch.Tensor) and shape.dtype == torch.int64 and shape.dim() == 1
-    sizes = shape.tolist() if is_shape else []
+    is_shape = isinstance(shape, torch.Tensor) and shape.dtype == torch.int64 and 1 <= shape.numel() <= _MOST_AXES
+    sizes = shape.flatten().tolist() if is_shape else [0]
     count = math.prod(sizes)
-    if not sizes or min(sizes) < 0 or count > room:
+    if min(sizes) < 1 or count > room:
         raise ValueError(f"{name} is packed, but {name + SHAPE} is no shape of a matrix that a model could have")
+    if deflated.dtype != torch.uint8:
+        raise ValueError(f"{name} is packed, and its bytes are {str(deflated.dtype).removeprefix('torch.')}")
     inflator = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         content = inflator.decompress(deflated.numpy().tobytes(), count + 1)  # a length of 0 would mean no limit

@@ -67,6 +67,7 @@ def test_matrices_that_are_not_deflated_are_read_as_before():
 
 MISFIT = r"w is packed, but w\.scale is not there or does not fit"
 NO_SHAPE = r"w is packed, but w\.shape is no shape of a matrix that a model could have"
+NO_BYTES = "w is packed, and its bytes are (bfloat16|float32)"
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -78,6 +79,10 @@ NO_SHAPE = r"w is packed, but w\.shape is no shape of a matrix that a model coul
     (lambda packed: packed.update({"w.shape": torch.ones(2)}), NO_SHAPE),
     (lambda packed: packed.update({"w.shape": torch.tensor([64, -32])}), NO_SHAPE),
     (lambda packed: packed.update({"w.shape": torch.tensor([64, 1 << 40])}), NO_SHAPE),
+    (lambda packed: packed.update({"w.shape": torch.tensor([64, 0, 1 << 62, 1 << 62])}), NO_SHAPE),
+    (lambda packed: packed.update({"w.shape": torch.ones(1, dtype=torch.int64).expand(1 << 20)}), NO_SHAPE),
+    (lambda packed: packed.update({"w.int8": packed["w.int8"].bfloat16()}), NO_BYTES),
+    (lambda packed: packed.update({"w.int8": packed["w.int8"].float().requires_grad_()}), NO_BYTES),
     (lambda packed: packed.update({"w.shape": torch.tensor([64, 31])}), r"w is packed, and its bytes are not those of"),
     (lambda packed: packed.update({"w.shape": torch.tensor([64, 33])}), r"w is packed, and its bytes are not those of"),
     (lambda packed: packed.update({"w.int8": packed["w.int8"][:-9]}), r"w is packed, and its bytes are not those of"),
