@@ -100,6 +100,15 @@ def test_a_micro_training_gives_the_seconds_of_a_step_with_and_without_winograd(
     assert re.search(pattern, done.stdout, re.MULTILINE), done.stdout
 
 
+@pytest.mark.slow
+def test_a_micro_diffusion_training_gives_the_seconds_of_a_step(tmp_path):
+    flags = ["--diffusion", "--device", "cpu", "--size", "micro", "--batch_size", "2", "--steps", "1", "--rounds", "1"]
+    done = python(tmp_path, str(FOLDER / "train_step.py"), *flags, "--seconds", "20")
+    assert done.returncode == 0, done.stderr
+    pattern = r"^diffusion step of the micro size, seconds: this [\d.]+$"
+    assert re.search(pattern, done.stdout, re.MULTILINE), done.stdout
+
+
 @pytest.mark.slow  # nothing but the table rests on it
 def test_the_table_of_predictors_names_each_recording_and_the_worst(tmp_path):
     import numpy as np
