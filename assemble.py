@@ -183,12 +183,11 @@ def load_converter(
     if request.model_path is not None:
         check_model(request.model_path)
     dtype = _choose_precision(request, device)
-    # What bf16 costs has been measured of the voice (docs/benchmarks.md); the others are in it only on demand.
-    dtype_of_others = torch.float32 if request.precision == "auto" and dtype == torch.bfloat16 else dtype
-    refiner = _load_refiner(request, device, dtype_of_others) if diffusion is not None else None
+    is_half_cpu = device.type == "cpu" and dtype == torch.bfloat16
+    refiner = _load_refiner(request, device, dtype) if diffusion is not None else None
     audio = config.audio if config is not None else refiner.vocoder.audio
     name = config.model.speech_encoder if config is not None else diffusion.config.data.encoder
-    encoder = (make_encoder or build_encoder)(name, device)
+    encoder = (make_encoder or build_encoder)(name, device, torch.bfloat16 if is_half_cpu else torch.float32)
     limits = {"f0_min": request.f0_min, "f0_max": request.f0_max}
     make_predictor = make_predictor or build_predictor
     predictor = make_predictor(request.f0_predictor, audio, threshold=request.f0_threshold, device=device, **limits)
@@ -200,7 +199,7 @@ def load_converter(
         voice, card = None, {"name": diffusion.model_path.stem, "speakers": list(diffusion.config.spk)}
     else:
         voice, card = _load_voice(request, device, dtype)
-    vocoder = load_vocoder(request.enhancer, device, dtype_of_others) if request.enhancer else None
+    vocoder = load_vocoder(request.enhancer, device, dtype) if request.enhancer else None
     has_pitch_decoder = config is not None and config.model.use_automatic_f0_prediction and not request.is_onnx
     pipeline = Pipeline(
         synthesizer=voice,
@@ -289,7 +288,10 @@ def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtyp
     rate_and_hop = replace(vocoder.audio, sampling_rate=config.data.sampling_rate, hop_length=config.data.block_size)
     require_same_frames(rate_and_hop, where, vocoder.audio, config.vocoder.ckpt)
     require_same_frames(audio, request.config.path if request.config else where, vocoder.audio, config.vocoder.ckpt)
-    network = load_unit2mel(wanted.model_path, config, vocoder.audio.n_mels, device, dtype, str(where))
+    # What bf16 costs has been measured of decoders and encoders (docs/benchmarks.md); the denoiser is in it on demand.
+    is_chosen = request.precision == "auto" and dtype == torch.bfloat16
+    denoiser_dtype = torch.float32 if is_chosen else dtype
+    network = load_unit2mel(wanted.model_path, config, vocoder.audio.n_mels, device, denoiser_dtype, str(where))
     return DiffusionRefiner(network, vocoder, k_step, config.infer.method, max(1, config.infer.speedup))
 
 

@@ -248,7 +248,7 @@ def workspace(tmp_path, monkeypatch):
             return torch.zeros(256, max(1, len(wav) // 320))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(assemble, "build_encoder", lambda name, device: FakeEncoder())
+    monkeypatch.setattr(assemble, "build_encoder", lambda *_: FakeEncoder())
     monkeypatch.setattr(inference_main, "require_parts", lambda *names, **named: None)
     config = tiny_config({"ssl_dim": 256, "speech_encoder": "vec256l9"})
     config.spk = {"alto": 0, "tenor": 1}

@@ -46,7 +46,7 @@ class FakeEncoder:
 @pytest.fixture
 def encoder(monkeypatch):
     made = FakeEncoder()
-    monkeypatch.setattr(assemble, "build_encoder", lambda name, device: made)
+    monkeypatch.setattr(assemble, "build_encoder", lambda *_: made)
     monkeypatch.setattr(inference_main, "require_parts", lambda *names, **named: None)
     return made
 
@@ -100,6 +100,17 @@ def test_shallow_diffusion_has_its_name_its_length_and_another_sound(workspace, 
     assert Path("song.wav_0key_bass_sovdiff_dio.flac").is_file()
     assert np.abs(plain - refined).max() > 0.01 and np.abs(refined).max() > 1e-3
     assert np.array_equal(refined, convert("-shd", "-ks", "20", "-dm", "logs/44k/diffusion/model_1.pt")), "it repeats"
+
+
+@pytest.mark.parametrize(("precision", "denoiser"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
+def test_auto_takes_bf16_for_all_but_the_denoiser(workspace, monkeypatch, precision, denoiser):
+    seen, make = [], assemble.DiffusionRefiner
+    monkeypatch.setattr(assemble, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(assemble, "DiffusionRefiner", lambda *parts: seen.extend(parts[:2]) or make(*parts))
+    convert("-shd", "--precision", precision)
+    network, vocoder = seen
+    assert network.decoder.denoise_fn.input_projection.weight.dtype == denoiser
+    assert vocoder.generator.conv_pre.weight.dtype == torch.bfloat16
 
 
 def test_pure_diffusion_needs_no_voice_model(workspace):

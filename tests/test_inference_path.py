@@ -38,7 +38,7 @@ class FakeEncoder:
 def workspace(tmp_path, monkeypatch):
     """A small real voice, whose card has its notes, and a song of two segments."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(assemble, "build_encoder", lambda name, device: FakeEncoder())
+    monkeypatch.setattr(assemble, "build_encoder", lambda *_: FakeEncoder())
     monkeypatch.setattr(inference_main, "require_parts", lambda *names, **named: None)
     config = tiny_config({"ssl_dim": 256, "speech_encoder": "vec256l9"})
     Path("raw").mkdir()
@@ -95,6 +95,15 @@ def test_a_conversion_runs_in_the_precision_that_is_asked_for(workspace, caplog)
     with caplog.at_level("INFO", logger="assemble"):
         assert inference_main.main([*FLAGS, "--precision", "bf16"]) == 0
     assert "on cpu in bfloat16, loaded" in caplog.text
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("auto", torch.bfloat16), (None, torch.float32)])
+def test_the_content_encoder_is_in_the_voices_precision(workspace, monkeypatch, precision, wanted):
+    asked = []
+    monkeypatch.setattr(assemble, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(assemble, "build_encoder", lambda *given: asked.append(given) or FakeEncoder())
+    assert inference_main.main([*FLAGS, *(["--precision", precision] if precision else [])]) == 0
+    assert asked == [("vec256l9", torch.device("cpu"), wanted)]
 
 
 def test_only_a_processor_with_such_instructions_computes_bf16(monkeypatch):

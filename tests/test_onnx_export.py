@@ -363,7 +363,7 @@ class FakeEncoder:
 
 
 def test_conversion_sings_with_the_file_as_with_the_checkpoint(folder, monkeypatch):
-    monkeypatch.setattr(assemble, "build_encoder", lambda name, device: FakeEncoder())
+    monkeypatch.setattr(assemble, "build_encoder", lambda *_: FakeEncoder())
     monkeypatch.setattr(inference_main, "require_parts", lambda *names, **named: None)
     config = voice_config(("alto", "bass"), ssl_dim=256, speech_encoder="vec256l9", vol_embedding=True)
     save_voice(folder, config)

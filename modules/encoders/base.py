@@ -1,5 +1,6 @@
 """ENCODERS, and what all content encoders share: input checks, 16 kHz, 50 frames a second."""
 
+import logging
 from abc import ABC, abstractmethod
 from weakref import WeakValueDictionary
 
@@ -9,6 +10,8 @@ import torch
 from modules.errors import AudioError
 from modules.pretrained.find import Weights, checksum, require
 from modules.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 
 class SpeechEncoder(ABC):
@@ -50,6 +53,10 @@ class SpeechEncoder(ABC):
         saves nothing."""
         return self
 
+    def lower(self, dtype: torch.dtype) -> None:
+        """Multiplies matrices in `dtype` from now on; units, norms and sums stay fp32. Graphs change nothing."""
+        logger.debug("%s stays in fp32", self.name)
+
     @abstractmethod
     def units(self, wav: torch.Tensor) -> torch.Tensor:
         """Units (D, N') of `wav` (T,), T > 0, on the encoder's device."""
@@ -71,16 +78,19 @@ ENCODERS: Registry[type[SpeechEncoder]] = Registry("speech encoder", "modules.en
 _LOADED: WeakValueDictionary[tuple, SpeechEncoder] = WeakValueDictionary()
 
 
-def build_encoder(name: str, device: torch.device | str) -> SpeechEncoder:
-    """The encoder of that name: one of the same file on the same device that is in use already, or else a new one."""
+def build_encoder(name: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> SpeechEncoder:
+    """The encoder of that name, whose matrices are multiplied in `dtype`: one of the same file on the same device that
+    is in use already, or else a new one."""
     kind = ENCODERS.get(name)
     if not kind.weights:
         return kind(device)
     stat = (path := require(*kind.weights)).stat()
-    key = kind, torch.device(device), path, stat.st_size, stat.st_mtime_ns
+    key = kind, torch.device(device), dtype, path, stat.st_size, stat.st_mtime_ns
     encoder = _LOADED.get(key)
     if encoder is None:
         _LOADED[key] = encoder = kind(device)
+        if dtype != torch.float32:
+            encoder.lower(dtype)
     return encoder
 
 

@@ -54,6 +54,10 @@ class HubertEncoder(SpeechEncoder):
         """The network in the file; a subclass whose file is of another form has its own."""
         return HubertNetwork(rename(state_dict(load_foreign(path), path), self.publisher), path)
 
+    def lower(self, dtype: torch.dtype) -> None:
+        """The transformer's products, and the convolutions but the first."""
+        self._network.lower(dtype)
+
     def units(self, wav: torch.Tensor) -> torch.Tensor:
         """One clip, in windows where it is longer than a minute."""
         wav = self._pad(wav)

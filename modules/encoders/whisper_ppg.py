@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from modules.audio.windows import plan_overlaps
 from modules.encoders._networks.whisper import load_encoder, log_mel
 from modules.encoders.base import ENCODERS, SpeechEncoder
+from modules.nn.channels_last import lower_linear
 from modules.pretrained.catalogue import weights_of
 from modules.pretrained.find import Weights, require
 
@@ -58,6 +59,10 @@ class WhisperPpg(SpeechEncoder):
         other = copy.copy(self)
         other.layout = replace(self.layout, silence=min(self.layout.silence, STREAM_SILENCE))
         return other
+
+    def lower(self, dtype: torch.dtype) -> None:
+        """The transformer's products."""
+        lower_linear(self._network, dtype)
 
     def units(self, wav: torch.Tensor) -> torch.Tensor:
         """Windows one after the other, so that memory does not grow with the clip; joined by linear cross-fades."""

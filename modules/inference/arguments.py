@@ -42,9 +42,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     beside = f"(default: config.json beside the model given with -m, else {DEFAULT_CONFIG})"
     add("-c", "--config_path", metavar="FILE", help=f"config that was saved with the model {beside}")
     add("-d", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
-    precision = (
-        "of the networks; auto: the voice in bf16 on a CPU that computes it, which is quicker and sounds the same, "
-    )
+    precision = "of the networks; auto: bf16 on a CPU that computes it, which is quicker and sounds the same, "
     precision += "else as by default (default: fp32; fp16 on CUDA for a model whose path contains 'half')"
     add("--precision", choices=["auto", "fp32", "fp16", "bf16"], help=precision)
 

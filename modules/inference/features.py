@@ -96,11 +96,11 @@ class FeatureCache:
         self._encoders: dict[tuple, CachedEncoder] = {}
         self._predictors: dict[tuple, CachedPredictor] = {}
 
-    def encoder(self, name: str, device: torch.device | str) -> CachedEncoder:
+    def encoder(self, name: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> CachedEncoder:
         """As `build_encoder`."""
-        key = name, str(device)
+        key = name, str(device), dtype
         if key not in self._encoders:
-            self._encoders[key] = CachedEncoder(build_encoder(name, device))
+            self._encoders[key] = CachedEncoder(build_encoder(name, device, dtype))
         return self._encoders[key]
 
     def predictor(self, name: str, audio: AudioSpec, **settings: Any) -> CachedPredictor:

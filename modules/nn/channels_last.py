@@ -59,7 +59,9 @@ class QuickLinear(nn.Linear):
     """`nn.Linear` by oneDNN, as torch's compiler has it, instead of MKL."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As the plain layer's."""
+        """As the plain layer's; of `x` in another precision than the weights', in that of `x`."""
+        if x.dtype != self.weight.dtype:
+            return F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
         if x.dtype != torch.float32 or not pays_off(x):
             return super().forward(x)
         return quick_linear(x, self.weight, self.bias)
@@ -70,3 +72,10 @@ def quicken(network: nn.Module) -> None:
     for layer in network.modules():
         if type(layer) is nn.Linear:
             layer.__class__ = QuickLinear
+
+
+def lower_linear(network: nn.Module, dtype: torch.dtype) -> None:
+    """Makes every `QuickLinear` multiply in `dtype`; what goes in and comes out, and all between, stays as it was."""
+    for layer in network.modules():
+        if isinstance(layer, QuickLinear):
+            layer.to(dtype)

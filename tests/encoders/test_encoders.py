@@ -83,6 +83,14 @@ def test_one_in_use_is_shared_until_nobody_holds_it(monkeypatch):
     assert kept() is None and torch.equal(build_encoder("whisper-ppg-base", "cpu").encode(babble(1600)), units)
 
 
+def test_the_embedded_encoder_in_bf16_is_another_with_nearly_the_same_units():
+    plain, lowered = (build_encoder("whisper-ppg-base", "cpu", dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert plain is not lowered and build_encoder("whisper-ppg-base", "cpu", torch.bfloat16) is lowered
+    wanted, found = (one.encode(babble(32000)) for one in (plain, lowered))
+    assert found.dtype == torch.float32
+    assert 0 < (found - wanted).norm() / wanted.norm() < 0.03  # its weights, in 8 bits, are 0.025 off themselves
+
+
 def test_every_name_of_so_vits_svc_is_there_with_its_width():
     assert {name: encoder_dim(name) for name in NAMES} == {
         "cnhubertlarge": 1024,

@@ -49,6 +49,21 @@ def small(small_encoders, weights, monkeypatch):
     return build
 
 
+@pytest.mark.parametrize("name", ["base", "large"])
+def test_in_bf16_products_are_rounded_and_nothing_else(small_encoders, features, name):
+    path = small_encoders / f"fairseq/{name}.pt"
+    ours = HubertNetwork(rename(state_dict(load_foreign(path), path), "fairseq"), path)
+    wav = torch.from_numpy(noise(LENGTHS[-1]))[None]
+    with torch.inference_mode():
+        wanted = ours(wav, [LENGTHS[-1]])[0]
+        ours.lower(torch.bfloat16)
+        found = ours(wav, [LENGTHS[-1]])[0]
+    assert found.dtype == torch.float32
+    assert 0 < (found - wanted).norm() / wanted.norm() < 0.03
+    kept = {weight.dtype for key, weight in ours.named_parameters() if "norm" in key or "conv_layers.0" in key}
+    assert kept == {torch.float32}
+
+
 @pytest.mark.parametrize("layer", [1, 2, 3, None])
 @pytest.mark.parametrize("name", ["base", "large"])
 def test_every_layer_equals_fairseqs(small_encoders, features, name, layer):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from modules.nn import channels_last as layout
-from modules.nn.channels_last import QuickLinear, channels_last, convolve, is_channels_last, quicken
+from modules.nn.channels_last import QuickLinear, channels_last, convolve, is_channels_last, lower_linear, quicken
 from modules.nn.weight_norm import NormedConv1d, NormedConvTranspose1d, fold_weight_norm
 
 needs_kernels = pytest.mark.skipif(not layout._HAS_KERNELS, reason="only x86 has them")
@@ -50,6 +50,20 @@ def test_a_linear_layer_is_that_of_torch():
         torch.testing.assert_close(network(x.transpose(0, 1)), wanted.transpose(0, 1), rtol=0, atol=1e-5)
         for rows in (x[:, :3], x[0], x[0, 0], x[:, :0]):
             torch.testing.assert_close(network(rows), plain(rows), rtol=0, atol=1e-5)
+
+
+def test_a_lowered_linear_layer_rounds_its_factors_and_gives_what_it_is_given():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(24, 40), nn.LayerNorm(40))
+    x = torch.randn(2, 33, 24)
+    with torch.no_grad():
+        quicken(network)
+        wanted = network(x)
+        lower_linear(network, torch.bfloat16)
+        found = network(x)
+    assert network[0].weight.dtype == network[0].bias.dtype == torch.bfloat16
+    assert network[1].weight.dtype == found.dtype == torch.float32
+    assert 0 < (found - wanted).abs().max() < 0.04  # bf16 has eight bits
 
 
 @needs_kernels

@@ -15,7 +15,7 @@ from torch import nn
 from modules.audio.torchaudio_compat import import_torchaudio
 from modules.device import WithoutDrawing
 from modules.errors import CheckpointError
-from modules.nn.channels_last import channels_last, convolve, quicken
+from modules.nn.channels_last import channels_last, convolve, lower_linear, quicken
 from modules.weights.state_dict import fit
 
 RECEPTIVE_FIELD = 400  # samples at 16 kHz that the first frame sees
@@ -95,6 +95,12 @@ class HubertNetwork(nn.Module):
         quicken(self.network)
         self.eval().requires_grad_(False)
 
+    def lower(self, dtype: torch.dtype) -> None:
+        """Takes `dtype` for linear layers and for the convolutions but the first, whose norm sums over a whole clip."""
+        lower_linear(self.network, dtype)
+        for block in self.network.feature_extractor.conv_layers[1:]:
+            block.conv.to(dtype)
+
     def forward(self, wavs: torch.Tensor, lengths: list[int], layer: int | None = None) -> list[torch.Tensor]:
         """Frames (D, N') of each clip, N' = (length - 400) // 320 + 1, of a layer counted from 1 or the network's end.
 
@@ -117,10 +123,10 @@ class HubertNetwork(nn.Module):
             if isinstance(block.layer_norm, nn.GroupNorm):  # after the first; torchaudio's own sees padding too
                 x = _convolve_and_norm(block.conv, block.layer_norm, x, counts)
             else:
-                x = convolve(block.conv, x)
-                x = x if block.layer_norm is None else block.layer_norm(x)
+                x = convolve(block.conv, x.to(block.conv.weight.dtype))
+                x = x if block.layer_norm is None else block.layer_norm(x.to(wavs.dtype))
             x = channels_last(F.gelu(x))
-        x = x.transpose(1, 2)
+        x = x.transpose(1, 2).to(wavs.dtype)
         return (x if self.channel_scale is None else x * self.channel_scale), counts
 
 
