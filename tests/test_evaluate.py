@@ -142,6 +142,14 @@ def test_a_result_at_half_the_amplitude_is_six_db_too_quiet(voice, monkeypatch):
         assert float(row["level_db"]) == pytest.approx(-6.0, abs=0.1) and "too quiet by 6 dB" in row["verdict"]
 
 
+def test_the_noise_scale_that_is_asked_for_reaches_the_voice_and_the_page(voice, monkeypatch):
+    infer, seen = voice.infer, []
+    monkeypatch.setattr(voice, "infer", lambda *some, **more: seen.append(some[5]) or infer(*some, **more))
+    assert run("-s", "alto", "-ns", "0.1") == 0
+    assert set(seen) == {0.1}
+    assert "noise scale" in Path("results/evaluation/report.html").read_text("utf-8")
+
+
 def test_what_was_asked_for_is_no_offset(voice):
     assert run("-s", "alto", "-t", "12") == 0
     assert all(row["transpose"] == "12" for row in table())
@@ -308,6 +316,7 @@ def test_the_same_voice_scores_the_same_twice(voice):
     [
         (["--max_seconds", "0"], "between 1 and 600"),
         (["--max_seconds", "nan"], "between 1 and 600"),
+        (["-ns", "11"], "-ns/--noise_scale is 11; it must lie between 0 and 10"),
         (["--targets", "nowhere"], "--targets nowhere: no such folder"),
         (["--parallel", "nowhere"], "--parallel nowhere: no such folder"),
         (["--second_f0_predictor", "pm"], "--second_f0_predictor is pm, as is -f0p; name another one"),

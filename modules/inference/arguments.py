@@ -15,7 +15,13 @@ DIFFUSION_FOLDER = "logs/44k/diffusion"
 DEFAULT_K_STEP = 100
 MIX_FILES = ("configs/spkmix.json", "spkmix.py")
 # What suits most songs better than so-vits-svc's defaults; the README's walk and a button of the web page set it.
-RECOMMENDED = {"trans": "auto", "f0_predictor": "fcpe", "loudness_envelope_adjustment": 0.0, "precision": "auto"}
+RECOMMENDED = {
+    "trans": "auto",
+    "f0_predictor": "fcpe",
+    "loudness_envelope_adjustment": 0.0,
+    "noise_scale": 0.2,
+    "precision": "auto",
+}
 AUTO, AUTO_OCTAVE = "auto", "auto-octave"
 
 
@@ -154,7 +160,7 @@ def _add_method_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_noise_flag(add: Callable[..., argparse.Action]) -> None:
     """How much the model varies, under both of its names."""
-    noise = "how much the model varies: lower is cleaner and duller, higher clearer and rougher"
+    noise = "how much the model varies: with 0.2 words are clearer, higher is rougher"
     add("-ns", "--noise_scale", type=float, default=0.4, metavar="X", help=noise)
     add("--noice_scale", dest="noise_scale", type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
