@@ -114,6 +114,13 @@ def test_thinned_layers_equal_the_formula(build, length):
     torch.testing.assert_close(encoder.encode(wav), expected, atol=1e-4, rtol=0)
 
 
+def test_in_bf16_the_units_are_nearly_the_same(build):
+    encoder, wav = build[1]({"encoder_layer_norm_first": False}), babble(16001)
+    wanted = encoder.encode(wav)
+    encoder.lower(torch.bfloat16)
+    assert 0 < (encoder.encode(wav) - wanted).norm() / wanted.norm() < 0.03
+
+
 def test_units_are_repeatable_and_batches_exact(build):
     encoder = build[1]({"encoder_layer_norm_first": False, "encoder_dropout": 0.5, "encoder_layer_drop": 0.5})
     clips = [babble(9000)[:n] for n in (9000, 319, 5000)] + [np.zeros(3000, np.float32)]

@@ -41,6 +41,13 @@ def test_the_units_equal_transformers(build, length):
     torch.testing.assert_close(units, torch.from_numpy(features[str(length)].T), atol=1e-4, rtol=0)
 
 
+def test_in_bf16_the_units_are_nearly_the_same(build):
+    encoder, wav = build(), babble(12345)
+    wanted = encoder.encode(wav)
+    encoder.lower(torch.bfloat16)
+    assert 0 < (encoder.encode(wav) - wanted).norm() / wanted.norm() < 0.03
+
+
 def test_the_clip_is_normed_where_the_file_asks_for_it(build):
     plain, normed = build(), build(normalize=True)
     wav = babble(8000)
