@@ -3,6 +3,7 @@
 uploading -> waiting -> running -> done | failed | cancelled;  uploading -> refused
 """
 
+import contextlib
 import logging
 import secrets
 import shutil
@@ -233,11 +234,13 @@ class JobQueue:
                 self._running = None
                 is_of_use = job.state == "done" and job.key in self._jobs
             self._note(job)
-            for path in job.folder.glob("*") if is_of_use else ():
-                if path != job.result:  # the song
-                    discard(path)
             if not is_of_use:
                 shutil.rmtree(job.folder, ignore_errors=True)
+                continue
+            with contextlib.suppress(FileNotFoundError):  # a client may have its result by now, and delete the folder
+                for path in job.folder.glob("*"):
+                    if path != job.result:  # the song
+                        discard(path)
 
     def _note(self, job: Job) -> None:
         """Writes down how a job ended."""

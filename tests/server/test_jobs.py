@@ -105,6 +105,18 @@ def test_an_error_that_nobody_foresaw_ends_one_job_and_not_the_thread(queue_of, 
     _finished(queue)
 
 
+def test_a_folder_that_a_client_deletes_at_once_does_not_end_the_thread(queue_of, monkeypatch):
+    """The client has its result before the worker has cleared the song away; one of 20,000 met in `glob`."""
+
+    def vanished(folder: Path, pattern: str):
+        raise FileNotFoundError(2, "No such file or directory", str(folder))
+
+    queue, _ = queue_of()
+    monkeypatch.setattr(Path, "glob", vanished)
+    _finished(queue)
+    _finished(queue)
+
+
 def test_a_stopped_queue_takes_nothing(queue_of):
     queue, _ = queue_of()
     place = queue.reserve()
