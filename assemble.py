@@ -183,11 +183,12 @@ def load_converter(
     if request.model_path is not None:
         check_model(request.model_path)
     dtype = _choose_precision(request, device)
-    is_half_cpu = device.type == "cpu" and dtype == torch.bfloat16
     refiner = _load_refiner(request, device, dtype) if diffusion is not None else None
     audio = config.audio if config is not None else refiner.vocoder.audio
     name = config.model.speech_encoder if config is not None else diffusion.config.data.encoder
-    encoder = (make_encoder or build_encoder)(name, device, torch.bfloat16 if is_half_cpu else torch.float32)
+    # On a GPU, where it is a small part of the work, it stays in fp32, as so-vits-svc has it.
+    encoder_dtype = torch.bfloat16 if device.type == "cpu" and dtype == torch.bfloat16 else torch.float32
+    encoder = (make_encoder or build_encoder)(name, device, encoder_dtype)
     limits = {"f0_min": request.f0_min, "f0_max": request.f0_max}
     make_predictor = make_predictor or build_predictor
     predictor = make_predictor(request.f0_predictor, audio, threshold=request.f0_threshold, device=device, **limits)
@@ -289,8 +290,7 @@ def _load_refiner(request: VoiceRequest, device: torch.device, dtype: torch.dtyp
     require_same_frames(rate_and_hop, where, vocoder.audio, config.vocoder.ckpt)
     require_same_frames(audio, request.config.path if request.config else where, vocoder.audio, config.vocoder.ckpt)
     # What bf16 costs has been measured of decoders and encoders (docs/benchmarks.md); the denoiser is in it on demand.
-    is_chosen = request.precision == "auto" and dtype == torch.bfloat16
-    denoiser_dtype = torch.float32 if is_chosen else dtype
+    denoiser_dtype = torch.float32 if request.precision == "auto" and dtype == torch.bfloat16 else dtype
     network = load_unit2mel(wanted.model_path, config, vocoder.audio.n_mels, device, denoiser_dtype, str(where))
     return DiffusionRefiner(network, vocoder, k_step, config.infer.method, max(1, config.infer.speedup))
 

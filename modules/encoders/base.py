@@ -88,9 +88,10 @@ def build_encoder(name: str, device: torch.device | str, dtype: torch.dtype = to
     key = kind, torch.device(device), dtype, path, stat.st_size, stat.st_mtime_ns
     encoder = _LOADED.get(key)
     if encoder is None:
-        _LOADED[key] = encoder = kind(device)
+        encoder = kind(device)
         if dtype != torch.float32:
             encoder.lower(dtype)
+        _LOADED[key] = encoder
     return encoder
 
 
