@@ -238,12 +238,12 @@ def _keep_melody(curve: np.ndarray, choice: np.ndarray, hop_seconds: float) -> n
 def _leaves_melody(curve: np.ndarray, melody: np.ndarray) -> np.ndarray:
     """Whether each frame of a curve lies half an octave and more from the median of the voiced frames around it in the
     curve `melody`, (N,) Hz each and voiced alike."""
-    from scipy.ndimage import median_filter
-
     voiced = curve > 0
     leaves = np.zeros(len(curve), bool)
-    middle = median_filter(np.log2(melody[voiced]), _MELODY_FRAMES, mode="nearest")
-    leaves[voiced] = np.abs(np.log2(curve[voiced]) - middle) > _LEAP_OUT
+    if voiced.any():
+        padded = np.pad(np.log2(melody[voiced]), _MELODY_FRAMES // 2, mode="edge")
+        middle = np.median(np.lib.stride_tricks.sliding_window_view(padded, _MELODY_FRAMES), axis=1)
+        leaves[voiced] = np.abs(np.log2(curve[voiced]) - middle) > _LEAP_OUT
     return leaves
 
 
