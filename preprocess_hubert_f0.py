@@ -69,7 +69,9 @@ def main(argv: list[str] | None = None) -> int:
     todo = {path: names for path in bar if (names := missing(path, recipe))}
     n_current = len(clips) - len(todo)
     failed = _refuse_unusable(todo)
-    made = _extract_all(todo, recipe, arguments.device, arguments.num_processes, failed)
+    made = Counter()
+    if todo:
+        made = _extract_all(todo, _make_plan(todo, recipe, arguments), failed)
     n_skipped += len(failed)
     write_histograms(arguments.in_dir, [clip for clip in clips if clip not in failed])
     warn_of_doubt([clip for clip, names in todo.items() if "f0" in names and clip not in failed], recipe)
@@ -106,6 +108,8 @@ def make_arguments() -> argparse.ArgumentParser:
     lowest = "lowest pitch in Hz that is looked for; from 36 on"
     parser.add_argument("--f0_min", type=float, default=F0_MIN, help=lowest)
     parser.add_argument("--num_processes", type=int, default=1, help="worker processes; 0 = one for each core")
+    precision = "of the content encoder's products of matrices; auto: bf16 on a CPU that computes it, which is quicker"
+    parser.add_argument("--precision", choices=["auto", "fp32"], default="fp32", help=precision)
     parser.add_argument(
         "--use_diff",
         action="store_true",
@@ -218,6 +222,7 @@ class _Plan:
     threads: int  # for the computations of one worker
     later: tuple[str, ...]  # features that the workers leave to this process
     needed: frozenset[str]  # features that are missing anywhere
+    dtype: object  # of the content encoder's products of matrices
 
     def networks(self, here: bool) -> tuple:
         """Encoder and F0 predictor of this process, or of a worker; None where it does not need one."""
@@ -226,27 +231,30 @@ class _Plan:
 
         recipe = self.recipe
         wanted = {name for name in self.needed if (name in self.later) == here}
-        encoder = build_encoder(recipe.encoder_name, self.device) if "units" in wanted else None
+        encoder = build_encoder(recipe.encoder_name, self.device, self.dtype) if "units" in wanted else None
         if "f0" not in wanted:
             return encoder, None
         limits = {"f0_min": recipe.f0_min, "f0_max": recipe.f0_max}
         return encoder, build_predictor(recipe.predictor_name, recipe.audio, device=self.device, **limits)
 
 
-def _make_plan(todo: dict[Path, list[str]], recipe, device: str | None, wanted_workers: int) -> _Plan:
+def _make_plan(todo: dict[Path, list[str]], recipe, arguments: argparse.Namespace) -> _Plan:
     """One process for the networks of a GPU; on a CPU, whole clips side by side as soon as there are two processes."""
-    from modules.device import choose_device
+    import torch
+
+    from modules.device import choose_device, computes_bf16
     from modules.f0.base import PREDICTORS
     from modules.parallel import choose_workers
 
-    chosen = choose_device(device)
-    workers = choose_workers(wanted_workers, len(todo))
+    chosen = choose_device(arguments.device)
+    workers = choose_workers(arguments.num_processes, len(todo))
     if chosen.type == "cuda":
         later = ("units", "f0") if PREDICTORS.get(recipe.predictor_name).is_network else ("units",)
     else:
         later = ("units",) if workers == 1 else ()
     threads = max(1, (os.cpu_count() or 1) // max(2, workers))
-    return _Plan(recipe, chosen, workers, threads, later, frozenset().union(*todo.values()))
+    dtype = torch.bfloat16 if arguments.precision == "auto" and computes_bf16(chosen) else torch.float32
+    return _Plan(recipe, chosen, workers, threads, later, frozenset().union(*todo.values()), dtype)
 
 
 _worker: tuple | None = None  # of this process: the plan, the encoder, the F0 predictor
@@ -282,9 +290,7 @@ def _refuse_unusable(todo: dict[Path, list[str]]) -> set[Path]:
     return failed
 
 
-def _extract_all(
-    todo: dict[Path, list[str]], recipe, device: str | None, wanted_workers: int, failed: set[Path]
-) -> Counter:
+def _extract_all(todo: dict[Path, list[str]], plan: _Plan, failed: set[Path]) -> Counter:
     """How many of each feature were made; clips that could not be used are warned about and join `failed`."""
     from tqdm import tqdm
 
@@ -292,10 +298,7 @@ def _extract_all(
     from modules.parallel import run_pool
 
     made = Counter()
-    if not todo:
-        return made
-    plan = _make_plan(todo, recipe, device, wanted_workers)
-    networks = Networks(recipe, *plan.networks(here=True), BATCH_SECONDS if plan.device.type == "cuda" else 0.0)
+    networks = Networks(plan.recipe, *plan.networks(here=True), BATCH_SECONDS if plan.device.type == "cuda" else 0.0)
     prepared = run_pool(_prepare_one, list(todo), plan.workers, _start_worker, (plan,), show=False)
     ahead = in_background(prepared, QUEUE_CLIPS)
     with contextlib.closing(ahead), tqdm(total=len(todo), desc="features", unit="file", dynamic_ncols=True) as bar:

@@ -114,6 +114,21 @@ def test_volume_is_added_when_the_config_asks_for_it(workspace):
     assert all(after[path] == stamp for path, stamp in before.items() if path.suffix != ".json")
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_precision_is_bf16_where_the_processor_computes_it(workspace, monkeypatch, native):
+    monkeypatch.setattr("modules.device.computes_bf16", lambda device: native)
+    run()
+    exact = {path: torch.load(path, weights_only=True) for path in workspace.rglob("*.soft.pt")}
+    run("--precision", "auto")
+    assert all(torch.equal(torch.load(path, weights_only=True), units) for path, units in exact.items())  # up to date
+    for path in exact:
+        path.unlink()
+    assert run("--precision", "auto") == 0
+    for path, units in exact.items():
+        error = (torch.load(path, weights_only=True) - units).norm() / units.norm()
+        assert 1e-4 < error < 0.02 if native else error == 0
+
+
 def test_another_predictor_changes_only_the_pitch(workspace):
     assert run() == 0
     before = made()
