@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from modules.cli import configure_logging, make_parser, run
 from modules.errors import UsageError
 from modules.files import make_folder
-from modules.inference.arguments import AUTO_OCTAVE, add_noise_flag, transposition
+from modules.inference.arguments import AUTO_OCTAVE, add_consonants_flag, add_noise_flag, transposition
 from modules.inference.options import MOST_SEMITONES, outside
 from modules.text import listing
 
@@ -76,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     for note in notes:
         logger.info("%s", note)
     output, players = args.output, not args.no_players
-    plan = Plan(sources, speakers, output, args.f0_predictor, choose_key, args.noise_scale, args.max_seconds, players)
+    how = args.noise_scale, args.keep_consonants
+    plan = Plan(sources, speakers, output, args.f0_predictor, choose_key, *how, args.max_seconds, players)
     evaluator, rows = Evaluator(converter, scorers, plan), []
     for row in evaluator.run():
         rows.append(row)
@@ -91,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         "sources": f"{len(sources)}, of each at most {args.max_seconds:g} s",
         "transposition": str(args.trans),
         "noise scale": f"{args.noise_scale:g}",
+        "consonants kept": f"{args.keep_consonants:g}",
         "F0 predictor": f"{args.f0_predictor}, for converting and for measuring",
         "second F0 predictor": args.second_f0_predictor,
         **{f"range of {speaker}": str(found) for speaker, found in measured.items()},
@@ -120,6 +122,7 @@ def make_arguments() -> argparse.ArgumentParser:
     predictor = "F0 predictor, for converting and for measuring"
     add("-f0p", "--f0_predictor", default="fcpe", metavar="NAME", help=predictor)
     add_noise_flag(add)
+    add_consonants_flag(add)
     second = "another F0 predictor, for measuring melody and voicing once more (default: pm; where -f0p is pm, fcpe)"
     add("--second_f0_predictor", metavar="NAME", help=second)
     targets = f"folder with recordings of the target voices in SPEAKER/ (default: {TARGETS} where it is)"
@@ -145,8 +148,9 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"--max_seconds is {args.max_seconds:g}; it must lie between 1 and 600")
     if isinstance(args.trans, int) and abs(args.trans) > MOST_SEMITONES:
         raise UsageError(f"-t/--trans is {args.trans}; it must lie between -{MOST_SEMITONES} and {MOST_SEMITONES}")
-    if problem := outside("-ns", "noise_scale", args.noise_scale):
-        raise UsageError(problem)
+    for short, name in (("-ns", "noise_scale"), ("", "keep_consonants")):
+        if problem := outside(short, name, getattr(args, name)):
+            raise UsageError(problem)
     for flag, folder in (("--targets", args.targets), ("--parallel", args.parallel)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{flag} {folder}: no such folder. Expected {folder}/SPEAKER/recording.wav")

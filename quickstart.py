@@ -197,7 +197,7 @@ def convert(python: Path, workspace: Path, model: Path, config: Path, speaker: s
     """Converts the song and draws it beside its source; returns where both lie, in words."""
     flags = ["-m", shown(model, workspace), "-c", shown(config, workspace), "-n", SONG, "-s", speaker]
     flags += [*(["-t", str(key)] if key else []), "-f0p", "fcpe", "-lea", "0"]  # as loud as the song
-    flags += ["-ns", "0.2", "--precision", "auto"]
+    flags += ["-ns", "0.2", "--keep_consonants", "1", "--precision", "auto"]
     run_script(python, workspace, "inference_main.py", *flags)
     result = newest_result(workspace, f"{SONG}_{key}key_{speaker}_sovits_fcpe")
     picture = result.with_suffix(".png")

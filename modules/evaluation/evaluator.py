@@ -65,6 +65,7 @@ class Plan:
     predictor: str  # name of the F0 predictor, for the names of results
     choose_key: Callable[[F0, str], int]  # semitones for a song's pitch and a speaker
     noise_scale: float  # of the voice model
+    kept_consonants: float  # share of voiceless consonants that comes from the source
     max_seconds: float  # of each source
     with_players: bool  # put the sound into the page
 
@@ -147,7 +148,8 @@ class Evaluator:
 
     def _evaluate(self, source: _Source, speaker: str) -> Row:
         transpose = self.plan.choose_key(source.curve, speaker)
-        options = ConversionOptions(speaker=speaker, transpose=transpose, noise_scale=self.plan.noise_scale)
+        how = {"noise_scale": self.plan.noise_scale, "kept_consonants": self.plan.kept_consonants}
+        options = ConversionOptions(speaker=speaker, transpose=transpose, **how)
         name = f"audio/{result_name(source.named.label, options, self.plan.predictor)}"
         path = self.plan.output / name
         torch.manual_seed(0)  # the voice model's noise is the same for every clip

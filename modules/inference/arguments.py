@@ -20,6 +20,7 @@ RECOMMENDED = {
     "f0_predictor": "fcpe",
     "loudness_envelope_adjustment": 0.0,
     "noise_scale": 0.2,
+    "keep_consonants": 1.0,
     "precision": "auto",
 }
 AUTO, AUTO_OCTAVE = "auto", "auto-octave"
@@ -87,6 +88,7 @@ def _add_voice_flags(parser: argparse.ArgumentParser, for_covers: bool) -> None:
     extend = "sing phrases outside the voice's comfortable notes inside them, and move them back with the same "
     extend += "formants; the model must know its range: evaluate.py --range --card"
     add("--extend_range", action="store_true", help=extend)
+    add_consonants_flag(add)
     auto = "the model predicts the pitch itself: for speech; a song goes out of tune"
     add("-a", "--auto_predict_f0", action="store_true", help=auto)
     loudness = "1 keeps the loudness that the model made, 0 follows the source's, values between mix"
@@ -163,6 +165,13 @@ def add_noise_flag(add: Callable[..., argparse.Action]) -> None:
     noise = "how much the model varies: with 0.2 words are clearer, higher is rougher"
     add("-ns", "--noise_scale", type=float, default=0.4, metavar="X", help=noise)
     add("--noice_scale", dest="noise_scale", type=float, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def add_consonants_flag(add: Callable[..., argparse.Action]) -> None:
+    """How much of the recording's consonants stays."""
+    kept = "share of voiceless consonants (s, f, t, breaths; above 2 kHz) that comes from the recording, 0 to 1: words "
+    kept += "are clearer; whatever else is heard in the recording there comes too"
+    add("--keep_consonants", type=float, default=0.0, metavar="X", help=kept)
 
 
 def transposition(text: str) -> int | str:

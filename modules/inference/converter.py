@@ -315,6 +315,7 @@ class VoiceConverter:
             "mix": None if options.mix is None else options.mix.description,
             "diffusion": self.pipeline.refiner is not None,
             **({"extend_range": True} if options.extend_range else {}),
+            **({"keep_consonants": options.kept_consonants} if options.kept_consonants else {}),
         }
         settings |= options.melody.description()
         return song_metadata(self.pipeline.card, printable(path_in.name), options.speaker, settings)
@@ -326,7 +327,11 @@ def request_key(path_in: Path, options: ConversionOptions, identity: str) -> str
     values = {field.name: getattr(options, field.name) for field in fields(options)}
     values["mix"] = None if options.mix is None else options.mix.description
     values["melody"] = options.melody.identity()
-    for name in ("melody", "extend_range"):  # came later: without them, a request has the key that it always had
+    for name in (
+        "melody",
+        "extend_range",
+        "kept_consonants",
+    ):  # came later: without them, a request has the key that it always had
         if not values[name]:
             del values[name]
     about = [str(path_in.resolve()), stat.st_size, stat.st_mtime_ns, values, identity]

@@ -15,7 +15,7 @@ LOADED = (
 ).split()
 # These may be other ones for each song.
 CONVERTED = (
-    "auto_predict_f0 noise_scale loudness_envelope_adjustment use_spk_mix mix_path cluster_infer_ratio "
+    "auto_predict_f0 noise_scale keep_consonants loudness_envelope_adjustment use_spk_mix mix_path cluster_infer_ratio "
     "cluster_model_path feature_retrieval second_encoding slice_db pad_seconds clip linear_gradient "
     "linear_gradient_retain max_segment enhancer_adaptive_key extend_range no_metadata f0_in f0_out autotune scale "
     "tuning formant"

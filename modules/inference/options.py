@@ -18,6 +18,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "cluster_infer_ratio": (0, 1),
     "trans": (-MOST_SEMITONES, MOST_SEMITONES),
     "noise_scale": (0, 10),
+    "keep_consonants": (0, 1),
     "slice_db": (-200, 0),
     "pad_seconds": (0, 30),
     "clip": (0, 3600),
@@ -46,6 +47,7 @@ class ConversionOptions:
     transpose: float = 0.0  # semitones added to the source's pitch
     predict_f0: bool = False  # let the model use its own pitch (for speech, not for songs)
     noise_scale: float = 0.4  # spread of the latent noise, 0 for none; 0.4 is what upstream uses
+    kept_consonants: float = 0.0  # share of voiceless consonants that comes from the source, 0 to 1
     slice_db: float = -40.0  # loudness in dB of full scale below which a segment counts as silent
     pad_seconds: float = 0.5  # silence put on both sides of every segment before it enters the networks
     clip_seconds: float = 0.0  # length of forced chunks; 0 cuts at silences only
@@ -68,6 +70,7 @@ class ConversionOptions:
             outside("-cr", "cluster_infer_ratio", self.retrieval_ratio),
             outside("-t", "trans", self.transpose),
             outside("-ns", "noise_scale", self.noise_scale),
+            outside("", "keep_consonants", self.kept_consonants),
             outside("-sd", "slice_db", self.slice_db),
             outside("-p", "pad_seconds", self.pad_seconds),
             outside("-cl", "clip", self.clip_seconds),
@@ -124,6 +127,7 @@ def make_options(
         transpose=transpose,
         predict_f0=args.auto_predict_f0 and not args.only_diffusion,
         noise_scale=args.noise_scale,
+        kept_consonants=args.keep_consonants,
         slice_db=args.slice_db,
         pad_seconds=args.pad_seconds,
         clip_seconds=args.clip,

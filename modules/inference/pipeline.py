@@ -1,6 +1,6 @@
 """Pipeline: from chunks of a song to their sound in the target voice. Files, silences and joins are the converter's.
 
-extract -> retrieve -> synthesize -> refine -> move back what was sung elsewhere -> match the loudness
+extract -> retrieve -> synthesize -> refine -> move back what was sung elsewhere -> keep consonants -> match loudness
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from modules.audio.consonants import keep_consonants
 from modules.audio.formants import move_formants
 from modules.audio.loudness import FULL_SCALE, frame_volume, keep_pauses, limit_peaks, match_envelope
 from modules.audio.resampling import SincResampler
@@ -102,9 +103,23 @@ class Pipeline:
             if chunk.extension is not None:
                 shifts = chunk.extension.shifts
                 wavs[index] = move_back(wavs[index], rate, chunk.f0, hop, options.transpose, shifts)
+        if options.kept_consonants:
+            wavs = [self._keep_consonants(*item, options) for item in zip(wavs, chunks, features)]
         if options.loudness_ratio == 1:
             return wavs
         return [self._match_loudness(wav, chunk.wav.cpu().numpy(), options) for wav, chunk in zip(wavs, chunks)]
+
+    def _keep_consonants(
+        self, wav: np.ndarray, chunk: Chunk, given: VoiceInput, options: ConversionOptions
+    ) -> np.ndarray:
+        """A chunk's result with its source's consonants; pauses stay as they were made."""
+        hop, n_frames, source = self.audio.hop_length, len(chunk.f0.uv), chunk.wav.cpu().numpy()
+        is_loud = frame_volume(chunk.wav, hop).cpu().numpy() > 10 ** (options.slice_db / 20)
+        first, last, _ = (given.needed or slice(None)).indices(n_frames)
+        part, is_consonant = slice(first * hop, last * hop), (is_loud & (chunk.f0.uv == 0))[first:last]
+        share = options.kept_consonants
+        kept = keep_consonants(wav[part], source[part], self.audio.sampling_rate, is_consonant, hop, share)
+        return np.concatenate([wav[: part.start], kept, wav[part.stop :]])
 
     def _match_loudness(self, wav: np.ndarray, source: np.ndarray, options: ConversionOptions) -> np.ndarray:
         """A chunk's result with its source's loudness, pauses too, and without clipping."""
