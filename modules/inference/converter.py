@@ -327,11 +327,8 @@ def request_key(path_in: Path, options: ConversionOptions, identity: str) -> str
     values = {field.name: getattr(options, field.name) for field in fields(options)}
     values["mix"] = None if options.mix is None else options.mix.description
     values["melody"] = options.melody.identity()
-    for name in (
-        "melody",
-        "extend_range",
-        "kept_consonants",
-    ):  # came later: without them, a request has the key that it always had
+    # They came later: a request without them has the key that it always had.
+    for name in ("melody", "extend_range", "kept_consonants"):
         if not values[name]:
             del values[name]
     about = [str(path_in.resolve()), stat.st_size, stat.st_mtime_ns, values, identity]
