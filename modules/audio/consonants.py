@@ -9,19 +9,20 @@ import numpy as np
 _LOWEST_HZ = 2000.0  # below it the formants tell who speaks; a filter's half-way point
 _SLOPE_HZ = 500.0  # on each side of that point, from nothing to all
 _RINGING_SECONDS = 0.05
+_NOTHING = 1e-3  # of the power that the voice has in a band
 
 
 def keep_consonants(
     wav: np.ndarray, source: np.ndarray, rate: int, is_consonant: np.ndarray, hop_length: int, share: float
 ) -> np.ndarray:
-    """A result (T,) with the upper voices of its source (T',), of the same rate and time, in voiceless frames.
+    """A result (T,) with what is above 2 kHz in the voiceless frames of its source (T',), of the same rate and time.
 
     Args:
         is_consonant: (N,) bool, of frames of `hop_length` samples.
         share: of the power that comes from the source, 0 to 1.
 
-    The source gets the level that makes it as loud as the result in the other frames. Powers are cross-faded over a
-    frame. Returns (T,) float32.
+    The source gets the level that makes it as loud as the result in the other frames; where its own spectrum ends, the
+    result's goes on. Powers are cross-faded over a frame. Returns (T,) float32.
     """
     if not (share and is_consonant.any()):
         return wav
@@ -29,11 +30,22 @@ def keep_consonants(
     around = np.convolve(is_consonant, np.ones(3), "same") > 0  # F0 predictors reach into consonants
     centres = (np.arange(len(around)) + 0.5) * hop_length
     curve = np.interp(np.arange(len(wav)), centres, around.astype(np.float64))
-    made, heard = ((1 - curve) @ np.square(sound, dtype=np.float64) for sound in (wav, source))
-    gain = np.sqrt(made / heard) if made and heard else 1.0
+    made, given = ((1 - curve) @ np.square(sound, dtype=np.float64) for sound in (wav, source))
+    gain = np.sqrt(made / given) if made and given else 1.0
     taken = share * curve
-    change = np.sqrt(taken) * gain * source + (np.sqrt(1 - taken) - 1) * wav
     n_padded = len(wav) + round(rate * _RINGING_SECONDS)  # what rings out does not come in again at the other end
-    passes = (np.fft.rfftfreq(n_padded, 1 / rate) - _LOWEST_HZ) / (2 * _SLOPE_HZ) + 0.5
-    passes = np.sin(np.pi / 2 * np.clip(passes, 0, 1)) ** 2
-    return (wav + np.fft.irfft(np.fft.rfft(change, n_padded) * passes, n_padded)[: len(wav)]).astype(np.float32)
+    heard = np.fft.rfft(np.sqrt(taken) * gain * source, n_padded)
+    lost = np.fft.rfft((1 - np.sqrt(1 - taken)) * wav, n_padded)
+    frequencies = np.fft.rfftfreq(n_padded, 1 / rate)
+    rise = np.clip((frequencies - _LOWEST_HZ) / (2 * _SLOPE_HZ) + 0.5, 0, 1)
+    fall = np.clip((_bandwidth(heard, lost, frequencies) - frequencies) / (2 * _SLOPE_HZ), 0, 1)
+    passes = np.sin(np.pi / 2 * rise * fall) ** 2
+    return (wav + np.fft.irfft((heard - lost) * passes, n_padded)[: len(wav)]).astype(np.float32)
+
+
+def _bandwidth(heard: np.ndarray, lost: np.ndarray, frequencies: np.ndarray) -> float:
+    """Hz at which a spectrum ends where the other goes on: that of a recording at 16 kHz, of an mp3."""
+    starts = np.arange(0, len(heard), 1 + int(2 * _SLOPE_HZ / frequencies[1]))
+    power, other = (np.add.reduceat(np.abs(spectrum) ** 2, starts) for spectrum in (heard, lost))
+    is_over = (power < _NOTHING * other) & (frequencies[starts] > _LOWEST_HZ)
+    return float(frequencies[starts[is_over.argmax()]]) if is_over.any() else np.inf
