@@ -108,7 +108,7 @@ def make_arguments() -> argparse.ArgumentParser:
     lowest = "lowest pitch in Hz that is looked for; from 36 on"
     parser.add_argument("--f0_min", type=float, default=F0_MIN, help=lowest)
     parser.add_argument("--num_processes", type=int, default=1, help="worker processes; 0 = one for each core")
-    precision = "of the content encoder's products of matrices; auto: bf16 on a CPU that computes it, which is quicker"
+    precision = "of the content encoder; auto: bf16 for most of it on a CPU that computes that, which is quicker"
     parser.add_argument("--precision", choices=["auto", "fp32"], default="fp32", help=precision)
     parser.add_argument(
         "--use_diff",
@@ -222,7 +222,7 @@ class _Plan:
     threads: int  # for the computations of one worker
     later: tuple[str, ...]  # features that the workers leave to this process
     needed: frozenset[str]  # features that are missing anywhere
-    dtype: object  # of the content encoder's products of matrices
+    dtype: object  # of most of the content encoder
 
     def networks(self, here: bool) -> tuple:
         """Encoder and F0 predictor of this process, or of a worker; None where it does not need one."""

@@ -51,7 +51,6 @@ def run(main: Callable[[list[str] | None], int | None]) -> None:
     # Read when torch is first imported: how long a waiting thread of GNU OpenMP spins before it sleeps. By default a
     # training step on two cores takes 0.8 s, but 50 s beside one other busy program; with this it is 0.8 s and 3 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    gc.set_threshold(100_000)  # importing torch makes half a million objects that stay: 0.1 s less
     with _signals_as_interrupts(), _guarded_output() as outputs:
         try:
             code = main(None) or 0

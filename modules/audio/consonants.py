@@ -13,16 +13,22 @@ _NOTHING = 1e-3  # of the power that the voice has in a band
 
 
 def keep_consonants(
-    wav: np.ndarray, source: np.ndarray, rate: int, is_consonant: np.ndarray, hop_length: int, share: float
+    wav: np.ndarray,
+    source: np.ndarray,
+    rate: int,
+    is_consonant: np.ndarray,
+    is_vowel: np.ndarray,
+    hop_length: int,
+    share: float,
 ) -> np.ndarray:
     """A result (T,) with what is above 2 kHz in the voiceless frames of its source (T',), of the same rate and time.
 
     Args:
-        is_consonant: (N,) bool, of frames of `hop_length` samples.
+        is_consonant, is_vowel: (N,) bool, of frames of `hop_length` samples; a pause is neither.
         share: of the power that comes from the source, 0 to 1.
 
-    The source gets the level that makes it as loud as the result in the other frames; where its own spectrum ends, the
-    result's goes on. Powers are cross-faded over a frame. Returns (T,) float32.
+    The source gets the level that makes its vowels as loud as the result's, its own without any; where its own spectrum
+    ends, the result's goes on. Powers are cross-faded over a frame. Returns (T,) float32.
     """
     if not (share and is_consonant.any()):
         return wav
@@ -30,8 +36,9 @@ def keep_consonants(
     around = np.convolve(is_consonant, np.ones(3), "same") > 0  # F0 predictors reach into consonants
     centres = (np.arange(len(around)) + 0.5) * hop_length
     curve = np.interp(np.arange(len(wav)), centres, around.astype(np.float64))
-    made, given = ((1 - curve) @ np.square(sound, dtype=np.float64) for sound in (wav, source))
-    gain = np.sqrt(made / given) if made and given else 1.0
+    vowels = np.repeat(is_vowel, hop_length)[: len(wav)]
+    made, given = (vowels @ np.square(sound, dtype=np.float64) for sound in (wav, source))
+    gain = np.sqrt(made / given) if given else 1.0
     taken = share * curve
     n_padded = len(wav) + round(rate * _RINGING_SECONDS)  # what rings out does not come in again at the other end
     heard = np.fft.rfft(np.sqrt(taken) * gain * source, n_padded)

@@ -116,9 +116,10 @@ class Pipeline:
         hop, n_frames, source = self.audio.hop_length, len(chunk.f0.uv), chunk.wav.cpu().numpy()
         is_loud = frame_volume(chunk.wav, hop).cpu().numpy() > 10 ** (options.slice_db / 20)
         first, last, _ = (given.needed or slice(None)).indices(n_frames)
-        part, is_consonant = slice(first * hop, last * hop), (is_loud & (chunk.f0.uv == 0))[first:last]
-        share = options.kept_consonants
-        kept = keep_consonants(wav[part], source[part], self.audio.sampling_rate, is_consonant, hop, share)
+        part, is_voiced = slice(first * hop, last * hop), chunk.f0.uv > 0
+        kinds = [(is_loud & kind)[first:last] for kind in (~is_voiced, is_voiced)]
+        rate, share = self.audio.sampling_rate, options.kept_consonants
+        kept = keep_consonants(wav[part], source[part], rate, *kinds, hop, share)
         return np.concatenate([wav[: part.start], kept, wav[part.stop :]])
 
     def _match_loudness(self, wav: np.ndarray, source: np.ndarray, options: ConversionOptions) -> np.ndarray:

@@ -34,7 +34,7 @@ def shares(kept: np.ndarray, made: np.ndarray, source: np.ndarray, low: float, h
 @pytest.mark.parametrize("share", [1.0, 0.25])
 def test_the_upper_part_of_voiceless_frames_is_the_sources_at_the_results_level(level, share):
     made, source = hiss(1), hiss(2, level)
-    kept = keep_consonants(made, source, RATE, VOICELESS, HOP, share)
+    kept = keep_consonants(made, source, RATE, VOICELESS, ~VOICELESS, HOP, share)
     assert kept.dtype == np.float32 and len(kept) == len(made)
     above = [np.sqrt(1 - share), np.sqrt(share) * 0.1 / level]
     np.testing.assert_allclose(shares(kept, made, source, 3000, 20000), above, rtol=0.02, atol=0.02)
@@ -44,24 +44,32 @@ def test_the_upper_part_of_voiceless_frames_is_the_sources_at_the_results_level(
 
 def test_above_the_end_of_a_recording_at_16_khz_the_voices_own_sound_stays():
     made, source = hiss(1), hiss(2, below=8000)
-    kept = keep_consonants(made, source, RATE, VOICELESS, HOP, 1.0)
+    kept = keep_consonants(made, source, RATE, VOICELESS, ~VOICELESS, HOP, 1.0)
     assert shares(kept, made, source, 3000, 6500)[0] == pytest.approx(0, abs=0.02)
     np.testing.assert_allclose(band(kept, 9500, 20000)[INSIDE], band(made, 9500, 20000)[INSIDE], atol=0.01)
 
 
 def test_nothing_comes_in_at_the_other_end():
     at_the_end = np.arange(N) >= N - 20
-    kept = keep_consonants(hiss(1), hiss(2), RATE, at_the_end, HOP, 1.0)
+    kept = keep_consonants(hiss(1), hiss(2), RATE, at_the_end, ~at_the_end, HOP, 1.0)
     np.testing.assert_allclose(kept[: 170 * HOP], hiss(1)[: 170 * HOP], atol=1e-3)
 
 
 def test_without_consonants_or_a_share_of_them_all_stays_to_the_bit():
-    assert np.array_equal(keep_consonants(hiss(1), hiss(2), RATE, np.zeros(N, bool), HOP, 1.0), hiss(1))
-    assert np.array_equal(keep_consonants(hiss(1), hiss(2), RATE, VOICELESS, HOP, 0.0), hiss(1))
+    assert np.array_equal(
+        keep_consonants(hiss(1), hiss(2), RATE, np.zeros(N, bool), np.ones(N, bool), HOP, 1.0), hiss(1)
+    )
+    assert np.array_equal(keep_consonants(hiss(1), hiss(2), RATE, VOICELESS, ~VOICELESS, HOP, 0.0), hiss(1))
+
+
+def test_a_breath_alone_keeps_its_level_whatever_the_voice_makes_of_the_pause_around_it():
+    source = hiss(2, 0.05) * np.where(np.repeat(VOICELESS, HOP), 1, 1e-6).astype(np.float32)
+    kept = keep_consonants(hiss(1), source, RATE, VOICELESS, np.zeros(N, bool), HOP, 1.0)
+    np.testing.assert_allclose(shares(kept, hiss(1), source, 3000, 20000), [0, 1], atol=0.02)
 
 
 def test_a_whisper_keeps_its_level_and_a_shorter_source_ends_in_silence():
-    kept = keep_consonants(hiss(1), hiss(2, 0.05)[: 150 * HOP], RATE, np.ones(N, bool), HOP, 1.0)
+    kept = keep_consonants(hiss(1), hiss(2, 0.05)[: 150 * HOP], RATE, np.ones(N, bool), np.zeros(N, bool), HOP, 1.0)
     upper = band(kept, 3000, 20000)
     assert np.std(upper[: 140 * HOP]) == pytest.approx(np.std(band(hiss(2, 0.05), 3000, 20000)), rel=0.05)
     assert np.std(upper[155 * HOP :]) < 1e-3
