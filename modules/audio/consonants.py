@@ -21,10 +21,10 @@ def keep_consonants(
     hop_length: int,
     share: float,
 ) -> np.ndarray:
-    """A result (T,) with what is above 2 kHz in the voiceless frames of its source (T',), of the same rate and time.
+    """A result (T,) with what is above 2 kHz in the voiceless frames of its source (T,), of the same rate and time.
 
     Args:
-        is_consonant, is_vowel: (N,) bool, of frames of `hop_length` samples; a pause is neither.
+        is_consonant, is_vowel: (N,) bool, of the N = T / hop_length frames; a pause is neither.
         share: of the power that comes from the source, 0 to 1.
 
     The source gets the level that makes its vowels as loud as the result's, its own without any; where its own spectrum
@@ -32,11 +32,10 @@ def keep_consonants(
     """
     if not (share and is_consonant.any()):
         return wav
-    source = np.pad(source, (0, max(0, len(wav) - len(source))))[: len(wav)]
     around = np.convolve(is_consonant, np.ones(3), "same") > 0  # F0 predictors reach into consonants
     centres = (np.arange(len(around)) + 0.5) * hop_length
     curve = np.interp(np.arange(len(wav)), centres, around.astype(np.float64))
-    vowels = np.repeat(is_vowel, hop_length)[: len(wav)]
+    vowels = np.repeat(is_vowel, hop_length)
     made, given = (vowels @ np.square(sound, dtype=np.float64) for sound in (wav, source))
     gain = np.sqrt(made / given) if given else 1.0
     taken = share * curve

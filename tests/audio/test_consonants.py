@@ -68,8 +68,7 @@ def test_a_breath_alone_keeps_its_level_whatever_the_voice_makes_of_the_pause_ar
     np.testing.assert_allclose(shares(kept, hiss(1), source, 3000, 20000), [0, 1], atol=0.02)
 
 
-def test_a_whisper_keeps_its_level_and_a_shorter_source_ends_in_silence():
-    kept = keep_consonants(hiss(1), hiss(2, 0.05)[: 150 * HOP], RATE, np.ones(N, bool), np.zeros(N, bool), HOP, 1.0)
-    upper = band(kept, 3000, 20000)
-    assert np.std(upper[: 140 * HOP]) == pytest.approx(np.std(band(hiss(2, 0.05), 3000, 20000)), rel=0.05)
-    assert np.std(upper[155 * HOP :]) < 1e-3
+def test_a_whisper_without_a_vowel_keeps_its_level():
+    kept = keep_consonants(hiss(1), hiss(2, 0.05), RATE, np.ones(N, bool), np.zeros(N, bool), HOP, 1.0)
+    upper, wanted = (band(wav, 3000, 20000)[HOP:-HOP] for wav in (kept, hiss(2, 0.05)))
+    np.testing.assert_allclose(upper, wanted, atol=1e-3)
